@@ -1,0 +1,25 @@
+//! Plain types that every other crate speaks: names, quantities, selectors, errors, the clock, and the two
+//! seams between components that must not know each other (an object as bytes, a request to the API).
+//!
+//! This crate does no I/O and knows no kind. What it knows are the rules of the wire that hold for all kinds.
+
+pub mod api;
+pub mod clock;
+pub mod field;
+pub mod gvk;
+pub mod names;
+pub mod object;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod time;
+pub mod value;
+
+pub use gvk::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use object::{Encoding, Object};
+pub use serde_json::{Map, Value, json};
+pub use status::{Reason, Result, Status};
+pub use value::ValueExt;
+
+/// The release whose wire we speak.
+pub const KUBERNETES_VERSION: &str = "v1.37.2";

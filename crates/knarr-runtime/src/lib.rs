@@ -1,0 +1,4 @@
+//! Images and containers. [`cri`] is the Container Runtime Interface as a trait; behind it the embedded runtime: content store,
+//! registry client, overlayfs, and a small shim per pod that holds stdio and exit codes and survives the agent.
+
+pub mod cri;
