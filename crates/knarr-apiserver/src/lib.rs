@@ -6,3 +6,4 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod pki;
