@@ -1,8 +1,15 @@
-//! The type table: 1,265 types of the API, as static data.
+//! The type table: 1,265 types of the API, as static data. A type is built from the table when it is first asked for and
+//! lives as long as the process.
+
+mod hash;
+mod load;
+
+pub(crate) use hash::of as name_hash;
 
 /// One type of the API, by its OpenAPI definition name without `io.k8s.`.
 #[derive(Debug)]
 pub struct Type {
+    pub id: TypeId,
     pub name: &'static str,
     /// In the order in which Go writes JSON. Protobuf is written in order of numbers.
     pub fields: &'static [Field],
@@ -10,6 +17,9 @@ pub struct Type {
     pub atomic: bool,
     /// A named list that protobuf wraps in a message `{repeated items = 1}`.
     pub alias: Option<Shape>,
+    /// `x-kubernetes-unions`, as JSON text.
+    pub unions: Option<&'static str>,
+    index: FieldIndex,
 }
 
 /// Index of a [`Type`] in the table.
@@ -78,16 +88,179 @@ pub struct Field {
 }
 
 /// The type with this index.
-pub fn get(_id: TypeId) -> &'static Type {
-    todo!()
+pub fn get(id: TypeId) -> &'static Type {
+    load::get(id)
 }
 
 /// The type behind a group, version and kind.
-pub fn of_kind(_group: &str, _version: &str, _kind: &str) -> Option<TypeId> {
-    todo!()
+pub fn of_kind(group: &str, version: &str, kind: &str) -> Option<TypeId> {
+    load::of_kind(group, version, kind)
 }
 
 /// The type with this OpenAPI definition name (without `io.k8s.`).
-pub fn by_name(_name: &str) -> Option<TypeId> {
-    todo!()
+pub fn by_name(name: &str) -> Option<TypeId> {
+    load::by_name(name)
+}
+
+/// How many types there are; their ids are the numbers below.
+pub fn count() -> usize {
+    load::count()
+}
+
+/// One name under which a type is registered. Several kinds can have one type (`DeleteOptions` has one a group version).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub type_id: TypeId,
+}
+
+/// All registered kinds, sorted by group, version and kind.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    load::kinds()
+}
+
+impl Type {
+    /// The field with this JSON name, those of inlined structs included.
+    pub fn field(&self, json: &str) -> Option<&'static Field> {
+        self.index.flat(json).map(|i| self.index.flat[i].field)
+    }
+
+    /// The field with this protobuf number (inlined structs are fields of their own here).
+    pub fn field_by_number(&self, number: u32) -> Option<&'static Field> {
+        self.position_of(number).map(|i| &self.fields[i])
+    }
+
+    /// Where in `fields` the field with this number stands.
+    pub(crate) fn position_of(&self, number: u32) -> Option<usize> {
+        match self.index.by_number.get(number as usize) {
+            Some(&i) if i != NONE => Some(usize::from(i)),
+            _ => None,
+        }
+    }
+
+    /// The fields of its JSON object in the order in which Go writes them: inlined structs are opened, `kind` and
+    /// `apiVersion` are not among them.
+    pub fn json_fields(&self) -> impl Iterator<Item = &'static Field> {
+        self.index.flat.iter().map(|f| f.field)
+    }
+
+    /// Whether its JSON object begins with `kind` and `apiVersion`.
+    pub fn has_type_meta(&self) -> bool {
+        self.fields.iter().any(|f| f.shape == Shape::TypeMeta)
+    }
+}
+
+impl Shape {
+    /// The struct that this is, or that its items are.
+    pub fn struct_id(&self) -> Option<TypeId> {
+        match self {
+            Self::Struct(id) => Some(*id),
+            Self::List(item) | Self::Map(item) => item.struct_id(),
+            _ => None,
+        }
+    }
+}
+
+const NONE: u8 = u8::MAX;
+
+/// Ways from a JSON name and from a protobuf number to a field, without a search.
+#[derive(Debug)]
+struct FieldIndex {
+    flat: Vec<Flat>,
+    /// Hash table over the names of `flat`; its length is a power of two.
+    by_name: Box<[u8]>,
+    by_number: Box<[u8]>,
+}
+
+/// A field of the JSON object, and the top-level field in whose message it is (itself unless inlined).
+#[derive(Debug)]
+struct Flat {
+    field: &'static Field,
+}
+
+impl FieldIndex {
+    fn of(fields: &'static [Field]) -> Self {
+        let mut flat = Vec::with_capacity(fields.len());
+        for field in fields.iter().filter(|f| f.shape != Shape::TypeMeta) {
+            match field.shape {
+                Shape::Struct(id) if field.inline => flat.extend(get(id).json_fields().map(|field| Flat { field })),
+                _ => flat.push(Flat { field }),
+            }
+        }
+        let mut by_name = vec![NONE; (flat.len() * 2).next_power_of_two()].into_boxed_slice();
+        for (i, f) in flat.iter().enumerate() {
+            let mut slot = name_hash(&[f.field.json]) as usize & (by_name.len() - 1);
+            while by_name[slot] != NONE {
+                slot = (slot + 1) & (by_name.len() - 1);
+            }
+            by_name[slot] = u8::try_from(i).expect("fewer than 255 fields");
+        }
+        let numbers = fields.iter().map(|f| f.number as usize + 1).max().unwrap_or(0);
+        let mut by_number = vec![NONE; numbers].into_boxed_slice();
+        for (i, f) in fields.iter().enumerate().filter(|(_, f)| f.number != 0) {
+            by_number[f.number as usize] = u8::try_from(i).expect("fewer than 255 fields");
+        }
+        Self { flat, by_name, by_number }
+    }
+
+    fn flat(&self, json: &str) -> Option<usize> {
+        let mut slot = name_hash(&[json]) as usize & (self.by_name.len() - 1);
+        loop {
+            let i = self.by_name[slot];
+            if i == NONE {
+                return None;
+            }
+            if self.flat[usize::from(i)].field.json == json {
+                return Some(usize::from(i));
+            }
+            slot = (slot + 1) & (self.by_name.len() - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_and_kind_of_the_table_is_found() {
+        for id in 0..count() {
+            let t = get(TypeId::try_from(id).unwrap());
+            assert_eq!(by_name(t.name), Some(t.id));
+            for field in t.fields.iter().filter(|f| f.number != 0) {
+                assert!(std::ptr::eq(t.field_by_number(field.number).unwrap(), field));
+            }
+            // The envelope has fields without names.
+            for field in t.json_fields().filter(|f| !f.json.is_empty()) {
+                assert!(std::ptr::eq(t.field(field.json).unwrap(), field));
+            }
+        }
+        assert_eq!((count(), kinds().count()), (1265, 799));
+        for k in kinds() {
+            assert_eq!(of_kind(k.group, k.version, k.kind), Some(k.type_id));
+        }
+        assert_eq!(of_kind("apps", "v1", "Pod"), None);
+        assert_eq!(by_name("Pod"), None);
+    }
+
+    #[test]
+    fn fields_of_inlined_structs_are_found_by_name() {
+        let volume = get(by_name("api.core.v1.Volume").unwrap());
+        assert_eq!(volume.field("emptyDir").unwrap().number, 2);
+        assert!(volume.field("emptydir").is_none());
+        assert_eq!(volume.field_by_number(2).unwrap().json, "");
+    }
+
+    #[test]
+    fn what_the_table_says_of_a_field_arrives() {
+        let spec = get(by_name("api.core.v1.PodSpec").unwrap());
+        let spread = spec.field("topologySpreadConstraints").unwrap();
+        assert_eq!((spread.list_type, spread.map_keys), (Some(ListType::Map), &["topologyKey", "whenUnsatisfiable"][..]));
+        assert_eq!((spread.patch_strategy, spread.patch_merge_key), ("merge", "topologyKey"));
+        let port = get(by_name("api.core.v1.ContainerPort").unwrap()).field("protocol").unwrap();
+        assert_eq!((port.default, port.enum_values), (Some("\"TCP\""), &["SCTP", "TCP", "UDP"][..]));
+        assert!(spec.field("nodeSelector").unwrap().atomic && spec.field("priority").unwrap().pointer);
+    }
 }
