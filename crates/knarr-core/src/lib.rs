@@ -14,6 +14,7 @@ pub mod selector;
 pub mod status;
 pub mod time;
 pub mod value;
+pub mod yaml;
 
 pub use gvk::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use object::{Encoding, Object};
