@@ -1,1 +1,47 @@
-fn main() {}
+//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `lint`. What runs here runs in CI.
+
+mod bench;
+mod conformance;
+mod demo;
+mod fresh;
+mod image;
+mod lint;
+mod test;
+mod tools;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The developers' commands of knarr")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build, start a cluster, put the example app on it, and show its answers
+    Demo,
+    /// Install what the tests need and pass them all (needs root)
+    Test(test::Options),
+    /// Prove `demo` and `test` inside a new root with only the toolchains mounted
+    Fresh,
+    /// Run knarr and upstream in one go and print the ratios
+    Bench(bench::Options),
+    /// Run official Kubernetes specs against a knarr cluster
+    Conformance(conformance::Options),
+    /// Formatting, clippy, licences
+    Lint,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Fresh => fresh::run(),
+        Command::Bench(options) => bench::run(&options),
+        Command::Conformance(options) => conformance::run(&options),
+        Command::Lint => lint::run(),
+    }
+}

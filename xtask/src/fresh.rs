@@ -1,0 +1,102 @@
+//! `cargo xtask fresh`: proves both README commands on a fresh machine, which is a new debootstrap root with only the toolchains
+//! mounted, an empty home folder and a clean clone.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::tools;
+
+/// What a fresh Debian must have by itself for a Rust toolchain to link.
+const PACKAGES: &str = "ca-certificates,gcc,libc6-dev,git";
+
+pub fn run() -> Result<()> {
+    tools::need_root("a fresh root")?;
+    tools::need_packages(&["debootstrap"])?;
+    ensure!(
+        tools::output(tools::command("git").args(["status", "--porcelain"]))?.is_empty(),
+        "there are uncommitted changes: a clean clone would not have them. Commit first"
+    );
+    let root = tools::work().join("fresh");
+    tools::step("debootstrap", || debootstrap(&root))?;
+    let mounts = Mounts::make(&root)?;
+    let result =
+        ["cargo xtask demo && target/*/release/knarr delete", "cargo xtask test"].iter().try_for_each(|line| tools::step(line, || inside(&root, line)));
+    drop(mounts);
+    result
+}
+
+fn debootstrap(root: &Path) -> Result<()> {
+    if root.join("etc/debian_version").exists() {
+        return Ok(());
+    }
+    tools::run(tools::command("debootstrap").args(["--variant=minbase", &format!("--include={PACKAGES}"), "stable"]).arg(root))
+}
+
+/// Toolchains, the kernel's file systems and the clone, mounted into the root for as long as this lives.
+struct Mounts {
+    made: Vec<std::path::PathBuf>,
+}
+
+impl Mounts {
+    fn make(root: &Path) -> Result<Self> {
+        let mut mounts = Self { made: Vec::new() };
+        for (source, target) in toolchains()? {
+            mounts.bind(&source, &root.join(target))?;
+        }
+        for kernel in ["/proc", "/sys", "/dev"] {
+            mounts.bind(Path::new(kernel), &root.join(&kernel[1..]))?;
+        }
+        for file in ["/etc/resolv.conf", "/etc/hosts"] {
+            std::fs::copy(file, root.join(&file[1..])).with_context(|| format!("copy {file}"))?;
+        }
+        let clone = root.join("src");
+        if clone.exists() {
+            std::fs::remove_dir_all(&clone)?;
+        }
+        tools::run(tools::command("git").args(["clone", "--quiet", "--no-hardlinks"]).arg(tools::root()).arg(&clone))?;
+        Ok(mounts)
+    }
+
+    fn bind(&mut self, source: &Path, target: &Path) -> Result<()> {
+        std::fs::create_dir_all(target)?;
+        tools::run(Command::new("mount").arg("--rbind").arg(source).arg(target))?;
+        tools::run(Command::new("mount").arg("--make-rslave").arg(target))?;
+        self.made.push(target.to_owned());
+        Ok(())
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for target in self.made.iter().rev() {
+            if let Err(e) = tools::run(Command::new("umount").arg("-Rl").arg(target)) {
+                eprintln!("{}: {e}", target.display());
+            }
+        }
+    }
+}
+
+/// Rust's and Go's folders, with the places they are mounted to.
+fn toolchains() -> Result<Vec<(std::path::PathBuf, &'static str)>> {
+    let sysroot = tools::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let mut found = vec![(sysroot.trim().into(), "opt/rust")];
+    if tools::has("go") {
+        found.push((tools::output(Command::new("go").args(["env", "GOROOT"]))?.trim().into(), "opt/go"));
+    }
+    Ok(found)
+}
+
+fn inside(root: &Path, line: &str) -> Result<()> {
+    let home = root.join("root");
+    std::fs::create_dir_all(&home)?;
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["sh", "-ec", &format!("cd /src && {line}")]);
+    for keep in ["GOPROXY", "GOFLAGS", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY", "no_proxy"] {
+        if let Some(value) = std::env::var_os(keep) {
+            command.env(keep, value);
+        }
+    }
+    tools::run(command.env("HOME", "/root").env("PATH", "/opt/rust/bin:/opt/go/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+}

@@ -1,0 +1,26 @@
+//! `cargo xtask test`: installs what the tests need and passes them all: unit, in-process server, and end-to-end with real
+//! containers. Without root it says so and fails; nothing is skipped silently.
+
+use anyhow::Result;
+
+use crate::{demo, lint, tools};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Leave out formatting, clippy and licences
+    #[arg(long)]
+    no_lint: bool,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    tools::need_root("the test suite")?;
+    let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl"]))?;
+    if !options.no_lint {
+        tools::step("lint", lint::run)?;
+    }
+    tools::step("build", || tools::run(tools::cargo().args(["build", "--workspace"])))?;
+    let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
+    tools::step("unit, in-process and end-to-end tests", || {
+        tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("KNARR_KUBECTL", bin.join("kubectl")).env("KNARR_HELLO_IMAGE", &hello))
+    })
+}
