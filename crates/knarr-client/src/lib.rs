@@ -1,2 +1,20 @@
-//! Components are clients of the API: this crate is how they come in. `Client` over any `Transport`, shared informers,
-//! work queues, the controller runner, event recorder, leader election.
+//! Components are clients of the API: this crate is how they come in.
+//!
+//! - [`client`]: [`Client`] over any [`knarr_core::api::Transport`], typed and dynamic.
+//! - [`read`]: what callers need of an object at rest: a typed struct, a tree, its key.
+//! - [`informer`]: a copy of one resource, kept by list and watch, shared by everybody in the process.
+//! - [`queue`] and [`controller`]: keys to reconcile, and the runner that works through them.
+//! - [`fake`]: an API in memory, for tests of clients.
+
+pub mod client;
+pub mod controller;
+pub mod fake;
+pub mod informer;
+pub mod queue;
+pub mod read;
+
+pub use client::{Api, Client, Deletion, DynamicApi, Patch};
+pub use controller::Outcome;
+pub use informer::{Change, Informer, Item, Project, Query, SharedInformers, Store};
+pub use queue::WorkQueue;
+pub use read::{Key, Meta};
