@@ -1,1 +1,8 @@
-//! placeholder
+//! The kernel door: mounts, namespaces, cgroups, processes, netlink, nftables. Every `unsafe` block of the project stands in this crate.
+
+pub mod cgroup;
+pub mod fdpass;
+pub mod mount;
+pub mod namespace;
+pub mod privilege;
+pub mod process;
