@@ -1,6 +1,11 @@
-//! May they: RBAC, the node authorizer, always-allow for `system:masters`.
+//! May they: a chain of authorizers, of which the first with an opinion decides. [`rbac`] for everybody, [`node`] for the agents.
 
-use crate::authn::User;
+pub mod node;
+pub mod rbac;
+
+use std::sync::Arc;
+
+use crate::authn::{MASTERS, User};
 
 /// What is asked for (`authorizer.Attributes`).
 #[derive(Clone, Debug, Default)]
@@ -30,4 +35,39 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync {
     /// The decision and its reason.
     fn authorize(&self, attributes: &Attributes) -> (Decision, String);
+}
+
+/// Asks one after the other; `system:masters` are let through before.
+pub struct Union(pub Vec<Arc<dyn Authorizer>>);
+
+impl Authorizer for Union {
+    fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        if attributes.user.is_in(MASTERS) {
+            return (Decision::Allow, String::new());
+        }
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.authorize(attributes) {
+                (Decision::NoOpinion, reason) => reasons.extend((!reason.is_empty()).then_some(reason)),
+                decided => return decided,
+            }
+        }
+        (Decision::NoOpinion, reasons.join("\n"))
+    }
+}
+
+/// The sentence of a refusal (upstream: `responsewriters.ForbiddenMessage`).
+pub fn forbidden_message(a: &Attributes) -> String {
+    let user = knarr_core::field::go_quote(&a.user.name);
+    if !a.is_resource_request {
+        return format!("User {user} cannot {} path {}", a.verb, knarr_core::field::go_quote(&a.path));
+    }
+    let mut resource = a.resource.clone();
+    if !a.subresource.is_empty() {
+        resource = format!("{resource}/{}", a.subresource);
+    }
+    let group = knarr_core::field::go_quote(&a.group);
+    let place =
+        if a.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {}", knarr_core::field::go_quote(&a.namespace)) };
+    format!("User {user} cannot {} resource {} in API group {group} {place}", a.verb, knarr_core::field::go_quote(&resource))
 }

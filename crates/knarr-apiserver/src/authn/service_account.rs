@@ -1,0 +1,287 @@
+//! Service account tokens: JSON Web Tokens signed with ES256, bound to an account and often to a pod, a secret or a node.
+//!
+//! A token is good while its signature, issuer, audience and times are, and while everything it is bound to still exists with
+//! the same uid: a deleted account's or pod's token is dead at once. Claims: `k8s.io/kubernetes/pkg/serviceaccount/claims.go`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use knarr_core::clock::Env;
+use knarr_core::{Result, Status};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+
+use super::{Authenticator, Credentials, User};
+
+/// Clocks of token holders may differ by this much.
+const LEEWAY_SECONDS: i64 = 60;
+
+/// Something a token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundObject {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<BoundObject>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<BoundObject>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<BoundObject>,
+    pub serviceaccount: BoundObject,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warnafter: Option<i64>,
+}
+
+/// What a token says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    pub aud: Vec<String>,
+    pub exp: i64,
+    pub iat: i64,
+    pub iss: String,
+    #[serde(default)]
+    pub jti: String,
+    #[serde(rename = "kubernetes.io")]
+    pub kubernetes: Kubernetes,
+    #[serde(default)]
+    pub nbf: i64,
+    pub sub: String,
+}
+
+/// What a token is wanted for.
+#[derive(Clone, Debug, Default)]
+pub struct TokenRequest {
+    pub namespace: String,
+    pub account: BoundObject,
+    pub audiences: Vec<String>,
+    pub seconds: i64,
+    pub pod: Option<BoundObject>,
+    pub secret: Option<BoundObject>,
+    pub node: Option<BoundObject>,
+}
+
+/// The key that signs tokens, and its public half for everybody.
+pub struct ServiceAccountKey {
+    pair: EcdsaKeyPair,
+    id: String,
+    pub issuer: String,
+    random: SystemRandom,
+}
+
+impl ServiceAccountKey {
+    /// Reads a P-256 key in PKCS#8 PEM.
+    ///
+    /// # Errors
+    /// Text that is no such key.
+    pub fn from_pem(pem: &str, issuer: &str) -> std::result::Result<Self, String> {
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| format!("service account key: {e}"))?;
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &block.contents, &random).map_err(|e| format!("service account key: {e}"))?;
+        let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, pair.public_key().as_ref()).as_ref());
+        Ok(Self { pair, id, issuer: issuer.into(), random })
+    }
+
+    /// Signs a token. Gives it with the time of its end.
+    pub fn issue(&self, request: &TokenRequest, env: &Env) -> Result<(String, jiff::Timestamp)> {
+        let now = env.now().as_second();
+        let claims = Claims {
+            aud: if request.audiences.is_empty() { vec![self.issuer.clone()] } else { request.audiences.clone() },
+            exp: now + request.seconds,
+            iat: now,
+            nbf: now,
+            iss: self.issuer.clone(),
+            jti: env.uuid(),
+            sub: format!("system:serviceaccount:{}:{}", request.namespace, request.account.name),
+            kubernetes: Kubernetes {
+                namespace: request.namespace.clone(),
+                node: request.node.clone(),
+                pod: request.pod.clone(),
+                secret: request.secret.clone(),
+                serviceaccount: request.account.clone(),
+                warnafter: None,
+            },
+        };
+        let header = serde_json::json!({"alg": "ES256", "kid": self.id});
+        let text = format!("{}.{}", segment(&header)?, segment(&claims)?);
+        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(Status::internal)?;
+        let end = jiff::Timestamp::from_second(claims.exp).map_err(Status::internal)?;
+        Ok((format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)), end))
+    }
+
+    /// The claims of a token of ours with a good signature; `None` for anything else.
+    fn claims(&self, token: &str) -> Option<Claims> {
+        let (text, signature) = token.rsplit_once('.')?;
+        let (header, payload) = text.split_once('.')?;
+        let header: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        if header.get("alg")?.as_str()? != "ES256" {
+            return None;
+        }
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref());
+        key.verify(text.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
+        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        (claims.iss == self.issuer).then_some(claims)
+    }
+
+    /// `/openid/v1/jwks`
+    pub fn jwks(&self) -> serde_json::Value {
+        let point = self.pair.public_key().as_ref();
+        let (x, y) = (&point[1..33], &point[33..65]);
+        serde_json::json!({"keys": [{
+            "use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256",
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        }]})
+    }
+
+    /// `/.well-known/openid-configuration`
+    pub fn discovery(&self, jwks_uri: &str) -> serde_json::Value {
+        serde_json::json!({
+            "issuer": self.issuer, "jwks_uri": jwks_uri, "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+}
+
+fn segment(value: &impl Serialize) -> Result<String> {
+    Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).map_err(Status::internal)?))
+}
+
+/// Finds the uid of an object that a token is bound to.
+pub trait ObjectLookup: Send + Sync {
+    /// `None` when there is no such object, or when it is being deleted for longer than its token may live on.
+    fn uid(&self, resource: &str, namespace: &str, name: &str) -> Option<String>;
+}
+
+/// Takes tokens that the cluster has issued.
+pub struct ServiceAccountAuthenticator {
+    pub key: Arc<ServiceAccountKey>,
+    pub objects: Arc<dyn ObjectLookup>,
+    /// The API server's own audiences.
+    pub audiences: Vec<String>,
+    pub env: Env,
+}
+
+impl ServiceAccountAuthenticator {
+    /// The user of a good token and those of `audiences` that it is for.
+    fn check(&self, token: &str, audiences: &[String]) -> Option<(User, Vec<String>)> {
+        let claims = self.key.claims(token)?;
+        let now = self.env.now().as_second();
+        if claims.exp + LEEWAY_SECONDS <= now || claims.nbf > now + LEEWAY_SECONDS {
+            return None;
+        }
+        let common: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        if common.is_empty() || !self.all_bound_exist(&claims.kubernetes) {
+            return None;
+        }
+        Some((user(&claims), common))
+    }
+
+    fn all_bound_exist(&self, bound: &Kubernetes) -> bool {
+        let same = |resource: &str, namespace: &str, object: &BoundObject| {
+            self.objects.uid(resource, namespace, &object.name).is_some_and(|uid| object.uid.is_empty() || uid == object.uid)
+        };
+        let namespace = bound.namespace.as_str();
+        same("serviceaccounts", namespace, &bound.serviceaccount)
+            && bound.pod.as_ref().is_none_or(|o| same("pods", namespace, o))
+            && bound.secret.as_ref().is_none_or(|o| same("secrets", namespace, o))
+            && (bound.pod.is_some() || bound.node.as_ref().is_none_or(|o| same("nodes", "", o)))
+    }
+}
+
+fn user(claims: &Claims) -> User {
+    let bound = &claims.kubernetes;
+    let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name);
+    user.uid.clone_from(&bound.serviceaccount.uid);
+    let mut add = |key: &str, value: &str| {
+        if !value.is_empty() {
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+        }
+    };
+    add("credential-id", &if claims.jti.is_empty() { String::new() } else { format!("JTI={}", claims.jti) });
+    for (object, name) in [(&bound.pod, "pod"), (&bound.node, "node")] {
+        if let Some(object) = object {
+            add(&format!("{name}-name"), &object.name);
+            add(&format!("{name}-uid"), &object.uid);
+        }
+    }
+    user
+}
+
+#[async_trait]
+impl Authenticator for ServiceAccountAuthenticator {
+    async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
+        Ok(credentials.bearer().and_then(|token| self.check(token, &self.audiences)).map(|(user, _)| user))
+    }
+
+    async fn review_token(&self, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>> {
+        let audiences = if audiences.is_empty() { &self.audiences } else { audiences };
+        Ok(self.check(token, audiences))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Objects(Vec<(&'static str, &'static str, &'static str)>);
+
+    impl ObjectLookup for Objects {
+        fn uid(&self, resource: &str, _: &str, name: &str) -> Option<String> {
+            self.0.iter().find(|o| (o.0, o.1) == (resource, name)).map(|o| o.2.to_owned())
+        }
+    }
+
+    fn authenticator(objects: Vec<(&'static str, &'static str, &'static str)>) -> ServiceAccountAuthenticator {
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let key = Arc::new(ServiceAccountKey::from_pem(&pem, "https://kubernetes.default.svc").unwrap());
+        ServiceAccountAuthenticator { key, objects: Arc::new(Objects(objects)), audiences: vec!["https://kubernetes.default.svc".into()], env: Env::system() }
+    }
+
+    fn request() -> TokenRequest {
+        TokenRequest {
+            namespace: "default".into(),
+            account: BoundObject { name: "web".into(), uid: "u1".into() },
+            seconds: 600,
+            pod: Some(BoundObject { name: "p".into(), uid: "u2".into() }),
+            ..TokenRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_token_names_its_account_and_its_pod() {
+        let a = authenticator(vec![("serviceaccounts", "web", "u1"), ("pods", "p", "u2")]);
+        let (token, _) = a.key.issue(&request(), &a.env).unwrap();
+        let (user, _) = a.check(&token, &a.audiences).unwrap();
+        assert_eq!(user.name, "system:serviceaccount:default:web");
+        assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
+    }
+
+    #[test]
+    fn a_token_dies_with_what_it_is_bound_to() {
+        for gone in [vec![("serviceaccounts", "web", "u1")], vec![("serviceaccounts", "web", "other"), ("pods", "p", "u2")], vec![("pods", "p", "u2")]] {
+            let a = authenticator(gone);
+            let (token, _) = a.key.issue(&request(), &a.env).unwrap();
+            assert!(a.check(&token, &a.audiences).is_none());
+        }
+    }
+
+    #[test]
+    fn a_token_for_others_an_old_one_and_a_forged_one_are_refused() {
+        let a = authenticator(vec![("serviceaccounts", "web", "u1"), ("pods", "p", "u2")]);
+        let foreign = TokenRequest { audiences: vec!["vault".into()], ..request() };
+        assert!(a.check(&a.key.issue(&foreign, &a.env).unwrap().0, &a.audiences).is_none());
+        let old = TokenRequest { seconds: -LEEWAY_SECONDS - 1, ..request() };
+        assert!(a.check(&a.key.issue(&old, &a.env).unwrap().0, &a.audiences).is_none());
+        let other = authenticator(vec![("serviceaccounts", "web", "u1"), ("pods", "p", "u2")]);
+        assert!(a.check(&other.key.issue(&request(), &a.env).unwrap().0, &a.audiences).is_none());
+        assert!(a.check("a.b.c", &a.audiences).is_none());
+    }
+}
