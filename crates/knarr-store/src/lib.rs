@@ -1,30 +1,52 @@
-//! Where objects live. Below, a store of versioned keys ([`Engine`]): embedded (redb), in memory for simulation, etcd. Above
-//! it [`Storage`], which the API server's handlers use: reads, lists and watches come from a cache of the same bytes.
+//! Where objects live. Below, an [`Engine`] makes writes durable: [`log::LogEngine`] on one machine's disk, [`memory::MemoryEngine`]
+//! for simulation. Above it [`Storage`], which the API server's handlers use: reads, lists and watches come from a cache of
+//! the same bytes.
 //!
-//! A write is acknowledged only when it is durable; nobody, watcher or writer, sees it before.
+//! ```text
+//! handler ── write ──▶ Storage ──▶ Engine: decide, make durable ──▶ Cache: one pointer swap ──▶ answer, watchers
+//!         ◀─ get, snapshot, watch ───────────────────────────────────┘
+//! ```
+//!
+//! What holds always:
+//! - A write is acknowledged only when it is durable; nobody, watcher or writer, sees it before.
+//! - Revisions number the writes of all resources, without gaps, and are never given twice.
+//! - The whole state is one pointer ([`world::World`]): whoever reads it sees every write up to its revision and none after.
+//! - A watcher is a cursor into one bounded history; it owns no queue.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use knarr_core::Object;
 
-/// A resource as the store keys it: `pods`, `apps/deployments`; upstream's key layout is
-/// `/registry/RESOURCE/NAMESPACE/NAME`, with the group before the resource only where upstream has it so.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ResourceKey {
-    pub group: String,
-    pub resource: String,
-}
+pub mod cache;
+mod codec;
+pub mod disk;
+pub mod engine;
+pub mod history;
+mod housekeeping;
+pub mod item;
+pub mod key;
+pub mod log;
+pub mod memory;
+mod sequence;
+pub mod storage;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+pub mod world;
 
-/// One object's place. `namespace` is empty for cluster-scoped objects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    pub namespace: String,
-    pub name: String,
-}
+pub use engine::Engine;
+pub use history::{Change, ChangeKind};
+pub use item::{Item, LabelMatcher};
+pub use key::{ObjectKey, ResourceKey};
+//pub use log::LogEngine;
+pub use memory::MemoryEngine;
+pub use storage::Storage;
+pub use watch::{WatchFilter, WatchFrom, WatchItem, Watcher};
+pub use world::Snapshot;
 
 /// Why a read or a write did not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     #[error("key exists")]
     Exists,
@@ -37,20 +59,35 @@ pub enum Error {
     #[error("too old resource version: {asked} ({oldest})")]
     TooOld { asked: u64, oldest: u64 },
     /// The revision has not come yet: 504 after waiting.
-    #[error("too large resource version: {asked}, current: {current}")]
+    #[error("Too large resource version: {asked}, current: {current}")]
     TooLarge { asked: u64, current: u64 },
-    /// The disk or the engine failed. Nothing was acknowledged.
+    /// The watcher read too slowly and its place in the history is gone. It may resume from its last revision.
+    #[error("watch fell out of the history")]
+    TooSlow,
+    /// The disk is full: deletes still go through. 507.
+    #[error("storage: no space left on device")]
+    NoSpace,
+    /// The disk or the engine failed. Nothing was acknowledged, and no write will be until the store is opened anew.
     #[error("storage: {0}")]
     Engine(String),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One write.
+/// One write. `bytes` are the object as `knarr_schema::codec::encode_stored` gives it, without a resource version.
 #[derive(Clone, Debug)]
 pub enum Write {
-    Create { bytes: Bytes, ttl: Option<Duration> },
+    Create {
+        bytes: Bytes,
+        ttl: Option<Duration>,
+    },
     /// Replaces the object if it is at `expected`.
-    Update { bytes: Bytes, expected: u64, ttl: Option<Duration> },
-    Delete { expected: u64 },
+    Update {
+        bytes: Bytes,
+        expected: u64,
+        ttl: Option<Duration>,
+    },
+    Delete {
+        expected: u64,
+    },
 }

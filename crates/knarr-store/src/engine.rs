@@ -1,0 +1,40 @@
+//! The seam below the cache: who decides about writes and makes them durable.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::cache::{Cache, Resource};
+use crate::item::Item;
+use crate::{Result, Write};
+
+/// One write on its way into an engine.
+pub struct Request {
+    pub resource: Arc<Resource>,
+    /// `namespace/name`.
+    pub path: String,
+    pub write: Write,
+    /// Told when the write is durable and visible, or why it did not happen.
+    pub reply: oneshot::Sender<Result<Arc<Item>>>,
+}
+
+/// Makes writes durable, in one order for all resources.
+///
+/// An engine checks each write against the state that all writes before it leave behind, gives it the next revision, makes
+/// it durable, writes it into the cache ([`Cache::apply`]) and only then answers it.
+pub trait Engine: Send + Sync + 'static {
+    /// Fills the cache with what is stored, and keeps it for later writes. Called once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Engine`] when what is stored cannot be trusted, or is in use by another process.
+    fn start(&self, cache: Arc<Cache>) -> Result<()>;
+
+    /// Takes a write. Never waits.
+    fn submit(&self, request: Request);
+
+    /// Why no write can succeed any more, once the engine has failed.
+    fn failure(&self) -> Option<String>;
+
+    /// Ends the engine in good order: every write that was taken is answered.
+    fn stop(&self);
+}

@@ -1,0 +1,370 @@
+//! What happened to one resource: a bounded ring of changes that watchers read with cursors.
+//!
+//! ```text
+//!  all:            │ 11 │ 12 │ 15 │ 16 │ 19 │   ◀─ cursors of watchers without an indexed selector
+//!  namespace "a":  │ 12 │ 19 │                  ◀─ exists only while somebody watches it
+//!  node "n1":      │ 15 │
+//! ```
+//!
+//! Watchers with an indexed selector hang under that key in a lane of its own, so that a change wakes only those whom it may
+//! concern. A lane holds pointers into the ring and is cut where the ring is cut.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use knarr_core::Object;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::item::Item;
+use crate::{Error, Result};
+
+/// How long a change can be resumed from, at most.
+pub const WINDOW: Duration = Duration::from_secs(300);
+/// How many changes a resource keeps at most.
+pub const CHANGES_MAX: usize = 65_536;
+/// How many bytes of objects that are no longer current a resource keeps alive at most.
+pub const SUPERSEDED_BYTES_MAX: usize = 32 << 20;
+/// How many changes are kept whatever they weigh, so that a few large objects leave a usable history.
+pub const CHANGES_MIN: usize = 64;
+/// For how many of the newest changes encoded frames are kept.
+pub const FRAMES_MAX: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+/// One committed write.
+pub struct Change {
+    pub kind: ChangeKind,
+    /// The object after the write; of a deletion, its last state at the deletion's revision.
+    pub item: Arc<Item>,
+    /// The object before the write.
+    pub previous: Option<Arc<Item>>,
+    at: Instant,
+    frames: Mutex<Frames>,
+}
+
+/// Encoded watch events of one change. `None` once the change is old: then they are made anew for each who is that late.
+type Frames = Option<Vec<(u64, Bytes)>>;
+
+impl Change {
+    pub(crate) fn new(kind: ChangeKind, item: Arc<Item>, previous: Option<Arc<Item>>) -> Self {
+        Self { kind, item, previous, at: Instant::now(), frames: Mutex::new(Some(Vec::new())) }
+    }
+
+    pub(crate) fn with_age(mut self, age: Duration) -> Self {
+        self.at = self.at.checked_sub(age).unwrap_or(self.at);
+        self
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.item.revision()
+    }
+
+    pub fn object(&self) -> &Object {
+        &self.item.object
+    }
+
+    /// The event in an encoded form, made once for all watchers that ask for the same `form`: a number of the caller's, which
+    /// must say everything the bytes depend on (event type, version, content type).
+    pub fn frame(&self, form: u64, make: impl FnOnce() -> Bytes) -> Bytes {
+        let mut frames = self.frames.lock();
+        let Some(frames) = frames.as_mut() else { return make() };
+        if let Some((_, bytes)) = frames.iter().find(|(f, _)| *f == form) {
+            return bytes.clone();
+        }
+        let bytes = make();
+        frames.push((form, bytes.clone()));
+        bytes
+    }
+
+    /// What is kept alive only by this change.
+    fn superseded_bytes(&self) -> usize {
+        let deleted = if self.kind == ChangeKind::Deleted { self.item.weight() } else { 0 };
+        deleted + self.previous.as_ref().map_or(0, |p| p.weight())
+    }
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?}", self.kind, self.item)
+    }
+}
+
+/// Under which key a watcher hangs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LaneKey {
+    All,
+    Namespace(Box<str>),
+    Path(Box<str>),
+    Indexed(Box<str>),
+}
+
+/// Changes that are read by cursors, and those who wait for more.
+#[derive(Default)]
+pub(crate) struct Lane {
+    changes: VecDeque<Arc<Change>>,
+    /// The number of the first change in `changes`.
+    first: u64,
+    waiting: Wakers,
+    watchers: usize,
+}
+
+impl Lane {
+    fn end(&self) -> u64 {
+        self.first + self.changes.len() as u64
+    }
+
+    fn push(&mut self, change: &Arc<Change>) {
+        self.changes.push_back(change.clone());
+    }
+
+    fn pop_front(&mut self) -> Option<Arc<Change>> {
+        let change = self.changes.pop_front()?;
+        self.first += 1;
+        Some(change)
+    }
+
+    fn cut(&mut self, oldest: u64) {
+        while self.changes.front().is_some_and(|c| c.revision() <= oldest) {
+            self.pop_front();
+        }
+        if self.changes.capacity() > 4 * self.changes.len() + 64 {
+            self.changes.shrink_to(2 * self.changes.len());
+        }
+    }
+}
+
+/// Those who wait for a change of a lane, each in a slot of its own.
+#[derive(Default)]
+struct Wakers {
+    slots: Vec<Option<Waker>>,
+    free: Vec<usize>,
+    waiting: usize,
+}
+
+impl Wakers {
+    fn add(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        })
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.waiting -= usize::from(self.slots[slot].take().is_some());
+        self.free.push(slot);
+    }
+
+    fn wait(&mut self, slot: usize, waker: &Waker) {
+        match &mut self.slots[slot] {
+            Some(known) => known.clone_from(waker),
+            empty => {
+                *empty = Some(waker.clone());
+                self.waiting += 1;
+            }
+        }
+    }
+
+    fn take_into(&mut self, woken: &mut Vec<Waker>) {
+        if self.waiting > 0 {
+            woken.extend(self.slots.iter_mut().filter_map(Option::take));
+            self.waiting = 0;
+        }
+    }
+}
+
+/// The history of one resource.
+pub(crate) struct History {
+    all: Lane,
+    lanes: HashMap<LaneKey, Lane>,
+    /// Every change after this revision is in the ring.
+    oldest: u64,
+    superseded_bytes: usize,
+    limits: Limits,
+}
+
+/// See the constants of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub changes_min: usize,
+    pub changes_max: usize,
+    pub superseded_bytes_max: usize,
+    pub window: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { changes_min: CHANGES_MIN, changes_max: CHANGES_MAX, superseded_bytes_max: SUPERSEDED_BYTES_MAX, window: WINDOW }
+    }
+}
+
+/// A watcher's place in a lane.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    pub key: LaneKey,
+    pub next: u64,
+    slot: usize,
+}
+
+impl History {
+    pub fn new(oldest: u64, limits: Limits) -> Self {
+        Self { all: Lane::default(), lanes: HashMap::new(), oldest, superseded_bytes: 0, limits }
+    }
+
+    /// The lowest revision after which every change is known.
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    pub fn set_oldest(&mut self, oldest: u64) {
+        self.oldest = oldest;
+    }
+
+    /// Adds a change and takes the wakers of those whom it may concern.
+    pub fn push(&mut self, change: Arc<Change>, woken: &mut Vec<Waker>) {
+        self.superseded_bytes += change.superseded_bytes();
+        self.all.push(&change);
+        self.all.waiting.take_into(woken);
+        if !self.lanes.is_empty() {
+            for_each_key(&change, |key| {
+                if let Some(lane) = self.lanes.get_mut(&key) {
+                    lane.push(&change);
+                    lane.waiting.take_into(woken);
+                }
+            });
+        }
+        self.forget_frame();
+        self.trim_size();
+    }
+
+    fn forget_frame(&mut self) {
+        if let Some(index) = self.all.changes.len().checked_sub(FRAMES_MAX + 1) {
+            *self.all.changes[index].frames.lock() = None;
+        }
+    }
+
+    fn trim_size(&mut self) {
+        let before = self.oldest;
+        let Limits { changes_min, changes_max, superseded_bytes_max, .. } = self.limits;
+        while self.all.changes.len() > changes_max || self.superseded_bytes > superseded_bytes_max && self.all.changes.len() > changes_min {
+            self.drop_first();
+        }
+        // Lanes are cut when an eighth of the ring has gone, not at each change.
+        if self.oldest != before && self.all.first.is_multiple_of((changes_max as u64 / 8).max(1)) {
+            self.cut_lanes();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(change) = self.all.pop_front() {
+            self.oldest = change.revision();
+            self.superseded_bytes -= change.superseded_bytes();
+        }
+    }
+
+    /// Drops what is older than the window. Gives the time at which the next change will be.
+    pub fn trim_age(&mut self, now: Instant) -> Option<Instant> {
+        while self.all.changes.front().is_some_and(|c| c.at + self.limits.window <= now) {
+            self.drop_first();
+        }
+        let oldest = self.oldest;
+        self.all.cut(oldest);
+        self.cut_lanes();
+        self.all.changes.front().map(|c| c.at + self.limits.window)
+    }
+
+    fn cut_lanes(&mut self) {
+        let oldest = self.oldest;
+        self.lanes.values_mut().for_each(|lane| lane.cut(oldest));
+    }
+
+    fn lane(&mut self, key: &LaneKey) -> &mut Lane {
+        if *key == LaneKey::All { &mut self.all } else { self.lanes.entry(key.clone()).or_default() }
+    }
+
+    /// A cursor at the end of the lane.
+    pub fn attach(&mut self, key: LaneKey) -> Cursor {
+        let lane = self.lane(&key);
+        lane.watchers += 1;
+        let (next, slot) = (lane.end(), lane.waiting.add());
+        Cursor { key, next, slot }
+    }
+
+    pub fn detach(&mut self, cursor: &Cursor) {
+        let lane = self.lane(&cursor.key);
+        lane.waiting.remove(cursor.slot);
+        lane.watchers -= 1;
+        if lane.watchers == 0 && cursor.key != LaneKey::All {
+            self.lanes.remove(&cursor.key);
+        }
+    }
+
+    /// The changes after a revision, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::TooOld`] when some of them are gone.
+    pub fn after(&self, revision: u64) -> Result<impl DoubleEndedIterator<Item = &Arc<Change>>> {
+        if revision < self.oldest {
+            return Err(Error::TooOld { asked: revision, oldest: self.oldest });
+        }
+        let start = self.all.changes.partition_point(|c| c.revision() <= revision);
+        Ok(self.all.changes.range(start..))
+    }
+
+    /// Takes up to `limit` changes at the cursor and moves it. When there are none, `waker` will be woken by the next.
+    ///
+    /// # Errors
+    /// [`Error::TooSlow`] when the cursor's place is gone.
+    pub fn read(&mut self, cursor: &mut Cursor, limit: usize, out: &mut VecDeque<Arc<Change>>, waker: Option<&Waker>) -> Result<()> {
+        let lane = self.lane(&cursor.key);
+        let Some(start) = cursor.next.checked_sub(lane.first) else { return Err(Error::TooSlow) };
+        let start = start as usize;
+        let end = lane.changes.len().min(start + limit);
+        out.extend(lane.changes.range(start..end).cloned());
+        cursor.next += (end - start) as u64;
+        if start == end
+            && let Some(waker) = waker
+        {
+            lane.waiting.wait(cursor.slot, waker);
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether the cursor has read everything.
+    pub fn is_at_end(&mut self, cursor: &Cursor) -> bool {
+        let lane = self.lane(&cursor.key);
+        cursor.next == lane.end()
+    }
+}
+
+/// The keys under which a change is filed: its place, and its indexed value before and after.
+fn for_each_key(change: &Change, mut file: impl FnMut(LaneKey)) {
+    let item = &change.item;
+    file(LaneKey::Path(item.path().into()));
+    if !item.namespace().is_empty() {
+        file(LaneKey::Namespace(item.namespace().into()));
+    }
+    let after = item.indexed();
+    if !after.is_empty() {
+        file(LaneKey::Indexed(after.into()));
+    }
+    if let Some(before) = change.previous.as_ref().map(|p| p.indexed())
+        && !before.is_empty()
+        && before != after
+    {
+        file(LaneKey::Indexed(before.into()));
+    }
+}

@@ -1,0 +1,199 @@
+//! One stored object in the cache: its bytes, its place, and the few facts that lists and watches ask for again and again.
+//! What can be read out of the bytes when it is wanted is not kept: an item costs about 200 bytes beside the object.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::hash::{BuildHasher, BuildHasherDefault};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use knarr_core::Object;
+use knarr_core::selector::{LabelSelector, Operator};
+use twox_hash::XxHash64;
+
+use crate::codec;
+use crate::key::split_path;
+
+/// An object, as it was at one revision. Never changes.
+pub struct Item {
+    pub object: Object,
+    /// `namespace/name`.
+    path: Box<str>,
+    /// The value of the resource's indexed field (`spec.nodeName` of pods); absent when it is empty or nothing is indexed.
+    indexed: Option<Arc<str>>,
+    /// Milliseconds since 1970; 0 for never.
+    expires_ms: u64,
+    /// See [`Item::label_bits`]; 0 until somebody asks.
+    label_bits: AtomicU64,
+    encoded: ArcSwapOption<(u32, Bytes)>,
+}
+
+impl Item {
+    pub(crate) fn new(path: &str, object: Object, indexed: Option<Arc<str>>, expires_ms: u64) -> Self {
+        Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0), encoded: ArcSwapOption::empty() }
+    }
+
+    /// `namespace/name`, or the name alone for cluster-scoped objects.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn namespace(&self) -> &str {
+        split_path(&self.path).0
+    }
+
+    pub fn name(&self) -> &str {
+        split_path(&self.path).1
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.object.resource_version
+    }
+
+    /// The value of the resource's indexed field (`spec.nodeName` of pods), empty when it has none.
+    pub fn indexed(&self) -> &str {
+        self.indexed.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn indexed_shared(&self) -> Option<&Arc<str>> {
+        self.indexed.as_ref()
+    }
+
+    /// When the object expires, in milliseconds since 1970.
+    pub fn expires_ms(&self) -> Option<u64> {
+        (self.expires_ms != 0).then_some(self.expires_ms)
+    }
+
+    /// Reads one scalar out of the bytes (`&["status", "phase"]`). Empty when absent.
+    pub fn field(&self, path: &[&str]) -> String {
+        codec::scalar(&self.object, path)
+    }
+
+    /// Two bits of 62 for each label, so that most objects which do not have a label are told apart without reading them.
+    fn label_bits(&self) -> u64 {
+        match self.label_bits.load(Relaxed) {
+            0 => {
+                let bits = codec::meta(&self.object).labels.iter().fold(COMPUTED, |bits, (k, v)| bits | bits_of(k, v));
+                self.label_bits.store(bits, Relaxed);
+                bits
+            }
+            bits => bits,
+        }
+    }
+
+    /// An encoded form of this object (`form` is the caller's number for it), if it is still there.
+    pub fn encoded(&self, form: u32) -> Option<Bytes> {
+        self.encoded.load().as_deref().filter(|(f, _)| *f == form).map(|(_, bytes)| bytes.clone())
+    }
+
+    pub(crate) fn set_encoded(&self, form: u32, bytes: Option<Bytes>) {
+        self.encoded.store(bytes.map(|b| Arc::new((form, b))));
+    }
+
+    /// What the object takes in memory, about.
+    pub fn weight(&self) -> usize {
+        self.object.bytes.len() + self.path.len() + size_of::<Self>() + 64
+    }
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.path, self.revision())
+    }
+}
+
+/// Says that the bits were computed, also when there are no labels.
+const COMPUTED: u64 = 1 << 63;
+
+fn bits_of(key: &str, value: &str) -> u64 {
+    let hasher = BuildHasherDefault::<XxHash64>::default();
+    let hash = hasher.hash_one((key, value));
+    1 << (hash % 62) | 1 << ((hash >> 32) % 62)
+}
+
+/// A label selector made ready for asking many items.
+pub struct LabelMatcher<'a> {
+    selector: &'a LabelSelector,
+    /// For each requirement that names its values, the bits of each value: one of them must be there.
+    wanted: Vec<Vec<u64>>,
+}
+
+impl<'a> LabelMatcher<'a> {
+    pub fn new(selector: &'a LabelSelector) -> Self {
+        let named = selector.requirements.iter().filter(|r| r.operator == Operator::In);
+        let wanted = named.map(|r| r.values.iter().map(|v| bits_of(&r.key, v)).collect()).collect();
+        Self { selector, wanted }
+    }
+
+    pub fn matches(&self, item: &Item) -> bool {
+        if self.selector.is_everything() {
+            return true;
+        }
+        if self.selector.is_nothing() {
+            return false;
+        }
+        if !self.wanted.is_empty() {
+            let bits = item.label_bits();
+            if !self.wanted.iter().all(|values| values.iter().any(|v| bits & v == *v)) {
+                return false;
+            }
+        }
+        let meta = codec::meta(&item.object);
+        self.selector.matches_by(|key| meta.labels.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_ref()))
+    }
+}
+
+/// An item in the ordered set of its resource, compared by its path.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry(pub Arc<Item>);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path == other.0.path
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.path.cmp(&other.0.path)
+    }
+}
+
+impl Borrow<str> for Entry {
+    fn borrow(&self) -> &str {
+        &self.0.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::json;
+
+    fn item(labels: knarr_core::Value) -> Item {
+        let bytes = json!({"metadata": {"labels": labels}}).to_string();
+        Item::new("default/a", codec::with_resource_version(bytes.as_bytes(), 1), None, 0)
+    }
+
+    #[test]
+    fn a_prepared_selector_agrees_with_the_plain_one() {
+        let items = [json!({}), json!({"app": "web"}), json!({"app": "db", "tier": "back"}), json!({"tier": "web"})];
+        for text in ["", "app=web", "app", "!app", "app!=web", "app in (web,db),tier=back", "app notin (web)", "tier=web", "nothing=here"] {
+            let selector = LabelSelector::parse(text).unwrap();
+            for labels in &items {
+                assert_eq!(LabelMatcher::new(&selector).matches(&item(labels.clone())), selector.matches(Some(labels)), "{text} on {labels}");
+            }
+        }
+        assert!(!LabelMatcher::new(&LabelSelector::nothing()).matches(&item(json!({"app": "web"}))));
+    }
+}

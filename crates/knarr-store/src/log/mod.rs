@@ -1,0 +1,1 @@
+//! The engine of one machine: an append-only log with snapshots.

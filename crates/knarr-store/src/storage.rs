@@ -1,0 +1,267 @@
+//! What the API server's handlers call.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use knarr_core::Object;
+use knarr_core::clock::Env;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use crate::cache::{Cache, Resource};
+use crate::engine::{Engine, Request};
+use crate::history::{Limits, WINDOW};
+use crate::item::Item;
+use crate::watch::{WatchFilter, WatchFrom, Watcher};
+use crate::world::{Snapshot, World};
+use crate::{Error, ObjectKey, ResourceKey, Result, Write, codec, housekeeping};
+
+/// How many snapshots are kept for lists in pages, beyond what the history gives.
+const KEPT_SNAPSHOTS_MAX: usize = 256;
+/// How many bytes of encoded objects are kept beside the objects themselves.
+const ENCODED_BYTES_MAX: usize = 16 << 20;
+
+/// The store of one server. See the crate.
+pub struct Storage {
+    engine: Arc<dyn Engine>,
+    cache: Arc<Cache>,
+    env: Env,
+    kept: Mutex<VecDeque<Kept>>,
+    encoded: Mutex<Encoded>,
+}
+
+/// A snapshot that somebody is paging through.
+struct Kept {
+    resource: usize,
+    snapshot: Snapshot,
+    until: Instant,
+}
+
+/// Which items carry an encoded form, the longest-standing first.
+#[derive(Default)]
+struct Encoded {
+    items: VecDeque<(Weak<Item>, usize)>,
+    bytes: usize,
+}
+
+impl Storage {
+    /// Starts the engine and loads everything it has. Call it inside a runtime: expiry runs there.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn open(engine: Arc<dyn Engine>, env: Env) -> Result<Arc<Self>> {
+        Self::open_with(engine, env, Limits::default())
+    }
+
+    /// As [`Self::open`], with other limits of history.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn open_with(engine: Arc<dyn Engine>, env: Env, limits: Limits) -> Result<Arc<Self>> {
+        let cache = Arc::new(Cache::new(limits));
+        engine.start(cache.clone())?;
+        let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), encoded: Mutex::default() });
+        tokio::spawn(housekeeping::run(Arc::downgrade(&storage), cache));
+        Ok(storage)
+    }
+
+    /// The revision of the last write that is durable and visible.
+    pub fn current_revision(&self) -> u64 {
+        self.cache.revision()
+    }
+
+    /// Why no write can succeed any more: the server should say so, stop and start anew.
+    pub fn failure(&self) -> Option<String> {
+        self.engine.failure()
+    }
+
+    /// Ends the engine in good order: every write that was taken is answered, later ones are refused.
+    pub fn stop(&self) {
+        self.engine.stop();
+    }
+
+    /// The resource under this key, for its indexed field.
+    pub fn resource(&self, key: &ResourceKey) -> Arc<Resource> {
+        self.cache.resource(key)
+    }
+
+    /// The state of everything at one revision.
+    pub fn world(&self) -> Arc<World> {
+        self.cache.world()
+    }
+
+    /// Writes a new object, which disappears after `ttl` if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Engine`].
+    pub async fn create(&self, resource: &ResourceKey, key: &ObjectKey, bytes: Bytes, ttl: Option<Duration>) -> Result<Object> {
+        self.write(resource, key, Write::Create { bytes, ttl }).await
+    }
+
+    /// Replaces an object that is at `expected`. Bytes that change nothing are not written: the object stays at its revision.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`], [`Error::NoSpace`], [`Error::Engine`].
+    pub async fn update(&self, resource: &ResourceKey, key: &ObjectKey, bytes: Bytes, expected: u64, ttl: Option<Duration>) -> Result<Object> {
+        self.write(resource, key, Write::Update { bytes, expected, ttl }).await
+    }
+
+    /// Deletes an object that is at `expected`. Gives its last state, at the deletion's revision.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Engine`].
+    pub async fn delete(&self, resource: &ResourceKey, key: &ObjectKey, expected: u64) -> Result<Object> {
+        self.write(resource, key, Write::Delete { expected }).await
+    }
+
+    /// Any of the three.
+    ///
+    /// # Errors
+    /// As theirs.
+    pub async fn write(&self, resource: &ResourceKey, key: &ObjectKey, write: Write) -> Result<Object> {
+        let (resource, path) = (self.cache.resource(resource), key.path());
+        if let Write::Update { bytes, expected, ttl: None } = &write
+            && let Some(item) = self.cache.get(&resource, &path)
+            && item.revision() == *expected
+            && codec::with_resource_version(bytes, *expected).bytes == item.object.bytes
+        {
+            return Ok(item.object.clone());
+        }
+        self.submit(&resource, &path, write).await.map(|item| item.object.clone())
+    }
+
+    /// Hands a write to the engine at once; the future waits for the answer.
+    pub(crate) fn submit(&self, resource: &Arc<Resource>, path: &str, write: Write) -> impl Future<Output = Result<Arc<Item>>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.engine.submit(Request { resource: resource.clone(), path: path.to_owned(), write, reply });
+        async { answer.await.unwrap_or_else(|_| Err(Error::Engine("the store was closed".into()))) }
+    }
+
+    /// Reads one object, not older than `min_revision` (0 for whatever is there).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::TooLarge`] when the revision does not come in time.
+    pub async fn get(&self, resource: &ResourceKey, key: &ObjectKey, min_revision: u64) -> Result<Arc<Item>> {
+        self.wait_for_revision(min_revision, FRESH_TIMEOUT).await?;
+        self.get_now(resource, key).ok_or(Error::NotFound)
+    }
+
+    /// The object as it is now.
+    pub fn get_now(&self, resource: &ResourceKey, key: &ObjectKey) -> Option<Arc<Item>> {
+        self.cache.get(&self.cache.resource(resource), &key.path())
+    }
+
+    /// All objects of a resource as they are now.
+    pub fn snapshot(&self, resource: &ResourceKey) -> Snapshot {
+        self.cache.snapshot(&self.cache.resource(resource))
+    }
+
+    /// All objects of a resource at an earlier revision: one that was kept, or one that can be made of the history.
+    ///
+    /// # Errors
+    /// [`Error::TooOld`] when neither is there any more, [`Error::TooLarge`] when the revision has not come yet.
+    pub fn snapshot_at(&self, resource: &ResourceKey, revision: u64) -> Result<Snapshot> {
+        let resource = self.cache.resource(resource);
+        let kept = self.kept.lock().iter().find(|k| k.resource == resource.id && k.snapshot.revision() == revision).map(|k| k.snapshot.clone());
+        match kept {
+            Some(snapshot) => Ok(snapshot),
+            None => self.cache.snapshot_at(&resource, revision),
+        }
+    }
+
+    /// Keeps a snapshot for the pages that will follow, about as long as history is kept. Call it when a list is cut.
+    pub fn keep_snapshot(&self, resource: &ResourceKey, snapshot: &Snapshot) {
+        let resource = self.cache.resource(resource).id;
+        let mut kept = self.kept.lock();
+        if kept.len() >= KEPT_SNAPSHOTS_MAX {
+            kept.pop_front();
+        }
+        if kept.is_empty() {
+            self.cache.aging.notify_one();
+        }
+        if !kept.iter().any(|k| k.resource == resource && k.snapshot.revision() == snapshot.revision()) {
+            kept.push_back(Kept { resource, snapshot: snapshot.clone(), until: Instant::now() + WINDOW });
+        }
+    }
+
+    /// Forgets snapshots that were kept long enough. Gives the time when this is due again.
+    pub(crate) fn trim_kept(&self, now: Instant) -> Option<Instant> {
+        let mut kept = self.kept.lock();
+        while kept.front().is_some_and(|k| k.until <= now) {
+            kept.pop_front();
+        }
+        kept.front().map(|k| k.until)
+    }
+
+    /// Waits until everything up to a revision is visible.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when it is not in time.
+    pub async fn wait_for_revision(&self, revision: u64, patience: Duration) -> Result<()> {
+        if self.current_revision() >= revision {
+            return Ok(());
+        }
+        let mut revisions = self.cache.revisions();
+        match timeout(patience, revisions.wait_for(|r| *r >= revision)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::TooLarge { asked: revision, current: self.current_revision() }),
+        }
+    }
+
+    /// Watches a resource.
+    ///
+    /// # Errors
+    /// [`Error::TooOld`] when the history does not reach back so far.
+    pub fn watch(&self, resource: &ResourceKey, from: WatchFrom, filter: WatchFilter) -> Result<Watcher> {
+        Watcher::new(self.cache.clone(), self.cache.resource(resource), from, filter)
+    }
+
+    /// An encoded form of an item, made once while it stays among the recently wanted ones. `form` is the caller's number for
+    /// it; an item carries one form at a time.
+    pub fn encoded(&self, item: &Arc<Item>, form: u32, make: impl FnOnce(&Object) -> Bytes) -> Bytes {
+        if let Some(bytes) = item.encoded(form) {
+            return bytes;
+        }
+        let bytes = make(&item.object);
+        item.set_encoded(form, Some(bytes.clone()));
+        self.encoded.lock().add(item, bytes.len());
+        bytes
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.env.now().as_millisecond()).unwrap_or(0)
+    }
+
+    /// When the wall clock will say this, if nobody sets it.
+    pub(crate) fn instant_of(&self, at_ms: u64) -> Instant {
+        Instant::now() + Duration::from_millis(at_ms.saturating_sub(self.now_ms()))
+    }
+}
+
+/// How long a read waits for a revision that has not come yet (upstream: `blockTimeout`).
+pub const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Encoded {
+    fn add(&mut self, item: &Arc<Item>, bytes: usize) {
+        self.items.push_back((Arc::downgrade(item), bytes));
+        self.bytes += bytes;
+        while self.bytes > ENCODED_BYTES_MAX {
+            let Some((item, bytes)) = self.items.pop_front() else { break };
+            self.bytes -= bytes;
+            if let Some(item) = item.upgrade() {
+                item.set_encoded(0, None);
+            }
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.engine.stop();
+        // Wakes the housekeeper, which then sees that we are gone.
+        self.cache.aging.notify_one();
+    }
+}

@@ -1,0 +1,102 @@
+//! The whole state at one revision, behind one pointer, and what is read from it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdSet;
+
+use crate::item::{Entry, Item};
+
+/// Every object of every resource at one revision. Sets share their structure with those of other revisions, so that
+/// keeping one costs only what has changed since.
+#[derive(Clone, Default)]
+pub struct World {
+    pub(crate) revision: u64,
+    /// One a resource, by [`crate::cache::Resource::id`].
+    pub(crate) sets: Vec<OrdSet<Entry>>,
+}
+
+impl World {
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(crate) fn get(&self, resource: usize, path: &str) -> Option<&Arc<Item>> {
+        self.sets.get(resource)?.get(path).map(|entry| &entry.0)
+    }
+}
+
+/// All objects of one resource at one revision.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) revision: u64,
+    pub(crate) set: OrdSet<Entry>,
+}
+
+impl Snapshot {
+    /// The revision that a list made of this snapshot carries.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The number of objects in all namespaces.
+    pub fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    /// `path` is `namespace/name`, or the name alone for cluster-scoped objects.
+    pub fn get(&self, path: &str) -> Option<&Arc<Item>> {
+        self.set.get(path).map(|entry| &entry.0)
+    }
+
+    /// The objects in order of their paths: of one namespace or of all, and only those whose path comes after `after`.
+    pub fn iter<'a>(&'a self, namespace: Option<&str>, after: Option<&str>) -> impl Iterator<Item = &'a Arc<Item>> + use<'a> {
+        // All paths of a namespace begin with `namespace/`, and '0' is the character after '/'.
+        let (first, end) = match namespace.filter(|n| !n.is_empty()) {
+            None => (None, None),
+            Some(n) => (Some(format!("{n}/")), Some(format!("{n}0"))),
+        };
+        let start = match (&first, after) {
+            (Some(first), Some(after)) if after >= first.as_str() => Bound::Excluded(after),
+            (Some(first), _) => Bound::Included(first.as_str()),
+            (None, Some(after)) => Bound::Excluded(after),
+            (None, None) => Bound::Unbounded,
+        };
+        let is_empty = matches!((&start, &end), (Bound::Excluded(s), Some(e)) if *s >= e.as_str());
+        let range = (!is_empty).then(|| {
+            let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            self.set.range::<(Bound<&str>, Bound<&str>), str>((start, end))
+        });
+        range.into_iter().flatten().map(|entry| &entry.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    fn snapshot(paths: &[&str]) -> Snapshot {
+        let set = paths.iter().map(|p| Entry(Arc::new(Item::new(p, codec::with_resource_version(b"{}", 1), None, 0)))).collect();
+        Snapshot { revision: 1, set }
+    }
+
+    fn paths(s: &Snapshot, namespace: Option<&str>, after: Option<&str>) -> String {
+        s.iter(namespace, after).map(|i| i.path()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn lists_come_in_the_order_of_etcd_keys() {
+        let s = snapshot(&["a/x", "a-b/x", "a/y", "b/a", "a.c/z"]);
+        assert_eq!(paths(&s, None, None), "a-b/x a.c/z a/x a/y b/a");
+        assert_eq!(paths(&s, Some("a"), None), "a/x a/y");
+        assert_eq!(paths(&s, Some("a"), Some("a/x")), "a/y");
+        assert_eq!(paths(&s, None, Some("a.c/z")), "a/x a/y b/a");
+        assert_eq!(paths(&s, Some("a"), Some("b/a")), "");
+        assert_eq!(paths(&s, Some("b"), Some("a/x")), "b/a");
+    }
+}
