@@ -2,4 +2,8 @@
 //! them. It reaches containers only through [`knarr_runtime::cri::Runtime`], the network only through
 //! [`network::PodNetwork`], and the API only as a client.
 
+pub mod fake;
 pub mod network;
+pub mod pod;
+#[cfg(test)]
+mod testing;
