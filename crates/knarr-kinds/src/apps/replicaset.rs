@@ -1,0 +1,44 @@
+//! ReplicaSets (upstream: `pkg/registry/apps/replicaset`).
+
+use knarr_core::{Value, ValueExt};
+
+use crate::separation;
+use crate::strategy::{Context, Shape, Strategy, plain_field};
+use crate::tree::default_to;
+use crate::{disabled, pod};
+
+pub struct ReplicaSet;
+
+impl Strategy for ReplicaSet {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation().status()
+    }
+
+    fn default(&self, object: &mut Value) {
+        let spec = object.ensure(&["spec"]);
+        default_to(spec, "replicas", 1);
+        pod::defaults::template(spec.ensure(&["template"]));
+    }
+
+    fn prepare_for_create(&self, _cx: &Context<'_>, object: &mut Value) {
+        separation::create(self.shape(), object);
+        disabled::drop_template(object, None, &["spec", "template"]);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
+        disabled::drop_template(object, Some(old), &["spec", "template"]);
+        separation::update(self.shape(), object, old);
+    }
+
+    fn field(&self, object: &Value, name: &str) -> String {
+        replicas_field(object, name)
+    }
+}
+
+/// `status.replicas` is 0 when nobody has counted yet.
+pub fn replicas_field(object: &Value, name: &str) -> String {
+    match name {
+        "status.replicas" => object.i64_at(&["status", "replicas"]).unwrap_or(0).to_string(),
+        _ => plain_field(object, name),
+    }
+}

@@ -1,0 +1,45 @@
+//! HorizontalPodAutoscalers (upstream: `pkg/registry/autoscaling/horizontalpodautoscaler`).
+
+use knarr_core::{Value, ValueExt, json};
+
+use crate::strategy::{Shape, Strategy};
+use crate::tree::{default_to, is_zero_at, with};
+
+/// Where `autoscaling/v1` keeps metrics other than CPU.
+pub const METRICS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/metrics";
+
+pub struct HorizontalPodAutoscaler;
+
+impl Strategy for HorizontalPodAutoscaler {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation().status()
+    }
+
+    fn default(&self, autoscaler: &mut Value) {
+        let old_version = autoscaler.str_at(&["apiVersion"]) == Some("autoscaling/v1");
+        let has_annotated_metrics = autoscaler.at(&["metadata", "annotations", METRICS_ANNOTATION]).is_some();
+        let spec = autoscaler.ensure(&["spec"]);
+        default_to(spec, "minReplicas", 1);
+        if old_version {
+            if !has_annotated_metrics {
+                default_to(spec, "targetCPUUtilizationPercentage", 80);
+            }
+            return;
+        }
+        if is_zero_at(spec, &["metrics"]) {
+            spec.set(&["metrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]));
+        }
+        with(spec, &["behavior"], default_behavior);
+    }
+}
+
+/// Who tells one rule gets the others spelled out.
+fn default_behavior(behavior: &mut Value) {
+    let up = behavior.ensure(&["scaleUp"]);
+    default_to(up, "stabilizationWindowSeconds", 0);
+    default_to(up, "selectPolicy", "Max");
+    default_to(up, "policies", json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]));
+    let down = behavior.ensure(&["scaleDown"]);
+    default_to(down, "selectPolicy", "Max");
+    default_to(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
+}

@@ -1,0 +1,132 @@
+//! Jobs (upstream: `pkg/registry/batch/job`).
+
+use knarr_core::{Value, ValueExt};
+
+use crate::separation;
+use crate::strategy::{Context, Shape, Strategy};
+use crate::tree::{default_if_zero, default_to, each, is_set, is_zero_at, object};
+use crate::{disabled, pod};
+
+/// Labels that tie a pod to its Job, old and new spelling.
+pub const JOB_NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+pub const CONTROLLER_UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+
+pub struct Job;
+
+impl Strategy for Job {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation().status()
+    }
+
+    fn default(&self, job: &mut Value) {
+        if is_zero_at(job, &["metadata", "labels"])
+            && let Some(labels) = job.at(&["spec", "template", "metadata", "labels"]).cloned()
+        {
+            job.set(&["metadata", "labels"], labels);
+        }
+        let spec = job.ensure(&["spec"]);
+        default_job_spec(spec);
+        pod::defaults::template(spec.ensure(&["template"]));
+    }
+
+    fn prepare_for_create(&self, _cx: &Context<'_>, job: &mut Value) {
+        if job.bool_at(&["spec", "manualSelector"]) != Some(true) {
+            generate_selector(job);
+        }
+        separation::create(self.shape(), job);
+        disabled::drop_template(job, None, &["spec", "template"]);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, job: &mut Value, old: &Value) {
+        disabled::drop_template(job, Some(old), &["spec", "template"]);
+        separation::update(self.shape(), job, old);
+    }
+
+    fn orphans_dependents(&self) -> bool {
+        true
+    }
+
+    fn field(&self, object: &Value, name: &str) -> String {
+        match name {
+            "status.successful" => object.i64_at(&["status", "succeeded"]).unwrap_or(0).to_string(),
+            _ => crate::strategy::plain_field(object, name),
+        }
+    }
+}
+
+/// Defaults of a Job's own spec (upstream: `SetDefaults_Job`).
+fn default_job_spec(spec: &mut Value) {
+    if !is_set(spec, "completions") && !is_set(spec, "parallelism") {
+        default_to(spec, "completions", 1);
+    }
+    default_to(spec, "parallelism", 1);
+    let unlimited = is_set(spec, "backoffLimitPerIndex");
+    default_to(spec, "backoffLimit", if unlimited { i32::MAX } else { 6 });
+    default_to(spec, "completionMode", "NonIndexed");
+    default_to(spec, "suspend", false);
+    let by_failure = is_set(spec, "podFailurePolicy");
+    default_to(spec, "podReplacementPolicy", if by_failure { "Failed" } else { "TerminatingOrFailed" });
+    default_to(spec, "manualSelector", false);
+    default_failure_policy(spec);
+}
+
+/// Conditions in a podFailurePolicy are meant to be true.
+pub fn default_failure_policy(spec: &mut Value) {
+    each(spec, &["podFailurePolicy", "rules"], |rule| {
+        each(rule, &["onPodConditions"], |condition| default_if_zero(condition, "status", "True"));
+    });
+}
+
+/// Ties pods to this Job by its uid, which nobody else has.
+fn generate_selector(job: &mut Value) {
+    let name = job.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+    let uid = job.str_at(&["metadata", "uid"]).unwrap_or_default().to_owned();
+    let labels = object(job.ensure(&["spec", "template", "metadata", "labels"]));
+    for key in JOB_NAME_LABELS {
+        labels.entry(key).or_insert_with(|| name.clone().into());
+    }
+    for key in CONTROLLER_UID_LABELS {
+        labels.entry(key).or_insert_with(|| uid.clone().into());
+    }
+    object(job.ensure(&["spec", "selector", "matchLabels"])).entry(CONTROLLER_UID_LABELS[1]).or_insert_with(|| uid.into());
+    // Defaulting made the Job's own labels share the template's map, so they grow with it.
+    let labels = job.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
+    if shares_labels(job) {
+        job.set(&["metadata", "labels"], labels);
+    }
+}
+
+/// Whether the Job's labels are those of its template (or none), as defaulting leaves them.
+fn shares_labels(job: &Value) -> bool {
+    let own = job.at(&["metadata", "labels"]).and_then(Value::as_object);
+    let template = job.at(&["spec", "template", "metadata", "labels"]).and_then(Value::as_object);
+    let generated = |key: &str| JOB_NAME_LABELS.contains(&key) || CONTROLLER_UID_LABELS.contains(&key);
+    match (own, template) {
+        (None, _) => true,
+        (Some(own), Some(template)) => own.iter().all(|(k, v)| template.get(k) == Some(v)) && template.keys().all(|k| own.contains_key(k) || generated(k)),
+        (Some(own), None) => own.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::{clock::Env, json};
+
+    #[test]
+    fn a_job_selects_its_pods_by_its_uid() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {}}}});
+        Job.default(&mut job);
+        Job.prepare_for_create(&Context::internal(&Env::system(), ""), &mut job);
+        let labels = json!({"batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "job-name": "j"});
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!((&job["spec"]["template"]["metadata"]["labels"], &job["metadata"]["labels"]), (&labels, &labels));
+    }
+
+    #[test]
+    fn completions_stay_open_when_parallelism_is_given() {
+        let mut job = json!({"spec": {"parallelism": 3}});
+        Job.default(&mut job);
+        assert_eq!(job["spec"].get("completions"), None);
+    }
+}

@@ -1,0 +1,4 @@
+//! Jobs and CronJobs.
+
+pub mod cronjob;
+pub mod job;

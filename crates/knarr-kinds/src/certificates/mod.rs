@@ -1,0 +1,126 @@
+//! Certificate signing requests and what surrounds them (upstream: `pkg/registry/certificates`).
+
+use knarr_core::{Value, ValueExt, json, time};
+
+use crate::separation::{keep, keep_at};
+use crate::strategy::{Context, Shape, Strategy};
+use crate::tree::{is_zero_at, list_mut};
+
+pub struct CertificateSigningRequest;
+
+impl Strategy for CertificateSigningRequest {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.status()
+    }
+
+    /// Who asks is what the authenticator says, never what the body says.
+    fn prepare_for_create(&self, cx: &Context<'_>, request: &mut Value) {
+        request.remove(&["status"]);
+        let spec = request.ensure(&["spec"]);
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(&[field]);
+        }
+        for (field, value) in [("username", cx.user), ("uid", cx.uid)] {
+            if !value.is_empty() {
+                spec.set(&[field], value);
+            }
+        }
+        if !cx.groups.is_empty() {
+            spec.set(&["groups"], json!(cx.groups));
+        }
+        if let Some(extra) = cx.extra.filter(|e| e.as_object().is_some_and(|m| !m.is_empty())) {
+            spec.set(&["extra"], extra.clone());
+        }
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, request: &mut Value, old: &Value) {
+        keep(request, old, "spec");
+        keep(request, old, "status");
+    }
+
+    /// The signer's door: approvals and denials stay as they were.
+    fn prepare_for_status_update(&self, cx: &Context<'_>, request: &mut Value, old: &Value) {
+        keep(request, old, "spec");
+        for kind in ["Approved", "Denied"] {
+            keep_conditions(request, old, kind);
+        }
+        stamp_conditions(cx, request, old);
+    }
+}
+
+/// The approver's door: only conditions change.
+pub struct Approval;
+
+impl Strategy for Approval {
+    fn shape(&self) -> Shape {
+        CertificateSigningRequest.shape()
+    }
+
+    fn prepare_for_update(&self, cx: &Context<'_>, request: &mut Value, old: &Value) {
+        stamp_conditions(cx, request, old);
+        let conditions = request.at(&["status", "conditions"]).cloned();
+        keep(request, old, "spec");
+        keep(request, old, "status");
+        match conditions {
+            Some(conditions) => request.set(&["status", "conditions"], conditions),
+            None => {
+                request.remove(&["status", "conditions"]);
+            }
+        }
+    }
+}
+
+/// Takes conditions of one type over from the old object, if there are as many as before.
+fn keep_conditions(request: &mut Value, old: &Value, kind: &str) {
+    let is_kind = |c: &&Value| c.str_at(&["type"]) == Some(kind);
+    let before: Vec<Value> = old.list_at(&["status", "conditions"]).iter().filter(is_kind).cloned().collect();
+    let now: Vec<&mut Value> = list_mut(request, &["status", "conditions"]).iter_mut().filter(|c| c.str_at(&["type"]) == Some(kind)).collect();
+    if before.len() == now.len() {
+        for (condition, earlier) in now.into_iter().zip(before) {
+            *condition = earlier;
+        }
+    }
+}
+
+/// Fills in the times of conditions that came without.
+fn stamp_conditions(cx: &Context<'_>, request: &mut Value, old: &Value) {
+    let now = time::format(cx.env.now());
+    for condition in list_mut(request, &["status", "conditions"]) {
+        if is_zero_at(condition, &["lastUpdateTime"]) {
+            condition.set(&["lastUpdateTime"], now.clone());
+        }
+        if is_zero_at(condition, &["lastTransitionTime"]) {
+            let same = |o: &&Value| ["type", "status"].iter().all(|k| o.at(&[k]) == condition.at(&[k])) && !is_zero_at(o, &["lastTransitionTime"]);
+            match old.list_at(&["status", "conditions"]).iter().find(same) {
+                Some(earlier) => keep_at(condition, earlier, &["lastTransitionTime"]),
+                None => condition.set(&["lastTransitionTime"], now.clone()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::clock::Env;
+
+    #[test]
+    fn a_request_is_of_whom_the_authenticator_says() {
+        let env = Env::system();
+        let groups = ["g".to_owned()];
+        let cx = Context { user: "u", groups: &groups, ..Context::internal(&env, "") };
+        let mut request = json!({"spec": {"username": "root", "extra": {"a": ["b"]}, "request": "x"}});
+        CertificateSigningRequest.prepare_for_create(&cx, &mut request);
+        assert_eq!(request, json!({"spec": {"username": "u", "groups": ["g"], "request": "x"}}));
+    }
+
+    #[test]
+    fn an_approver_changes_conditions_and_nothing_else() {
+        let env = Env::system();
+        let old = json!({"spec": {"a": 1}, "status": {"certificate": "c"}});
+        let mut new = json!({"spec": {}, "status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+        Approval.prepare_for_update(&Context::internal(&env, ""), &mut new, &old);
+        assert_eq!((&new["spec"], &new["status"]["certificate"]), (&json!({"a": 1}), &json!("c")));
+        assert!(!is_zero_at(&new["status"]["conditions"][0], &["lastUpdateTime"]));
+    }
+}

@@ -1,0 +1,27 @@
+//! Leases (upstream: `pkg/registry/coordination/lease`).
+
+use knarr_core::Value;
+
+use crate::disabled;
+use crate::separation;
+use crate::strategy::{Context, Shape, Strategy};
+
+/// Fields of coordinated leader election, which is off by default.
+const DISABLED: &[&str] = &["strategy", "preferredHolder"];
+
+pub struct Lease;
+
+impl Strategy for Lease {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.create_on_update().needs_resource_version()
+    }
+
+    fn prepare_for_create(&self, _cx: &Context<'_>, lease: &mut Value) {
+        disabled::drop(lease, None, &["spec"], DISABLED);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, lease: &mut Value, old: &Value) {
+        separation::update(self.shape(), lease, old);
+        disabled::drop(lease, Some(old), &["spec"], DISABLED);
+    }
+}

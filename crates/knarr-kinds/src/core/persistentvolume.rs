@@ -1,0 +1,51 @@
+//! PersistentVolumes (upstream: `pkg/registry/core/persistentvolume`).
+
+use knarr_core::{Value, ValueExt, json, time};
+
+use crate::separation::{keep, keep_at, status_update};
+use crate::strategy::{Context, Shape, Strategy};
+use crate::tree::{default_if_zero, default_to, round_amounts, with};
+
+pub struct PersistentVolume;
+
+const TRANSITION: [&str; 2] = ["status", "lastPhaseTransitionTime"];
+
+impl Strategy for PersistentVolume {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.status()
+    }
+
+    fn default(&self, volume: &mut Value) {
+        default_if_zero(volume.ensure(&["status"]), "phase", "Pending");
+        let spec = volume.ensure(&["spec"]);
+        default_if_zero(spec, "persistentVolumeReclaimPolicy", "Retain");
+        default_to(spec, "volumeMode", "Filesystem");
+        round_amounts(spec, &["capacity"]);
+        default_source(spec);
+    }
+
+    fn prepare_for_create(&self, cx: &Context<'_>, volume: &mut Value) {
+        volume.set(&["status"], json!({"phase": "Pending", "lastPhaseTransitionTime": time::format(cx.env.now())}));
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, volume: &mut Value, old: &Value) {
+        keep(volume, old, "status");
+    }
+
+    /// Notes when the phase changed, unless the writer did.
+    fn prepare_for_status_update(&self, cx: &Context<'_>, volume: &mut Value, old: &Value) {
+        status_update(self.shape(), volume, old);
+        let same_phase = volume.at(&["status", "phase"]) == old.at(&["status", "phase"]);
+        let told = volume.at(&TRANSITION);
+        if same_phase && told.is_none() {
+            keep_at(volume, old, &TRANSITION);
+        } else if !same_phase && (told.is_none() || told == old.at(&TRANSITION)) {
+            volume.set(&TRANSITION, time::format(cx.env.now()));
+        }
+    }
+}
+
+/// Defaults of the place where a volume's data lies.
+pub fn default_source(spec: &mut Value) {
+    with(spec, &["hostPath"], |path| default_to(path, "type", ""));
+}

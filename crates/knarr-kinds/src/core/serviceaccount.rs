@@ -1,0 +1,29 @@
+//! ServiceAccounts (upstream: `pkg/registry/core/serviceaccount`).
+
+use knarr_core::{Value, ValueExt, json};
+
+use crate::strategy::{Context, Strategy};
+use crate::tree::each;
+
+pub struct ServiceAccount;
+
+impl Strategy for ServiceAccount {
+    fn prepare_for_create(&self, _cx: &Context<'_>, account: &mut Value) {
+        clean_secrets(account);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, account: &mut Value, old: &Value) {
+        clean_secrets(account);
+        crate::separation::update(self.shape(), account, old);
+    }
+}
+
+/// A reference to a secret is its name, nothing else.
+fn clean_secrets(account: &mut Value) {
+    each(account, &["secrets"], |secret| {
+        *secret = match secret.str_at(&["name"]) {
+            Some(name) => json!({ "name": name }),
+            None => json!({}),
+        };
+    });
+}

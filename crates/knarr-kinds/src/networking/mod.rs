@@ -1,0 +1,5 @@
+//! Kinds of the group `networking.k8s.io`.
+
+pub mod ingress;
+pub mod networkpolicy;
+pub mod servicecidr;

@@ -1,0 +1,26 @@
+//! NetworkPolicies (upstream: `pkg/registry/networking/networkpolicy`).
+
+use knarr_core::{Value, ValueExt, json};
+
+use crate::strategy::{Shape, Strategy};
+use crate::tree::{default_to, each, is_zero_at};
+
+pub struct NetworkPolicy;
+
+impl Strategy for NetworkPolicy {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation()
+    }
+
+    /// A policy that names no types is about ingress, and about egress if it has such rules.
+    fn default(&self, policy: &mut Value) {
+        let spec = policy.ensure(&["spec"]);
+        if is_zero_at(spec, &["policyTypes"]) {
+            let types = if spec.list_at(&["egress"]).is_empty() { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
+            spec.set(&["policyTypes"], types);
+        }
+        for direction in ["ingress", "egress"] {
+            each(spec, &[direction], |rule| each(rule, &["ports"], |port| default_to(port, "protocol", "TCP")));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Dynamic resource allocation: kinds of the group `resource.k8s.io` (upstream: `pkg/registry/resource`).
+
+use knarr_core::{Value, ValueExt, time};
+
+use crate::separation;
+use crate::strategy::{Context, Shape, Strategy, plain_field};
+use crate::tree::{default_if_zero, each, is_zero_at, with};
+
+pub struct ResourceClaim;
+
+impl Strategy for ResourceClaim {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.status_keeps_metadata()
+    }
+
+    fn default(&self, claim: &mut Value) {
+        default_claim_spec(claim, &["spec"]);
+    }
+
+    fn prepare_for_status_update(&self, _cx: &Context<'_>, claim: &mut Value, old: &Value) {
+        separation::status_update(self.shape(), claim, old);
+        drop_deallocated_devices(claim, old);
+    }
+}
+
+/// A device that is given back takes its status with it.
+fn drop_deallocated_devices(claim: &mut Value, old: &Value) {
+    let id = |device: &Value| ["driver", "pool", "device", "shareID"].map(|k| device.str_at(&[k]).unwrap_or_default().to_owned());
+    let allocated = |claim: &Value| -> Vec<[String; 4]> { claim.list_at(&["status", "allocation", "devices", "results"]).iter().map(id).collect() };
+    let (before, now) = (allocated(old), allocated(claim));
+    let kept: Vec<Value> = claim.list_at(&["status", "devices"]).iter().filter(|d| now.contains(&id(d)) || !before.contains(&id(d))).cloned().collect();
+    if kept.is_empty() {
+        claim.remove(&["status", "devices"]);
+    } else {
+        claim.set(&["status", "devices"], kept);
+    }
+}
+
+pub struct ResourceClaimTemplate;
+
+impl Strategy for ResourceClaimTemplate {
+    fn default(&self, template: &mut Value) {
+        default_claim_spec(template, &["spec", "spec"]);
+    }
+}
+
+fn default_claim_spec(object: &mut Value, spec: &[&str]) {
+    let requests: Vec<&str> = spec.iter().copied().chain(["devices", "requests"]).collect();
+    each(object, &requests, |request| {
+        with(request, &["exactly"], default_request);
+        each(request, &["firstAvailable"], default_request);
+    });
+}
+
+fn default_request(request: &mut Value) {
+    default_if_zero(request, "allocationMode", "ExactCount");
+    if request.str_at(&["allocationMode"]) == Some("ExactCount") {
+        default_if_zero(request, "count", 1);
+    }
+}
+
+pub struct ResourceSlice;
+
+impl Strategy for ResourceSlice {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation()
+    }
+
+    fn prepare_for_create(&self, cx: &Context<'_>, slice: &mut Value) {
+        separation::create(self.shape(), slice);
+        stamp_taints(cx, slice);
+    }
+
+    fn prepare_for_update(&self, cx: &Context<'_>, slice: &mut Value, old: &Value) {
+        stamp_taints(cx, slice);
+        separation::update(self.shape(), slice, old);
+    }
+
+    fn field(&self, slice: &Value, name: &str) -> String {
+        plain_field(slice, name)
+    }
+}
+
+/// Taints without a time begin now (upstream: `SetDefaults_DeviceTaint`).
+fn stamp_taints(cx: &Context<'_>, slice: &mut Value) {
+    each(slice, &["spec", "devices"], |device| each(device, &["taints"], |taint| stamp_taint(cx, taint)));
+}
+
+fn stamp_taint(cx: &Context<'_>, taint: &mut Value) {
+    if is_zero_at(taint, &["timeAdded"]) {
+        taint.set(&["timeAdded"], time::format(cx.env.now()));
+    }
+}
+
+pub struct DeviceClass;
+
+impl Strategy for DeviceClass {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation()
+    }
+}
+
+pub struct DeviceTaintRule;
+
+impl Strategy for DeviceTaintRule {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.generation().status_keeps_metadata()
+    }
+
+    fn prepare_for_create(&self, cx: &Context<'_>, rule: &mut Value) {
+        separation::create(self.shape(), rule);
+        with(rule, &["spec", "taint"], |taint| stamp_taint(cx, taint));
+    }
+
+    fn prepare_for_update(&self, cx: &Context<'_>, rule: &mut Value, old: &Value) {
+        with(rule, &["spec", "taint"], |taint| stamp_taint(cx, taint));
+        separation::update(self.shape(), rule, old);
+    }
+}

@@ -1,0 +1,5 @@
+//! Kinds of the group `storage.k8s.io`.
+
+pub mod csi;
+pub mod storageclass;
+pub mod volumeattachment;

@@ -1,0 +1,23 @@
+//! VolumeAttachments (upstream: `pkg/registry/storage/volumeattachment`).
+
+use knarr_core::Value;
+
+use crate::core::persistentvolume::default_source;
+use crate::strategy::{Shape, Strategy};
+use crate::tree::{round_amounts, with};
+
+pub struct VolumeAttachment;
+
+impl Strategy for VolumeAttachment {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.status_keeps_metadata().needs_resource_version()
+    }
+
+    /// An inline volume gets the defaults of a PersistentVolume's source, not those of the whole.
+    fn default(&self, attachment: &mut Value) {
+        with(attachment, &["spec", "source", "inlineVolumeSpec"], |spec| {
+            default_source(spec);
+            round_amounts(spec, &["capacity"]);
+        });
+    }
+}
