@@ -4,5 +4,7 @@ pub mod cgroup;
 pub mod fdpass;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
+pub mod nft;
 pub mod privilege;
 pub mod process;
