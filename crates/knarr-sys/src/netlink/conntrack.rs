@@ -65,7 +65,11 @@ impl ConntrackSocket {
 
 fn read_flow(body: &[u8]) -> Option<Flow> {
     let attributes = Attributes(body.get(HEADER_LEN..)?);
-    Some(Flow { original: read_tuple(attributes.find(CTA_TUPLE_ORIG)?)?, reply: read_tuple(attributes.find(CTA_TUPLE_REPLY)?)?, id: attributes.find_be32(CTA_ID) })
+    Some(Flow {
+        original: read_tuple(attributes.find(CTA_TUPLE_ORIG)?)?,
+        reply: read_tuple(attributes.find(CTA_TUPLE_REPLY)?)?,
+        id: attributes.find_be32(CTA_ID),
+    })
 }
 
 fn read_tuple(bytes: &[u8]) -> Option<Tuple> {

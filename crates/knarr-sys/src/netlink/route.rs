@@ -310,7 +310,9 @@ mod tests {
         near.run(|| {
             let mut socket = RouteSocket::open().unwrap();
             let before = (socket.links().unwrap(), socket.own_routes(false).unwrap());
-            socket.apply(&[link::add_veth(&VethEnd { name: "near", mac }, &VethEnd { name: "far", mac: far_mac }, std::os::fd::AsFd::as_fd(&far), 1400)]).unwrap();
+            socket
+                .apply(&[link::add_veth(&VethEnd { name: "near", mac }, &VethEnd { name: "far", mac: far_mac }, std::os::fd::AsFd::as_fd(&far), 1400)])
+                .unwrap();
             let made = socket.link("near").unwrap().unwrap();
             assert_eq!((made.mtu, made.up, made.kind.as_str()), (1400, true, "veth"));
             let route = Route::direct(net("10.1.0.5/32"), made.index);

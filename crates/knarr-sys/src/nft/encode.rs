@@ -204,7 +204,12 @@ fn add_set(m: &mut Writer, table: &str, set: &Set, id: u32) {
     m.text(1, table);
     m.text(2, &set.name);
     let mut flags = 0;
-    for (wanted, flag) in [(set.flags.interval, set_flag::INTERVAL), (set.map.is_some(), set_flag::MAP), (set.flags.timeout, set_flag::TIMEOUT), (set.flags.dynamic, set_flag::EVAL)] {
+    for (wanted, flag) in [
+        (set.flags.interval, set_flag::INTERVAL),
+        (set.map.is_some(), set_flag::MAP),
+        (set.flags.timeout, set_flag::TIMEOUT),
+        (set.flags.dynamic, set_flag::EVAL),
+    ] {
         flags |= if wanted { flag } else { 0 };
     }
     m.be32(3, flags);

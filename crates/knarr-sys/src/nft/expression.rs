@@ -77,35 +77,103 @@ pub enum RejectWith {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
-    Payload { base: PayloadBase, offset: u32, len: u32, to: Register },
-    Meta { key: MetaKey, to: Register },
-    SetMark { from: Register },
-    Ct { key: CtKey, to: Register },
-    Compare { register: Register, op: Compare, value: Vec<u8> },
+    Payload {
+        base: PayloadBase,
+        offset: u32,
+        len: u32,
+        to: Register,
+    },
+    Meta {
+        key: MetaKey,
+        to: Register,
+    },
+    SetMark {
+        from: Register,
+    },
+    Ct {
+        key: CtKey,
+        to: Register,
+    },
+    Compare {
+        register: Register,
+        op: Compare,
+        value: Vec<u8>,
+    },
     /// `to = (from & mask) ^ xor`
-    Bitwise { from: Register, to: Register, mask: Vec<u8>, xor: Vec<u8> },
-    Immediate { to: Register, value: Vec<u8> },
+    Bitwise {
+        from: Register,
+        to: Register,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Immediate {
+        to: Register,
+        value: Vec<u8>,
+    },
     Verdict(Verdict),
     /// Leaves the rule unless the key is in the set (or is, when inverted).
-    In { set: String, key: Register, inverted: bool },
+    In {
+        set: String,
+        key: Register,
+        inverted: bool,
+    },
     /// Loads what a map has for the key; leaves the rule when it has nothing.
-    Lookup { map: String, key: Register, to: Register },
+    Lookup {
+        map: String,
+        key: Register,
+        to: Register,
+    },
     /// Does what a verdict map says for the key.
-    Dispatch { map: String, key: Register },
+    Dispatch {
+        map: String,
+        key: Register,
+    },
     /// A random number below `modulus`, plus `offset`.
-    Random { to: Register, modulus: u32, offset: u32 },
+    Random {
+        to: Register,
+        modulus: u32,
+        offset: u32,
+    },
     /// Jenkins hash of `len` bytes below `modulus`, plus `offset`.
-    Hash { from: Register, len: u32, to: Register, modulus: u32, seed: u32, offset: u32 },
+    Hash {
+        from: Register,
+        len: u32,
+        to: Register,
+        modulus: u32,
+        seed: u32,
+        offset: u32,
+    },
     /// The route type (`RTN_…`) of the destination or source address.
-    AddressType { of_source: bool, to: Register },
-    Dnat { ipv6: bool, address: Register, port: Option<Register> },
-    Snat { ipv6: bool, address: Register },
-    Masquerade { random: bool },
+    AddressType {
+        of_source: bool,
+        to: Register,
+    },
+    Dnat {
+        ipv6: bool,
+        address: Register,
+        port: Option<Register>,
+    },
+    Snat {
+        ipv6: bool,
+        address: Register,
+    },
+    Masquerade {
+        random: bool,
+    },
     Reject(RejectWith),
     NoTrack,
-    Limit { packets: u64, per: Duration, burst: u32 },
+    Limit {
+        packets: u64,
+        per: Duration,
+        burst: u32,
+    },
     /// Adds an element, or renews its time.
-    Update { set: String, key: Register, data: Option<Register>, timeout: Option<Duration> },
+    Update {
+        set: String,
+        key: Register,
+        data: Option<Register>,
+        timeout: Option<Duration>,
+    },
     Counter,
 }
 

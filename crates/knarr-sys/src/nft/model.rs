@@ -198,18 +198,29 @@ impl Element {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Makes the table, or leaves an existing one alone. `stamp` is kept with it.
-    AddTable { stamp: String },
+    AddTable {
+        stamp: String,
+    },
     /// With everything in it. A missing table is an error: precede it by `AddTable`.
     DeleteTable,
     AddChain(Chain),
     /// Takes all rules out.
     FlushChain(String),
     DeleteChain(String),
-    AddRule { chain: String, expressions: Vec<Expression> },
+    AddRule {
+        chain: String,
+        expressions: Vec<Expression>,
+    },
     AddSet(Set),
-    AddElements { set: String, elements: Vec<Element> },
+    AddElements {
+        set: String,
+        elements: Vec<Element>,
+    },
     /// Only keys count. A missing element is an error.
-    DeleteElements { set: String, elements: Vec<Element> },
+    DeleteElements {
+        set: String,
+        elements: Vec<Element>,
+    },
     FlushSet(String),
 }
 

@@ -55,7 +55,14 @@ fn everything() -> Batch {
             Expression::Dnat { ipv6: false, address: r(4), port: Some(r(5)) },
         ],
     );
-    batch.rule("target", vec![Expression::Meta { key: MetaKey::Protocol, to: r(0) }, Expression::Compare { register: r(0), op: Compare::Equal, value: vec![6] }, Expression::Reject(RejectWith::TcpReset)]);
+    batch.rule(
+        "target",
+        vec![
+            Expression::Meta { key: MetaKey::Protocol, to: r(0) },
+            Expression::Compare { register: r(0), op: Compare::Equal, value: vec![6] },
+            Expression::Reject(RejectWith::TcpReset),
+        ],
+    );
     batch.rule("target", vec![Expression::Limit { packets: 10, per: Duration::from_secs(1), burst: 5 }, Expression::Reject(RejectWith::PortUnreachable)]);
     batch.rule(
         "out",
@@ -71,7 +78,10 @@ fn everything() -> Batch {
     );
     batch.rule("raw", vec![Expression::Ct { key: CtKey::State, to: r(0) }, Expression::NoTrack]);
     batch.rule("raw", vec![Expression::Verdict(Verdict::Drop)]);
-    batch.add_elements("actions", vec![Element::verdict(1_u32.to_ne_bytes().to_vec(), Verdict::Goto("target".into())), Element::verdict(2_u32.to_ne_bytes().to_vec(), Verdict::Drop)]);
+    batch.add_elements(
+        "actions",
+        vec![Element::verdict(1_u32.to_ne_bytes().to_vec(), Verdict::Goto("target".into())), Element::verdict(2_u32.to_ne_bytes().to_vec(), Verdict::Drop)],
+    );
     let range_end = Element { interval_end: true, ..Element::key(vec![10, 1, 0, 0]) };
     batch.add_elements("networks", vec![Element::key(vec![10, 0, 0, 0]), range_end]);
     batch
