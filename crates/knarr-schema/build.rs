@@ -19,10 +19,16 @@ fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").expect("set by cargo"));
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/types/hash.rs");
-    for table in ["schema", "discovery", "columns", "storageversions", "fieldselectors"] {
+    for table in ["schema", "unregistered", "discovery", "columns", "storageversions", "fieldselectors"] {
         println!("cargo:rerun-if-changed=data/{table}.json");
     }
-    let schema = read(&data, "schema");
+    let mut schema = read(&data, "schema");
+    // Kinds that every server answers with though no scheme registers them in these versions.
+    let unregistered = read(&data, "unregistered");
+    for section in ["types", "kinds"] {
+        let more = unregistered[section].as_object().expect("a section").clone();
+        schema[section].as_object_mut().expect("a section").extend(more);
+    }
     let (blob, layout) = types(&schema);
     write(&out, "types.bin", &blob);
     write(&out, "layout.rs", layout.as_bytes());
@@ -143,11 +149,14 @@ impl Records {
         }
         let fields = t["f"].as_array().expect("fields");
         self.bytes.push(u8::try_from(fields.len()).expect("few fields"));
-        fields.iter().for_each(|f| self.field(f, ids));
+        // Conversion of upstream sets kind and apiVersion of these again after each decode: they are not on the wire.
+        let nested_kind = |f: &Value| if f[0] == "volumeClaimTemplates" { ["PersistentVolumeClaim", "v1"] } else { ["", ""] };
+        fields.iter().for_each(|f| self.field(f, nested_kind(f), ids));
     }
 
-    fn field(&mut self, f: &Value, ids: &BTreeMap<&str, u16>) {
-        self.text(text(&f[0]));
+    fn field(&mut self, f: &Value, nested_kind: [&str; 2], ids: &BTreeMap<&str, u16>) {
+        self.text(&format!("\"{}\":", text(&f[0])));
+        nested_kind.iter().for_each(|s| self.text(s));
         self.bytes.push(f[1].as_u64().and_then(|n| u8::try_from(n).ok()).expect("small numbers"));
         self.shape(text(&f[2]), ids);
         let x = &f[4];

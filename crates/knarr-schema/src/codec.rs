@@ -2,11 +2,48 @@
 //!
 //! Rules of both encodings, each met and proved: `schema-tools/README.md`.
 
+mod envelope;
+mod from_tree;
+mod scalar;
+mod skim;
+mod slots;
+mod splice;
+mod text;
+mod to_json;
+mod tree_json;
+mod typed;
+mod view;
+mod wire;
+
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use knarr_core::{GroupVersionKind, Object, Result, Value};
+use knarr_core::{Encoding, GroupVersionKind, Object, Result, Status, Value, ValueExt as _};
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
+use self::envelope::Envelope;
+use self::wire::{Back, Malformed};
 use crate::registry::Resource;
+use crate::types::{self, Type};
+
+/// How deep messages may be nested. The deepest legitimate ones are JSON schemas.
+const MESSAGE_DEPTH_MAX: usize = 256;
+
+/// The one type that is part of itself.
+fn schema_props() -> &'static Type {
+    static PROPS: LazyLock<&Type> = LazyLock::new(|| {
+        let id = types::by_name("apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
+        types::get(id.expect("the table has JSON schemas"))
+    });
+    &PROPS
+}
+
+/// The type of a tree by its `apiVersion` and `kind`.
+fn type_of(value: &Value) -> Option<&'static Type> {
+    let (group, version) = envelope::group_version(value.str_at(&["apiVersion"]).unwrap_or_default());
+    types::of_kind(group, version, value.str_at(&["kind"])?).map(types::get)
+}
 
 /// `fieldValidation` of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,44 +70,134 @@ pub fn decode_json(_resource: &Resource, _body: &[u8], _validation: FieldValidat
 }
 
 /// Decodes a body in protobuf, envelope included. Gives its kind and the tree.
-pub fn decode_protobuf(_body: &[u8]) -> Result<(GroupVersionKind, Value)> {
-    todo!()
+///
+/// # Errors
+/// `BadRequest` for bytes that are no envelope, a kind that is not known, or a message that does not fit it.
+pub fn decode_protobuf(body: &[u8]) -> Result<(GroupVersionKind, Value)> {
+    let bad = |e: &dyn std::fmt::Display| Status::bad_request(e.to_string());
+    let envelope = Envelope::open(body).map_err(|e| bad(&e))?;
+    let (group, version) = envelope.group_version();
+    let kind = GroupVersionKind::new(group, version, envelope.kind);
+    let id = types::of_kind(group, version, envelope.kind)
+        .ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?} in scheme", kind.kind, kind.api_version())))?;
+    let message = typed::Message::new(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
+    Ok((kind, Value::deserialize(message).map_err(|e| bad(&e))?))
 }
 
 /// Encodes a tree of a built-in kind (`apiVersion` and `kind` in it say which) with envelope.
-pub fn encode_protobuf(_value: &Value) -> Result<Vec<u8>> {
-    todo!()
+///
+/// # Errors
+/// `InternalError` when the kind is not known or a value does not fit its field: a tree that was decoded by this module
+/// and changed by correct code always fits.
+pub fn encode_protobuf(value: &Value) -> Result<Vec<u8>> {
+    let map = value.as_object().ok_or_else(|| Status::internal("cannot encode what is no object"))?;
+    let api_version = value.str_at(&["apiVersion"]).unwrap_or_default();
+    let kind = value.str_at(&["kind"]).unwrap_or_default();
+    let t = type_of(value).ok_or_else(|| Status::internal(format!("cannot encode {api_version}, Kind={kind} as protobuf")))?;
+    let mut back = Back::with_capacity(1024);
+    back.raw(envelope::TAIL);
+    let tail = back.len();
+    from_tree::message(&mut back, t, map).map_err(Status::internal)?;
+    envelope::close(&mut back, tail, api_version, kind);
+    Ok(back.into_vec())
 }
 
 /// Writes a tree as Go writes it: table order for built-in kinds, values that Go always writes, `<>&` escaped.
-pub fn encode_json(_value: &Value) -> Vec<u8> {
-    todo!()
+pub fn encode_json(value: &Value) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    match (type_of(value), value) {
+        (Some(t), Value::Object(map)) => tree_json::object(&mut out, t, map),
+        _ => tree_json::plain(&mut out, value, true),
+    }
+    out
 }
 
 /// Appends the JSON of an object at rest. From protobuf this is one pass without a tree.
-pub fn write_json(_object: &Object, _out: &mut Vec<u8>) {
-    todo!()
+pub fn write_json(object: &Object, out: &mut Vec<u8>) {
+    write(object, out, true);
+}
+
+/// Appends the JSON of an object at rest as an item of a list: built-in kinds show no `kind` and `apiVersion` there.
+pub fn write_json_item(object: &Object, out: &mut Vec<u8>) {
+    write(object, out, false);
+}
+
+fn write(object: &Object, out: &mut Vec<u8>, type_meta: bool) {
+    let start = out.len();
+    let written = match object.encoding {
+        Encoding::Protobuf => to_json::Writer::new(out).object(&object.bytes, type_meta),
+        Encoding::Json => {
+            out.extend_from_slice(&object.bytes);
+            Ok(())
+        }
+    };
+    if let Err(error) = written {
+        // Objects at rest were encoded by us; what cannot be read back has been damaged.
+        tracing::error!(%error, resource_version = object.resource_version, "an object at rest cannot be decoded");
+        out.truncate(start);
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// The protobuf message of an object at rest without its envelope: an item of a list in protobuf. Empty for JSON.
+pub fn protobuf_message(object: &Object) -> &[u8] {
+    match object.encoding {
+        Encoding::Protobuf => Envelope::open(&object.bytes).map_or(&[], |e| e.message),
+        Encoding::Json => &[],
+    }
 }
 
 /// The object at rest as a tree.
-pub fn to_value(_object: &Object) -> Result<Value> {
-    todo!()
+///
+/// # Errors
+/// `InternalError` for bytes that cannot be read.
+pub fn to_value(object: &Object) -> Result<Value> {
+    to_typed(object)
 }
 
 /// The object at rest as a typed struct, straight from its bytes (a serde `Deserializer` over protobuf).
-pub fn to_typed<T: DeserializeOwned>(_object: &Object) -> Result<T> {
-    todo!()
+///
+/// # Errors
+/// `InternalError` for bytes that cannot be read or do not fit the struct.
+pub fn to_typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
+    let unreadable = |e: &dyn std::fmt::Display| Status::internal(format!("cannot read an object at rest: {e}"));
+    match object.encoding {
+        Encoding::Json => serde_json::from_slice(&object.bytes).map_err(|e| unreadable(&e)),
+        Encoding::Protobuf => {
+            let envelope = Envelope::open(&object.bytes).map_err(|e| unreadable(&e))?;
+            let (group, version) = envelope.group_version();
+            let id = types::of_kind(group, version, envelope.kind).ok_or_else(|| unreadable(&Malformed::Envelope))?;
+            let message = typed::Message::new(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
+            T::deserialize(message).map_err(|e| unreadable(&e))
+        }
+    }
 }
 
 /// Encodes a tree for storing: protobuf for built-in kinds (converted to the storage version by the caller), JSON for
 /// custom resources; `metadata.resourceVersion` empty.
-pub fn encode_stored(_resource: &Resource, _value: &Value) -> Result<Bytes> {
-    todo!()
+///
+/// # Errors
+/// As [`encode_protobuf`].
+pub fn encode_stored(resource: &Resource, value: &Value) -> Result<Bytes> {
+    let versioned = value.str_at(&["metadata", "resourceVersion"]).is_some_and(|v| !v.is_empty());
+    if resource.custom.is_some() {
+        let mut json = Vec::with_capacity(1024);
+        tree_json::plain(&mut json, value, true);
+        return Ok(if versioned { splice::json(&json, "") } else { json }.into());
+    }
+    let encoded = encode_protobuf(value)?;
+    Ok(if versioned { splice::protobuf(&encoded, "").map_err(Status::internal)? } else { encoded }.into())
 }
 
 /// Makes an object at rest of stored bytes by writing the resource version into them.
-pub fn with_resource_version(_stored: &[u8], _resource_version: u64) -> Object {
-    todo!()
+pub fn with_resource_version(stored: &[u8], resource_version: u64) -> Object {
+    let version = resource_version.to_string();
+    if stored.starts_with(envelope::MAGIC) {
+        // An object without metadata has no version to carry.
+        let bytes = splice::protobuf(stored, &version).unwrap_or_else(|_| stored.to_vec());
+        return Object { encoding: Encoding::Protobuf, resource_version, bytes: bytes.into() };
+    }
+    Object { encoding: Encoding::Json, resource_version, bytes: splice::json(stored, &version).into() }
 }
 
 /// The parts of `metadata` that selectors, watches and controllers ask for again and again.
@@ -89,16 +216,19 @@ pub struct MetaView<'a> {
 
 /// Reads `metadata` in one pass without allocating strings (protobuf), or by a partial parse (JSON: escapes in labels do
 /// not occur, since label syntax forbids them).
-pub fn meta(_object: &Object) -> MetaView<'_> {
-    todo!()
+pub fn meta(object: &Object) -> MetaView<'_> {
+    view::meta(object)
 }
 
 /// Reads one scalar along a path of field names (`["spec", "nodeName"]`) without decoding the rest. Empty when absent.
-pub fn scalar(_object: &Object, _path: &[&str]) -> String {
-    todo!()
+pub fn scalar(object: &Object, path: &[&str]) -> String {
+    view::scalar(object, path)
 }
 
 /// `kind` and `apiVersion` of an object at rest.
-pub fn kind_of(_object: &Object) -> GroupVersionKind {
-    todo!()
+pub fn kind_of(object: &Object) -> GroupVersionKind {
+    view::kind_of(object)
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,17 @@ pub struct Field {
     pub item_default: Option<&'static str>,
     pub enum_values: &'static [&'static str],
     pub item_enum_values: &'static [&'static str],
+    /// `(kind, apiVersion)` that items of this list show in JSON, though protobuf carries none.
+    pub nested_kind: Option<(&'static str, &'static str)>,
+    /// The JSON name as it is written: in quotes, with a colon.
+    pub(crate) key: &'static str,
+}
+
+impl Field {
+    /// Whether Go leaves out this field when it holds the zero value of a scalar. It never leaves out a struct.
+    pub(crate) fn omits_zero(&self) -> bool {
+        self.omit_empty && !self.pointer
+    }
 }
 
 /// The type with this index.
@@ -144,6 +155,11 @@ impl Type {
     /// `apiVersion` are not among them.
     pub fn json_fields(&self) -> impl Iterator<Item = &'static Field> {
         self.index.flat.iter().map(|f| f.field)
+    }
+
+    /// Its fields in descending order of protobuf numbers.
+    pub(crate) fn descending(&self) -> impl Iterator<Item = &'static Field> {
+        self.index.by_number.iter().rev().filter(|i| **i != NONE).map(|i| &self.fields[usize::from(*i)])
     }
 
     /// Whether its JSON object begins with `kind` and `apiVersion`.
@@ -237,7 +253,7 @@ mod tests {
                 assert!(std::ptr::eq(t.field(field.json).unwrap(), field));
             }
         }
-        assert_eq!((count(), kinds().count()), (1265, 799));
+        assert_eq!((count(), kinds().count()), (1265 + 5, 799 + 4));
         for k in kinds() {
             assert_eq!(of_kind(k.group, k.version, k.kind), Some(k.type_id));
         }

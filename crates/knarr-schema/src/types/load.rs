@@ -145,12 +145,15 @@ impl Reader {
     }
 
     fn field(&mut self) -> Field {
-        let json = self.text();
+        let key = self.text();
+        let nested_kind = Some((self.text(), self.text())).filter(|(kind, _)| !kind.is_empty());
         let number = u32::from(self.u8());
         let shape = self.shape();
         let flags = self.u8();
         Field {
-            json,
+            json: &key[1..key.len() - 2],
+            key,
+            nested_kind,
             number,
             shape,
             required: flags & 1 != 0,

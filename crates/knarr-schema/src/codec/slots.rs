@@ -1,0 +1,119 @@
+//! Where the fields of a message are. JSON shows fields in another order than protobuf holds them, so a message is looked
+//! through once to find them and then written in the order wanted. Nothing is decoded before it is asked for.
+
+use super::wire::{Malformed, Reader, Wire};
+use crate::types::{Field, Shape, Type};
+
+/// The part of a message in which the occurrences of one field are. Empty when there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    start: u32,
+    end: u32,
+}
+
+impl Slot {
+    pub fn is_empty(self) -> bool {
+        self.end == 0
+    }
+}
+
+/// Fills `slots`, one for each field of the type.
+#[inline]
+pub(super) fn find(t: &'static Type, message: &[u8], slots: &mut [Slot]) -> Result<(), Malformed> {
+    if message.len() > u32::MAX as usize {
+        return Err(Malformed::Truncated);
+    }
+    let mut reader = Reader::new(message);
+    loop {
+        let start = reader.at as u32;
+        let Some((number, _)) = reader.next()? else { return Ok(()) };
+        if let Some(position) = t.position_of(number) {
+            let slot = &mut slots[position];
+            let repeated = matches!(t.fields[position].shape, Shape::List(_) | Shape::Map(_));
+            // Of a repeated field the first, of any other the last occurrence counts.
+            if slot.end == 0 || !repeated {
+                slot.start = start;
+            }
+            slot.end = reader.at as u32;
+        }
+    }
+}
+
+/// The value of a field that is not repeated.
+#[inline]
+pub(super) fn single<'a>(message: &'a [u8], slot: Slot) -> Result<Option<Wire<'a>>, Malformed> {
+    if slot.is_empty() {
+        return Ok(None);
+    }
+    Ok(Reader { buf: message, at: slot.start as usize }.next()?.map(|(_, value)| value))
+}
+
+/// The values of a repeated field. Other fields may stand between them.
+#[derive(Clone, Debug)]
+pub(super) struct Repeated<'a> {
+    reader: Reader<'a>,
+    end: usize,
+    number: u32,
+    field: &'static Field,
+    /// What is left of a packed list.
+    packed: Option<Reader<'a>>,
+}
+
+impl<'a> Repeated<'a> {
+    pub fn new(message: &'a [u8], slot: Slot, field: &'static Field) -> Self {
+        Self { reader: Reader { buf: message, at: slot.start as usize }, end: slot.end as usize, number: field.number, field, packed: None }
+    }
+
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Wire<'a>>, Malformed> {
+        if let Some(packed) = &mut self.packed {
+            if packed.at < packed.buf.len() {
+                return packed.varint().map(|n| Some(Wire::Varint(n)));
+            }
+            self.packed = None;
+        }
+        while self.reader.at < self.end {
+            let Some((number, value)) = self.reader.next()? else { break };
+            if number == self.number {
+                return match (value, self.field.shape) {
+                    // Upstream writes no packed lists, but every protobuf reader must take them.
+                    (Wire::Bytes(packed), Shape::List(Shape::Bool | Shape::Int32 | Shape::Int64)) => {
+                        self.packed = Some(Reader::new(packed));
+                        self.next()
+                    }
+                    _ => Ok(Some(value)),
+                };
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Key and value of a map's entry.
+#[inline]
+pub(super) fn entry(wire: Wire<'_>) -> Result<(&[u8], Option<Wire<'_>>), Malformed> {
+    let mut reader = Reader::new(wire.bytes()?);
+    let (mut key, mut value) = (&[][..], None);
+    while let Some((number, wire)) = reader.next()? {
+        match number {
+            1 => key = wire.bytes()?,
+            2 => value = Some(wire),
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+/// The entries of a map, sorted by key; of two with one key the last. They come sorted from every writer we know.
+pub(super) fn sorted_entries<'a>(mut entries: Repeated<'a>) -> Result<Vec<(&'a [u8], Option<Wire<'a>>)>, Malformed> {
+    let mut found: Vec<(&[u8], Option<Wire<'_>>)> = Vec::new();
+    while let Some(wire) = entries.next()? {
+        found.push(entry(wire)?);
+    }
+    if !found.is_sorted_by(|a, b| a.0 < b.0) {
+        found.reverse();
+        found.sort_by_key(|e| e.0);
+        found.dedup_by_key(|e| e.0);
+    }
+    Ok(found)
+}
