@@ -7,3 +7,4 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod pki;
+pub mod stored;

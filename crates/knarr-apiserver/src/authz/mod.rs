@@ -1,5 +1,6 @@
 //! May they: a chain of authorizers, of which the first with an opinion decides. [`rbac`] for everybody, [`node`] for the agents.
 
+pub mod feed;
 pub mod node;
 pub mod rbac;
 

@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use arc_swap::ArcSwap;
 use knarr_core::{Value, ValueExt};
+use parking_lot::RwLock;
 
 use super::rbac::{Index, Rule};
 use super::{Attributes, Authorizer, Decision};
@@ -58,6 +58,15 @@ impl Graph {
             Some(volume) => drop(self.volumes.insert(key, volume.to_owned())),
             None => drop(self.volumes.remove(&key)),
         }
+    }
+
+    pub fn clear_pods(&mut self) {
+        self.pods.clear();
+        self.nodes.clear();
+    }
+
+    pub fn clear_claims(&mut self) {
+        self.volumes.clear();
     }
 
     fn refers(&self, node: &str, resource: &'static str, namespace: &str, name: &str) -> bool {
@@ -122,7 +131,7 @@ fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
 
 /// The authorizer. `rules` are those of the cluster role `system:node`.
 pub struct NodeAuthorizer {
-    pub graph: ArcSwap<Graph>,
+    pub graph: RwLock<Graph>,
     rules: Index,
 }
 
@@ -132,14 +141,14 @@ impl NodeAuthorizer {
         rules.set("clusterroles", "", "system:node", Some(system_node_role));
         let binding = knarr_core::json!({"roleRef": {"kind": "ClusterRole", "name": "system:node"}, "subjects": [{"kind": "Group", "name": NODES_GROUP}]});
         rules.set("clusterrolebindings", "", "system:node", Some(&binding));
-        Self { graph: ArcSwap::default(), rules }
+        Self { graph: RwLock::default(), rules }
     }
 
     /// `None`: this resource is not one that depends on the node's pods.
     fn by_relation(&self, node: &str, a: &Attributes) -> Option<bool> {
         let reading = matches!(a.verb.as_str(), "get" | "list" | "watch");
         let related = |resource| {
-            let graph = self.graph.load();
+            let graph = self.graph.read();
             !a.name.is_empty() && graph.refers(node, resource, &a.namespace, &a.name)
         };
         match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
@@ -147,7 +156,7 @@ impl NodeAuthorizer {
             ("", "configmaps", "") => Some(reading && related("configmaps")),
             ("", "persistentvolumeclaims", "") => Some(a.verb == "get" && related("persistentvolumeclaims")),
             ("", "persistentvolumeclaims", "status") => Some(matches!(a.verb.as_str(), "get" | "update" | "patch") && related("persistentvolumeclaims")),
-            ("", "persistentvolumes", "") => Some(a.verb == "get" && self.graph.load().refers_to_volume(node, &a.name)),
+            ("", "persistentvolumes", "") => Some(a.verb == "get" && self.graph.read().refers_to_volume(node, &a.name)),
             ("resource.k8s.io", "resourceclaims", "") => Some(a.verb == "get" && related("resourceclaims")),
             ("", "serviceaccounts", "token") => Some(a.verb == "create" && related("serviceaccounts")),
             ("coordination.k8s.io", "leases", _) => Some(a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)),
@@ -201,7 +210,7 @@ mod tests {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "serviceAccountName": "sa", "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}});
         let mut graph = Graph::default();
         graph.set_pod("d", "p", Some(&pod));
-        authorizer.graph.store(graph.clone().into());
+        *authorizer.graph.write() = graph.clone();
         assert!(ask(&authorizer, "n1", "get", "secrets", "s"));
         assert!(!ask(&authorizer, "n1", "get", "secrets", "other"));
         assert!(!ask(&authorizer, "n1", "list", "secrets", ""));
@@ -210,7 +219,7 @@ mod tests {
         assert!(ask(&authorizer, "n2", "list", "services", ""));
         assert!(!ask(&authorizer, "n2", "delete", "services", "x"));
         graph.set_pod("d", "p", None);
-        authorizer.graph.store(graph.into());
+        *authorizer.graph.write() = graph;
         assert!(!ask(&authorizer, "n1", "get", "secrets", "s"));
     }
 }

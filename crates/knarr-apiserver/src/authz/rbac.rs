@@ -123,6 +123,21 @@ impl Index {
         }
     }
 
+    /// Forgets every object of one of the four resources.
+    pub fn clear(&mut self, resource: &str) {
+        match resource {
+            "clusterroles" => self.cluster_roles.clear(),
+            "roles" => self.roles.clear(),
+            _ => {
+                let of_cluster = resource == "clusterrolebindings";
+                let gone: Vec<(String, String)> = self.bindings.keys().filter(|(namespace, _)| namespace.is_empty() == of_cluster).cloned().collect();
+                for (namespace, name) in gone {
+                    self.set_binding(&namespace, &name, None);
+                }
+            }
+        }
+    }
+
     fn set_binding(&mut self, namespace: &str, name: &str, binding: Option<Binding>) {
         let key = (namespace.to_owned(), name.to_owned());
         let old = match binding.clone() {

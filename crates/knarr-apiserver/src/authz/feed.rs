@@ -1,0 +1,108 @@
+//! Keeps the authorizers' indexes in step with the stored objects: a watch for each kind that they look at.
+
+use std::sync::Arc;
+
+use knarr_core::Value;
+use knarr_schema::codec;
+use knarr_store::{ChangeKind, Item, ResourceKey, Storage, WatchFilter, WatchFrom, WatchItem, Watcher};
+use tokio::sync::oneshot;
+
+use super::node::NodeAuthorizer;
+use super::rbac::Rbac;
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
+/// What an index is told.
+enum Told<'a> {
+    /// The first state follows (again): forget everything of this kind.
+    Anew,
+    Put(&'a str, &'a str, &'a Value),
+    Gone(&'a str, &'a str),
+}
+
+type Sink = Box<dyn FnMut(Told<'_>) + Send>;
+
+/// Starts the watches and returns when each index holds the first state.
+pub async fn start(storage: &Arc<Storage>, rbac: &Arc<Rbac>, node: &Arc<NodeAuthorizer>) {
+    let mut synced = Vec::new();
+    for resource in ["clusterroles", "roles", "clusterrolebindings", "rolebindings"] {
+        let rbac = Arc::clone(rbac);
+        let sink = Box::new(move |told: Told<'_>| {
+            rbac.index.rcu(|index| {
+                let mut index = index.as_ref().clone();
+                match told {
+                    Told::Anew => index.clear(resource),
+                    Told::Put(namespace, name, object) => index.set(resource, namespace, name, Some(object)),
+                    Told::Gone(namespace, name) => index.set(resource, namespace, name, None),
+                }
+                index
+            });
+        });
+        synced.push(follow(storage, ResourceKey::new(RBAC_GROUP, resource), sink));
+    }
+    let pods = Arc::clone(node);
+    let sink = Box::new(move |told: Told<'_>| match told {
+        Told::Anew => pods.graph.write().clear_pods(),
+        Told::Put(namespace, name, pod) => pods.graph.write().set_pod(namespace, name, Some(pod)),
+        Told::Gone(namespace, name) => pods.graph.write().set_pod(namespace, name, None),
+    });
+    synced.push(follow(storage, ResourceKey::new("", "pods"), sink));
+    let claims = Arc::clone(node);
+    let sink = Box::new(move |told: Told<'_>| match told {
+        Told::Anew => claims.graph.write().clear_claims(),
+        Told::Put(namespace, name, claim) => claims.graph.write().set_claim(namespace, name, Some(claim)),
+        Told::Gone(namespace, name) => claims.graph.write().set_claim(namespace, name, None),
+    });
+    synced.push(follow(storage, ResourceKey::new("", "persistentvolumeclaims"), sink));
+    for first_state in synced {
+        // A watch that ended before its first state has logged why.
+        first_state.await.unwrap_or_default();
+    }
+}
+
+fn follow(storage: &Arc<Storage>, resource: ResourceKey, mut sink: Sink) -> oneshot::Receiver<()> {
+    let (synced, first_state) = oneshot::channel();
+    let storage = Arc::clone(storage);
+    tokio::spawn(async move {
+        let mut synced = Some(synced);
+        loop {
+            sink(Told::Anew);
+            match storage.watch(&resource, WatchFrom::State, WatchFilter::default()) {
+                Ok(watcher) => drain(watcher, &mut sink, &mut synced).await,
+                Err(error) => {
+                    tracing::error!(?resource, %error, "an authorizer's watch cannot start");
+                    return;
+                }
+            }
+        }
+    });
+    first_state
+}
+
+/// Until the watch falls behind; it then starts anew from the state.
+async fn drain(mut watcher: Watcher, sink: &mut Sink, synced: &mut Option<oneshot::Sender<()>>) {
+    loop {
+        match watcher.next().await {
+            Ok(WatchItem::Initial(item)) => put(sink, &item),
+            Ok(WatchItem::InitialEnd(_)) => {
+                if let Some(synced) = synced.take() {
+                    // Nobody waits any more when the server is stopping.
+                    synced.send(()).unwrap_or_default();
+                }
+            }
+            Ok(WatchItem::Change(change)) if change.kind == ChangeKind::Deleted => sink(Told::Gone(change.item.namespace(), change.item.name())),
+            Ok(WatchItem::Change(change)) => put(sink, &change.item),
+            Err(error) => {
+                tracing::warn!(%error, "an authorizer's watch starts anew");
+                return;
+            }
+        }
+    }
+}
+
+fn put(sink: &mut Sink, item: &Item) {
+    match codec::to_value(&item.object) {
+        Ok(value) => sink(Told::Put(item.namespace(), item.name(), &value)),
+        Err(error) => tracing::error!(name = item.path(), %error, "a stored object cannot be read"),
+    }
+}
