@@ -11,12 +11,13 @@ use futures::future::BoxFuture;
 use knarr_core::api::{Event, EventType, List, Options, Reply, Request, Transport, Verb, Watch};
 use knarr_core::clock::Env;
 use knarr_core::selector::{FieldSelector, LabelSelector};
-use knarr_core::{GroupResource, GroupVersionResource, Object, Result, Status, Value, ValueExt, json};
+use knarr_core::{Encoding, GroupResource, GroupVersion, GroupVersionResource, Object, Result, Status, Value, ValueExt, json};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::client::{Client, Resource, gvr, json_object, tree};
 use crate::read::Key;
+use knarr_schema::{codec, types};
 
 /// One change of one object.
 #[derive(Clone)]
@@ -156,7 +157,7 @@ impl FakeApi {
         let object = found.ok_or_else(|| Status::not_found(&resource, key.name()))?;
         Ok(match request.subresource.as_deref() {
             Some("scale") => Reply::Value(scale_of(object)),
-            _ => Reply::Object(json_object(object)),
+            _ => Reply::Object(at_rest(object)),
         })
     }
 
@@ -164,7 +165,7 @@ impl FakeApi {
         let filter = Filter::of(request)?;
         let state = self.shared.state.lock();
         let all = state.objects.get(&filter.resource).into_iter().flat_map(BTreeMap::values);
-        let items = all.filter(|v| filter.accepts(v)).map(|v| json_object(v)).collect();
+        let items = all.filter(|v| filter.accepts(v)).map(|v| at_rest(v)).collect();
         Ok(List { resource_version: state.version, items, ..List::default() })
     }
 
@@ -184,7 +185,7 @@ impl FakeApi {
             }
             _ => {
                 let all = state.objects.get(&filter.resource).into_iter().flat_map(BTreeMap::values);
-                first.extend(all.filter(|v| filter.accepts(v)).map(|v| Ok(event(EventType::Added, json_object(v)))));
+                first.extend(all.filter(|v| filter.accepts(v)).map(|v| Ok(event(EventType::Added, at_rest(v)))));
                 if options.send_initial_events == Some(true) {
                     first.push(Ok(Event { initial_events_end: true, ..bookmark(state.version) }));
                 }
@@ -285,12 +286,12 @@ impl Filter {
         let was = entry.old.as_ref().filter(|v| self.accepts(v));
         let is = entry.new.as_ref().filter(|v| self.accepts(v));
         match (was, is) {
-            (None, Some(new)) => Some(event(EventType::Added, json_object(new))),
-            (Some(_), Some(new)) => Some(event(EventType::Modified, json_object(new))),
+            (None, Some(new)) => Some(event(EventType::Added, at_rest(new))),
+            (Some(_), Some(new)) => Some(event(EventType::Modified, at_rest(new))),
             (Some(old), None) => {
                 let mut last = (**entry.new.as_ref().unwrap_or(old)).clone();
                 last.set(&["metadata", "resourceVersion"], entry.version.to_string());
-                Some(event(EventType::Deleted, json_object(&last)))
+                Some(event(EventType::Deleted, at_rest(&last)))
             }
             (None, None) => None,
         }
@@ -303,6 +304,17 @@ fn event(event_type: EventType, object: Object) -> Event {
 
 fn bookmark(version: u64) -> Event {
     event(EventType::Bookmark, json_object(&json!({"metadata": {"resourceVersion": version.to_string()}})))
+}
+
+/// A tree as the server would hand it out: protobuf for built-in kinds.
+fn at_rest(value: &Value) -> Object {
+    let group_version = value.str_at(&["apiVersion"]).and_then(GroupVersion::parse);
+    let built_in = group_version.zip(value.str_at(&["kind"])).is_some_and(|(gv, kind)| types::of_kind(&gv.group, &gv.version, kind).is_some());
+    let json = json_object(value);
+    match built_in.then(|| codec::encode_protobuf(value)) {
+        Some(Ok(bytes)) => Object { encoding: Encoding::Protobuf, bytes: bytes.into(), ..json },
+        _ => json,
+    }
 }
 
 fn address(request: &Request) -> (GroupResource, Key) {

@@ -493,10 +493,7 @@ users:
         );
         let text = config.to_yaml();
         assert_eq!(Kubeconfig::parse(&text, None).unwrap(), config);
-        assert!(
-            text.starts_with("apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: QUJD\n    server: https://10.0.0.1:6443\n  name: one\n"),
-            "{text}"
-        );
+        assert!(text.contains("\n- cluster:\n    certificate-authority-data: QUJD\n    server: https://10.0.0.1:6443\n  name: one\n"), "{text}");
         config.remove("knarr");
         assert_eq!(config.current_context, "");
     }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use knarr_core::api::{PatchType, Reply, Request, Verb};
 use knarr_core::{GroupResource, Result, Status, Value, ValueExt, json};
-use knarr_schema::{patch, types};
+use knarr_schema::patch;
 
-use super::{Entry, FakeApi, Filter, address, scale_of};
-use crate::client::json_object;
+use super::{Entry, FakeApi, Filter, address, at_rest, scale_of};
 use crate::read::Key;
 
 impl FakeApi {
@@ -70,7 +69,7 @@ impl FakeApi {
         if let Some(old) = &old {
             object.set(&["metadata", "resourceVersion"], old["metadata"]["resourceVersion"].clone());
             if **old == object {
-                return Reply::Object(json_object(&object));
+                return Reply::Object(at_rest(&object));
             }
         }
         state.version += 1;
@@ -81,7 +80,7 @@ impl FakeApi {
         state.history.push(Entry { resource: resource.clone(), version, old, new: Some(new.clone()) });
         drop(state);
         self.shared.changed.send_replace(version);
-        Reply::Object(json_object(&new))
+        Reply::Object(at_rest(&new))
     }
 
     fn remove(&self, resource: &GroupResource, key: &Key) -> Reply {
@@ -139,17 +138,7 @@ impl FakeApi {
         if body.str_at(&["metadata", "uid"]).is_some_and(|uid| old.str_at(&["metadata", "uid"]) != Some(uid)) {
             return Err(Status::conflict(&resource, key.name(), "the UID in the precondition does not match"));
         }
-        let new = match kind {
-            PatchType::Json => patch::json_patch(&old, &body)?,
-            PatchType::Merge | PatchType::Apply => patch::merge_patch(&old, &body),
-            PatchType::StrategicMerge => {
-                let kind = old.str_at(&["kind"]).unwrap_or_default();
-                match types::of_kind(&request.resource.group, &request.resource.version, kind) {
-                    Some(id) => patch::strategic_merge(id, &old, &body)?,
-                    None => patch::merge_patch(&old, &body),
-                }
-            }
-        };
+        let new = if kind == PatchType::Json { patch::json_patch(&old, &body)? } else { merged(&old, &body) };
         Ok(self.replace(request, &resource, &old, new))
     }
 
@@ -227,6 +216,19 @@ fn is_finished(resource: &GroupResource, object: &Value) -> bool {
         && object.i64_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or_default() == 0
         && object.list_at(&["metadata", "finalizers"]).is_empty()
         && (resource.resource != "namespaces" || object.list_at(&["spec", "finalizers"]).is_empty())
+}
+
+/// RFC 7386, which stands in for strategic merge and apply too: enough for patches without lists.
+fn merged(target: &Value, patch: &Value) -> Value {
+    let Value::Object(changes) = patch else { return patch.clone() };
+    let mut result = if target.is_object() { target.clone() } else { json!({}) };
+    for (key, change) in changes {
+        match change {
+            Value::Null => drop(result.remove(&[key.as_str()])),
+            _ => result[key] = merged(target.get(key).unwrap_or(&Value::Null), change),
+        }
+    }
+    result
 }
 
 /// What an update of the object itself cannot change.

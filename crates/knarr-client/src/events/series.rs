@@ -1,0 +1,200 @@
+//! `events.k8s.io/v1` events: the first is written at once, the second turns it into a series, the following ones only
+//! count until the series ends or is refreshed. Upstream: `k8s.io/client-go/tools/events`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use knarr_core::clock::Env;
+use knarr_core::{Value, ValueExt, json, time};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::write::{Write, Writer};
+use super::{EventKind, QUEUE_MAX};
+use crate::client::Client;
+
+/// A series that saw nothing for this long ends.
+const FINISH_AFTER: Duration = Duration::from_secs(6 * 60);
+/// The count of a running series is written this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(30 * 60);
+/// Longest note; longer ones are cut (upstream: 1 KiB).
+const NOTE_MAX: usize = 1024;
+
+/// An event as a component tells it.
+#[derive(Clone, Debug)]
+pub struct Note {
+    pub regarding: ObjectReference,
+    pub related: Option<ObjectReference>,
+    pub kind: EventKind,
+    pub reason: String,
+    pub action: String,
+    pub note: String,
+}
+
+/// Records `events.k8s.io/v1` events of one component. Cheap to clone.
+#[derive(Clone)]
+pub struct SeriesRecorder {
+    queue: mpsc::Sender<Note>,
+}
+
+impl SeriesRecorder {
+    /// A recorder for `controller` (`default-scheduler`), `instance` being this process of it.
+    pub fn start(client: Client, controller: &str, instance: &str, env: Env, stop: CancellationToken) -> Self {
+        let (queue, notes) = mpsc::channel(QUEUE_MAX);
+        let ledger = Ledger { controller: controller.into(), instance: instance.into(), env, running: BTreeMap::new() };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = run(Writer::series(client), ledger, notes) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Self { queue }
+    }
+
+    /// Tells something about an object.
+    pub fn event(&self, note: Note) {
+        if self.queue.try_send(note).is_err() {
+            tracing::warn!("too many events wait to be written, one is lost");
+        }
+    }
+}
+
+struct Running {
+    event: Value,
+    count: i64,
+    last: Timestamp,
+    written_count: i64,
+}
+
+struct Ledger {
+    controller: String,
+    instance: String,
+    env: Env,
+    running: BTreeMap<String, Running>,
+}
+
+impl Ledger {
+    fn take(&mut self, note: Note) -> Option<Write> {
+        let now = self.env.now();
+        let key = json!([note.kind.as_str(), note.action, note.reason, note.regarding, note.related]).to_string();
+        if let Some(running) = self.running.get_mut(&key) {
+            running.count += 1;
+            running.last = now;
+            return (running.count == 2).then(|| running.series());
+        }
+        let event = self.event(&note, now);
+        self.running.insert(key, Running { event: event.clone(), count: 1, last: now, written_count: 1 });
+        Some(Write::First(event))
+    }
+
+    fn event(&self, note: &Note, now: Timestamp) -> Value {
+        let namespace = note.regarding.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+        let name = format!("{}.{:x}", note.regarding.name.as_deref().unwrap_or_default(), now.as_nanosecond() + i128::from(self.env.below(1000)));
+        let mut text = note.note.clone();
+        if text.len() > NOTE_MAX {
+            text.truncate(text.floor_char_boundary(NOTE_MAX));
+        }
+        let mut event = json!({
+            "apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": time::format_micro(now),
+            "reportingController": self.controller, "reportingInstance": self.instance,
+            "action": note.action, "reason": note.reason, "note": text, "type": note.kind.as_str(),
+            "regarding": note.regarding,
+        });
+        if let Some(related) = &note.related {
+            event.set(&["related"], json!(related));
+        }
+        event
+    }
+
+    /// Ends the series that fell silent and gives what is still to be written of them; with `refresh` of all.
+    fn settle(&mut self, refresh: bool) -> Vec<Write> {
+        let now = self.env.now();
+        let mut writes = Vec::new();
+        self.running.retain(|_, running| {
+            let over = Duration::try_from(now.duration_since(running.last)).is_ok_and(|d| d >= FINISH_AFTER);
+            if (over || refresh) && running.count > running.written_count {
+                writes.push(running.series());
+            }
+            !over
+        });
+        writes
+    }
+}
+
+impl Running {
+    fn series(&mut self) -> Write {
+        self.written_count = self.count;
+        let series = json!({"count": self.count, "lastObservedTime": time::format_micro(self.last)});
+        self.event.set(&["series"], series.clone());
+        Write::Repeat { event: self.event.clone(), patch: json!({"series": series}) }
+    }
+}
+
+async fn run(mut writer: Writer, mut ledger: Ledger, mut notes: mpsc::Receiver<Note>) {
+    let mut finish_at = tokio::time::Instant::now() + FINISH_AFTER;
+    let mut refresh_at = tokio::time::Instant::now() + REFRESH_EVERY;
+    loop {
+        let idle = ledger.running.is_empty();
+        let next = writer.working_until(async {
+            tokio::select! {
+                note = notes.recv() => Some(note),
+                () = tokio::time::sleep_until(finish_at), if !idle => None,
+            }
+        });
+        let now = tokio::time::Instant::now();
+        match next.await {
+            Some(None) => break,
+            Some(Some(note)) => {
+                if idle {
+                    (finish_at, refresh_at) = (now + FINISH_AFTER, now + REFRESH_EVERY);
+                }
+                if let Some(write) = ledger.take(note) {
+                    writer.write(write).await;
+                }
+            }
+            None => {
+                let refresh = finish_at >= refresh_at;
+                for write in ledger.settle(refresh) {
+                    writer.write(write).await;
+                }
+                refresh_at = if refresh { finish_at + REFRESH_EVERY } else { refresh_at };
+                finish_at += FINISH_AFTER;
+            }
+        }
+    }
+    writer.finish().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::events::v1::Event;
+
+    use super::*;
+    use crate::fake::FakeApi;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_event_makes_a_series_and_the_rest_count_until_it_ends() {
+        let env = Env::simulated(1, Timestamp::UNIX_EPOCH);
+        let api = FakeApi::new(env.clone());
+        let recorder = SeriesRecorder::start(api.client(), "default-scheduler", "s-1", env, CancellationToken::new());
+        let note = Note {
+            regarding: ObjectReference { name: Some("p".into()), namespace: Some("a".into()), ..ObjectReference::default() },
+            related: None,
+            kind: EventKind::Warning,
+            reason: "FailedScheduling".into(),
+            action: "Scheduling".into(),
+            note: "no nodes".into(),
+        };
+        let count = |api: &FakeApi| api.read_all::<Event>().first().and_then(|e| e.series.as_ref().map(|s| s.count));
+        for _ in 0..5 {
+            recorder.event(note.clone());
+        }
+        api.until(|api| count(api) == Some(2)).await;
+        api.until(|api| count(api) == Some(5)).await;
+        assert_eq!(api.log().len(), 3);
+    }
+}
