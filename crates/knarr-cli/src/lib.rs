@@ -1,1 +1,3 @@
-//! placeholder
+//! The command line: kubectl's verbs, and the verbs that make and keep a cluster.
+
+pub mod cluster;

@@ -239,6 +239,28 @@ pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((master, unsafe { OwnedFd::from_raw_fd(slave) }))
 }
 
+/// Waits for the end of a process without holding a thread.
+///
+/// # Errors
+/// The runtime cannot watch the descriptor.
+pub async fn ended(pidfd: OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is owned by the registration and stays open for as long as that lives.
+    let fd = unsafe { tokio::io::unix::AsyncFd::register(pidfd) }.map_err(io::Error::from)?;
+    fd.readable().await.map(drop)
+}
+
+/// Lets the command run in a session of its own: the end of its parent's terminal does not reach it.
+pub fn in_own_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: setsid is async-signal-safe and touches nothing of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,184 @@
+//! `cluster.json`: what a cluster is. The verbs write it, the processes read it.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Exit, Failure, Result};
+
+/// The profile that is meant when none is named.
+pub const DEFAULT_PROFILE: &str = "knarr";
+/// More nodes than this on one machine are refused.
+pub const LOCAL_NODES_MAX: usize = 64;
+
+/// Whether the processes shall run: what supervision keeps true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    Running,
+    Stopped,
+}
+
+/// One node on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    pub name: String,
+    /// 0 lives on the host's network; every other has namespaces of its own.
+    pub index: usize,
+    pub address: IpAddr,
+    pub kubelet_port: u16,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    pub profile: String,
+    /// Number of the profile on this machine: keeps address ranges and ports of several apart.
+    pub slot: usize,
+    pub desired: Desired,
+    pub data: PathBuf,
+    pub run: PathBuf,
+    /// Where the API server listens and is reached from everywhere.
+    pub advertise: IpAddr,
+    pub port: u16,
+    pub service_cidr: String,
+    pub pod_cidr: String,
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Reads a profile's cluster.
+    pub fn load(data: &Path) -> Result<Self> {
+        let path = data.join("cluster.json");
+        let text = fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Failure::new("NO_CLUSTER", Exit::Cluster, format!("there is no cluster in {}", data.display()), "knarr start"),
+            _ => Failure::file(&path, &e),
+        })?;
+        serde_json::from_slice(&text).map_err(|e| {
+            Failure::new("BAD_CLUSTER_FILE", Exit::Cluster, format!("{}: {e}", path.display()), "repair the file, or `knarr delete` and `knarr start`")
+        })
+    }
+
+    /// Whether a profile has a cluster.
+    pub fn exists(data: &Path) -> bool {
+        data.join("cluster.json").exists()
+    }
+
+    /// Writes the file whole or not at all.
+    pub fn save(&self) -> Result<()> {
+        let path = self.data.join("cluster.json");
+        let text = serde_json::to_vec_pretty(self).map_err(Failure::program)?;
+        write_whole(&path, &text)
+    }
+
+    pub fn server_url(&self) -> String {
+        match self.advertise {
+            IpAddr::V4(a) => format!("https://{a}:{}", self.port),
+            IpAddr::V6(a) => format!("https://[{a}]:{}", self.port),
+        }
+    }
+
+    pub fn pki(&self) -> PathBuf {
+        self.data.join("pki")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    pub fn pid_file(&self, role: &str) -> PathBuf {
+        self.run.join(format!("{role}.pid"))
+    }
+
+    /// Name of the process of a node, as pid and log files have it.
+    pub fn agent_role(node: &Node) -> String {
+        format!("agent-{}", node.name)
+    }
+
+    /// Network namespace of a node that does not live on the host's network.
+    pub fn node_netns(&self, node: &Node) -> Option<PathBuf> {
+        (node.index > 0).then(|| self.run.join("nodes").join(&node.name).join("net"))
+    }
+
+    /// Folder of one node's kubelet, runtime and network state.
+    pub fn node_data(&self, node: &Node) -> PathBuf {
+        self.data.join("nodes").join(&node.name)
+    }
+
+    pub fn node_run(&self, node: &Node) -> PathBuf {
+        self.run.join("nodes").join(&node.name)
+    }
+}
+
+/// Folder of a profile's data.
+pub fn data_folder(profile: &str, named: Option<&Path>) -> PathBuf {
+    named.map_or_else(|| PathBuf::from("/var/lib/knarr").join(profile), Path::to_owned)
+}
+
+/// Folder of what lives only while the cluster runs.
+pub fn run_folder(profile: &str) -> PathBuf {
+    PathBuf::from("/run/knarr").join(profile)
+}
+
+/// Makes a folder that only root may look into.
+pub fn private_folder(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Failure::file(path, &e))
+}
+
+/// Writes a file so that readers see the old or the new one.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let beside = path.with_extension("new");
+    let written = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).and_then(|mut f| {
+        f.write_all(bytes)?;
+        f.sync_all()
+    });
+    written.and_then(|()| fs::rename(&beside, path)).map_err(|e| Failure::file(path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn sample(data: &Path) -> Cluster {
+        Cluster {
+            profile: "knarr".into(),
+            slot: 0,
+            desired: Desired::Running,
+            data: data.to_owned(),
+            run: data.join("run"),
+            advertise: "127.0.0.1".parse().unwrap(),
+            port: 6443,
+            service_cidr: "10.96.0.0/16".into(),
+            pod_cidr: "10.244.0.0/16".into(),
+            cluster_dns: "10.96.0.10".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            nodes: vec![Node { name: "knarr".into(), index: 0, address: "127.0.0.1".parse().unwrap(), kubelet_port: 10250 }],
+        }
+    }
+
+    #[test]
+    fn a_saved_cluster_is_read_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = sample(folder.path());
+        cluster.save().unwrap();
+        assert_eq!(Cluster::load(folder.path()).unwrap(), cluster);
+    }
+
+    #[test]
+    fn a_broken_file_is_named_with_its_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cluster.json"), "{").unwrap();
+        let failure = Cluster::load(folder.path()).unwrap_err();
+        assert_eq!(failure.code, "BAD_CLUSTER_FILE");
+        assert!(failure.cause.contains("cluster.json"), "{}", failure.cause);
+        assert_eq!(Cluster::load(&folder.path().join("none")).unwrap_err().code, "NO_CLUSTER");
+    }
+}

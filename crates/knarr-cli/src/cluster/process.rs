@@ -1,0 +1,131 @@
+//! Processes of a cluster: a pid file with the start time beside the pid, so that a reused pid is never taken for ours; a pidfd
+//! to learn of a death without asking again and again.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use knarr_sys::process::{in_own_session, open_pidfd, send_signal, start_time};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::config::{Cluster, write_whole};
+use super::failure::{Failure, Result};
+
+/// A process that was seen alive.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// The process that a pid file names, if it still lives.
+    pub fn from_pid_file(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        let (pid, started) = text.trim().split_once(' ')?;
+        let pid = pid.parse().ok()?;
+        let found = Self::open(pid).ok()?;
+        (start_time(pid)? == started.parse::<u64>().ok()? && !found.wait(Duration::ZERO)).then_some(found)
+    }
+
+    fn open(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, pidfd: open_pidfd(pid)? })
+    }
+
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        send_signal(self.pidfd.as_fd(), signal)
+    }
+
+    /// Waits at most this long for its end; says whether it has ended.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout.as_millis()).unwrap_or(PollTimeout::MAX);
+        poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Waits for its end without holding a thread.
+    pub async fn ended(&self) {
+        let watched = match self.pidfd.try_clone() {
+            Ok(fd) => knarr_sys::process::ended(fd).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = watched {
+            tracing::warn!(pid = self.pid, error = %e, "cannot watch a process");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Writes this process' own pid file.
+pub fn write_pid_file(cluster: &Cluster, role: &str) -> Result<()> {
+    let pid = i32::try_from(std::process::id()).map_err(Failure::program)?;
+    let started = start_time(pid).unwrap_or(0);
+    write_whole(&cluster.pid_file(role), format!("{pid} {started}\n").as_bytes())
+}
+
+/// Starts this very program in the background, in a session of its own, with its output in the log folder.
+///
+/// # Errors
+/// The log file cannot be written or the program not be run.
+pub fn spawn(cluster: &Cluster, role: &str, args: &[String]) -> Result<u32> {
+    let path = cluster.logs().join(format!("{role}.log"));
+    let log = fs::OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Failure::file(&path, &e))?;
+    let errors = log.try_clone().map_err(|e| Failure::file(&path, &e))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("knarr").args(args).current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
+    in_own_session(&mut command);
+    let child = command.spawn().map_err(|e| Failure::program(format!("cannot start {role}: {e}")))?;
+    let pid = child.id();
+    // Whoever lives on as its parent must not leave a zombie behind.
+    std::thread::spawn(move || {
+        let mut child = child;
+        if let Err(e) = child.wait() {
+            tracing::warn!(error = %e, "waiting for a child failed");
+        }
+    });
+    Ok(pid)
+}
+
+/// Asks a process to end and insists after `grace`. Says whether there was one.
+pub fn end(process: &Process, grace: Duration) -> bool {
+    if process.signal(libc::SIGTERM).is_err() {
+        return false;
+    }
+    if !process.wait(grace) {
+        if let Err(e) = process.signal(libc::SIGKILL) {
+            tracing::warn!(pid = process.pid, error = %e, "cannot kill");
+        }
+        process.wait(Duration::from_secs(5));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_of_another_start_names_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.pid");
+        let pid = i32::try_from(std::process::id()).unwrap();
+        fs::write(&file, format!("{pid} {}\n", start_time(pid).unwrap())).unwrap();
+        assert_eq!(Process::from_pid_file(&file).map(|p| p.pid), Some(pid));
+        fs::write(&file, format!("{pid} 1\n")).unwrap();
+        assert!(Process::from_pid_file(&file).is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_noticed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.wait(Duration::ZERO));
+        assert!(end(&process, Duration::from_secs(5)));
+        assert!(process.wait(Duration::ZERO));
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,334 @@
+//! `knarr start`: from nothing, or from a stopped cluster, to one whose nodes are Ready. Every phase is named and timed; a phase
+//! that fails says why and what to do, and nothing is waited for in vain.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
+use super::failure::{Exit, Failure, Result};
+use super::process::Process;
+use super::{kubeconfig, preflight, status, supervise};
+
+/// How long the server may take until it answers.
+const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the nodes may take until they are Ready.
+const NODES_READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Flags of `knarr start`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StartArgs {
+    /// Name of the cluster; several may live on one machine
+    #[arg(short, long, default_value = DEFAULT_PROFILE)]
+    pub profile: String,
+    /// How many nodes, all on this machine. The default is what the cluster has, or 1 for a new one
+    #[arg(short, long)]
+    pub nodes: Option<usize>,
+    /// Port of the API server
+    #[arg(long, default_value_t = 6443)]
+    pub port: u16,
+    /// Folder of the cluster's data (default: /var/lib/knarr/PROFILE)
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Address by which the API server is reached (default: that of the way out)
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Stay until interrupted, then stop the cluster
+    #[arg(long)]
+    pub foreground: bool,
+    /// Leave the kubeconfig alone
+    #[arg(long)]
+    pub no_kubeconfig: bool,
+    /// File to merge the cluster into (default: $KUBECONFIG or ~/.kube/config)
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl StartArgs {
+    /// The start of a cluster that exists, with this many nodes.
+    pub fn again(cluster: &Cluster, nodes: usize) -> Self {
+        Self {
+            profile: cluster.profile.clone(),
+            nodes: Some(nodes),
+            port: cluster.port,
+            data: Some(cluster.data.clone()),
+            advertise_address: None,
+            foreground: false,
+            no_kubeconfig: true,
+            kubeconfig: None,
+        }
+    }
+}
+
+/// What the verbs need of the rest of the program.
+#[async_trait::async_trait]
+pub trait Machine: Send + Sync {
+    /// Makes the namespaces of a node that does not live on the host's network.
+    async fn make_node(&self, cluster: &Cluster, node: &Node) -> Result<()>;
+    /// Takes away what a node left: rules, links, mounts, cgroups, namespaces.
+    async fn clear_node(&self, cluster: &Cluster, node: &Node) -> Result<()>;
+    /// The address that a local node of this index will have.
+    fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr;
+}
+
+/// Prints each phase with the time it took.
+struct Phases {
+    begun: Instant,
+}
+
+impl Phases {
+    fn done(&self, name: &str, since: Instant) {
+        println!("  {name:<28} {:>7.0} ms", since.elapsed().as_secs_f64() * 1000.0);
+    }
+
+    fn run<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let since = Instant::now();
+        let result = work()?;
+        self.done(name, since);
+        Ok(result)
+    }
+
+    async fn wait<T>(&self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let since = Instant::now();
+        let result = work.await?;
+        self.done(name, since);
+        Ok(result)
+    }
+}
+
+/// Runs the verb.
+pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
+    let phases = Phases { begun: Instant::now() };
+    println!("Starting cluster {:?}", args.profile);
+    let mut cluster = phases.run("checks", || prepare(args, machine))?;
+    cluster.desired = Desired::Running;
+    cluster.save()?;
+    phases
+        .wait("API server", async {
+            supervise::ensure(&cluster, "server", &supervise::server_args(&cluster))?;
+            wait_for_server(&cluster).await
+        })
+        .await?;
+    for node in &cluster.nodes {
+        machine.make_node(&cluster, node).await?;
+        supervise::ensure(&cluster, &Cluster::agent_role(node), &supervise::agent_args(&cluster, &node.name))?;
+    }
+    phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
+    if !args.no_kubeconfig {
+        let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
+        println!("  context {:?} in {}", kubeconfig::context_name(&cluster), file.display());
+    }
+    println!("Ready after {:.0} ms: {}", phases.begun.elapsed().as_secs_f64() * 1000.0, cluster.server_url());
+    if args.foreground { foreground(&cluster, machine).await } else { Ok(()) }
+}
+
+async fn foreground(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
+    println!("Press Ctrl-C to stop the cluster");
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(Failure::program)?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    super::stop::stop_cluster(cluster, machine, false).await
+}
+
+/// Everything before the first process: checks, and the cluster's file.
+fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
+    preflight::root()?;
+    preflight::kernel()?;
+    let data = config::data_folder(&args.profile, args.data.as_deref());
+    config::private_folder(&data)?;
+    preflight::disk(&data)?;
+    let mut cluster = if Cluster::exists(&data) { Cluster::load(&data)? } else { new_cluster(args, &data)? };
+    for folder in [cluster.run.clone(), cluster.logs()] {
+        config::private_folder(&folder)?;
+    }
+    if Process::from_pid_file(&cluster.pid_file("server")).is_none() {
+        preflight::port_free(cluster.port)?;
+    }
+    let wanted = args.nodes.unwrap_or_else(|| cluster.nodes.len().max(1));
+    set_nodes(&mut cluster, wanted, machine)?;
+    Ok(cluster)
+}
+
+fn new_cluster(args: &StartArgs, data: &Path) -> Result<Cluster> {
+    if !args.profile.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') || args.profile.is_empty() || args.profile.len() > 32 {
+        return Err(Failure::new(
+            "BAD_PROFILE",
+            Exit::Usage,
+            format!("{:?} is no name for a cluster: at most 32 of a-z, 0-9 and '-'", args.profile),
+            "knarr start --profile NAME",
+        ));
+    }
+    let slot = free_slot(data, &args.profile);
+    Ok(Cluster {
+        profile: args.profile.clone(),
+        slot,
+        desired: Desired::Running,
+        data: data.to_owned(),
+        run: config::run_folder(&args.profile),
+        advertise: args.advertise_address.unwrap_or_else(preflight::advertise_address),
+        port: args.port,
+        service_cidr: format!("10.{}.0.0/16", 96 + slot),
+        pod_cidr: format!("10.{}.0.0/16", 244 - slot),
+        cluster_dns: IpAddr::from([10, 96 + u8::try_from(slot).map_err(Failure::program)?, 0, 10]),
+        cluster_domain: "cluster.local".into(),
+        nodes: Vec::new(),
+    })
+}
+
+/// The first profile of the default name has slot 0; others take the next number that no profile beside them has.
+fn free_slot(data: &Path, profile: &str) -> usize {
+    let taken: Vec<usize> = data
+        .parent()
+        .and_then(|p| std::fs::read_dir(p).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(|e| Cluster::load(&e.ok()?.path()).ok())
+        .map(|c| c.slot)
+        .collect();
+    let first = usize::from(profile != DEFAULT_PROFILE);
+    (first..).find(|s| !taken.contains(s)).unwrap_or(first)
+}
+
+/// Adds nodes until there are `wanted`. Fewer than there are is no business of `start`.
+fn set_nodes(cluster: &mut Cluster, wanted: usize, machine: &dyn Machine) -> Result<()> {
+    if wanted == 0 || wanted > LOCAL_NODES_MAX {
+        return Err(Failure::new(
+            "BAD_NODES",
+            Exit::Usage,
+            format!("a cluster on one machine has 1 to {LOCAL_NODES_MAX} nodes, not {wanted}"),
+            "knarr start --nodes N",
+        ));
+    }
+    if wanted < cluster.nodes.len() {
+        return Err(Failure::new("TOO_FEW_NODES", Exit::Usage, format!("the cluster has {} nodes already", cluster.nodes.len()), "knarr node remove NAME"));
+    }
+    while cluster.nodes.len() < wanted {
+        add_node(cluster, machine);
+    }
+    Ok(())
+}
+
+/// Enters one more node into the cluster's file. The default profile's first lives on the host's network.
+pub fn add_node(cluster: &mut Cluster, machine: &dyn Machine) -> Node {
+    let on_host = cluster.profile == DEFAULT_PROFILE && cluster.nodes.iter().all(|n| n.index > 0);
+    let index = if on_host { 0 } else { (1..).find(|i| cluster.nodes.iter().all(|n| n.index != *i)).unwrap_or(1) };
+    let name = match (on_host || (cluster.profile != DEFAULT_PROFILE && index == 1), index) {
+        (true, _) => cluster.profile.clone(),
+        (false, i) if cluster.profile == DEFAULT_PROFILE => format!("{}-m{:02}", cluster.profile, i + 1),
+        (false, i) => format!("{}-m{i:02}", cluster.profile),
+    };
+    let address = if on_host { cluster.advertise } else { machine.node_address(cluster, index) };
+    let node = Node { name, index, address, kubelet_port: 10250 };
+    cluster.nodes.push(node.clone());
+    node
+}
+
+async fn wait_for_server(cluster: &Cluster) -> Result<()> {
+    wait_until(SERVER_READY_TIMEOUT, async || {
+        if Process::from_pid_file(&cluster.pid_file("server")).is_none() {
+            return Err(Failure::new(
+                "SERVER_ENDED",
+                Exit::Program,
+                last_words(cluster, "server"),
+                format!("look into {}", cluster.logs().join("server.log").display()),
+            ));
+        }
+        Ok(status::server_ready(cluster).await)
+    })
+    .await?
+    .ok_or_else(|| Failure::new("SERVER_NOT_READY", Exit::Timeout, "the API server does not answer", "knarr logs server"))
+}
+
+async fn wait_for_nodes(cluster: &Cluster) -> Result<()> {
+    wait_until(NODES_READY_TIMEOUT, async || {
+        for node in &cluster.nodes {
+            if Process::from_pid_file(&cluster.pid_file(&Cluster::agent_role(node))).is_none() {
+                let role = Cluster::agent_role(node);
+                return Err(Failure::new(
+                    "AGENT_ENDED",
+                    Exit::Program,
+                    last_words(cluster, &role),
+                    format!("look into {}", cluster.logs().join(format!("{role}.log")).display()),
+                ));
+            }
+        }
+        Ok(status::nodes_ready(cluster).await.is_ok_and(|ready| cluster.nodes.iter().all(|n| ready.contains(&n.name))))
+    })
+    .await?
+    .ok_or_else(|| Failure::new("NODES_NOT_READY", Exit::Timeout, "not every node became Ready", "knarr kubectl describe nodes"))
+}
+
+/// The last line that a role wrote before it ended.
+fn last_words(cluster: &Cluster, role: &str) -> String {
+    let log = std::fs::read_to_string(cluster.logs().join(format!("{role}.log"))).unwrap_or_default();
+    format!("{role} ended: {}", log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing"))
+}
+
+/// Asks again every few milliseconds: a starting process has nobody yet who could wake us. `None` when time is up.
+async fn wait_until(timeout: Duration, mut ready: impl AsyncFnMut() -> Result<bool>) -> Result<Option<()>> {
+    let until = Instant::now() + timeout;
+    while Instant::now() < until {
+        if ready().await? {
+            return Ok(Some(()));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoMachine;
+
+    #[async_trait::async_trait]
+    impl Machine for NoMachine {
+        async fn make_node(&self, _: &Cluster, _: &Node) -> Result<()> {
+            Ok(())
+        }
+        async fn clear_node(&self, _: &Cluster, _: &Node) -> Result<()> {
+            Ok(())
+        }
+        fn node_address(&self, _: &Cluster, index: usize) -> IpAddr {
+            IpAddr::from([10, 89, 0, u8::try_from(index).unwrap()])
+        }
+    }
+
+    fn args(profile: &str) -> StartArgs {
+        StartArgs {
+            profile: profile.into(),
+            nodes: None,
+            port: 6443,
+            data: None,
+            advertise_address: None,
+            foreground: false,
+            no_kubeconfig: true,
+            kubeconfig: None,
+        }
+    }
+
+    fn names(profile: &str, count: usize) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = new_cluster(&args(profile), &folder.path().join(profile)).unwrap();
+        set_nodes(&mut cluster, count, &NoMachine).unwrap();
+        cluster.nodes.iter().map(|n| format!("{}@{}", n.name, n.index)).collect()
+    }
+
+    #[test]
+    fn nodes_are_named_as_minikube_names_them() {
+        assert_eq!(names("knarr", 3), ["knarr@0", "knarr-m02@1", "knarr-m03@2"]);
+        assert_eq!(names("other", 2), ["other@1", "other-m02@2"]);
+    }
+
+    #[test]
+    fn a_bad_profile_or_number_of_nodes_is_refused() {
+        assert_eq!(new_cluster(&args("Big One"), Path::new("/x")).unwrap_err().code, "BAD_PROFILE");
+        let mut cluster = new_cluster(&args("knarr"), Path::new("/x")).unwrap();
+        assert_eq!(set_nodes(&mut cluster, 0, &NoMachine).unwrap_err().code, "BAD_NODES");
+        set_nodes(&mut cluster, 2, &NoMachine).unwrap();
+        assert_eq!(set_nodes(&mut cluster, 1, &NoMachine).unwrap_err().code, "TOO_FEW_NODES");
+    }
+}

@@ -1,0 +1,135 @@
+//! `knarr status`: what runs, for people and for scripts.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use knarr_client::TlsTransport;
+use knarr_core::api::Options;
+use serde::Serialize;
+
+use super::config::{Cluster, Desired};
+use super::failure::{Exit, Failure, Result};
+use super::kubeconfig;
+use super::process::Process;
+
+/// A question to a server that may be hanging waits no longer than this.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The state of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub profile: String,
+    /// `Running`, `Stopped`, or `Degraded` when something that should run does not.
+    pub state: &'static str,
+    pub server: Part,
+    pub nodes: Vec<Part>,
+    pub url: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    pub ready: bool,
+}
+
+/// Whether `/readyz` says ok. A server that is not there yet is not ready.
+pub async fn server_ready(cluster: &Cluster) -> bool {
+    let Ok(transport) = transport(cluster) else { return false };
+    let Ok(request) = http::Request::get("/readyz").body(bytes::Bytes::new()) else { return false };
+    matches!(tokio::time::timeout(PATIENCE, transport.fetch(request)).await, Ok(Ok(response)) if response.status().is_success())
+}
+
+fn transport(cluster: &Cluster) -> Result<TlsTransport> {
+    TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)
+}
+
+/// Names of the nodes that are Ready.
+pub async fn nodes_ready(cluster: &Cluster) -> Result<Vec<String>> {
+    let client = transport(cluster)?.client();
+    let api = client.all::<Node>();
+    let options = Options::default();
+    let listed = tokio::time::timeout(PATIENCE, api.list(&options)).await;
+    let (nodes, _) = listed.map_err(Failure::program)?.map_err(Failure::program)?;
+    Ok(nodes.into_iter().filter(is_ready).filter_map(|n| n.metadata.name).collect())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Looks at the processes and asks the server.
+pub async fn state(cluster: &Cluster) -> State {
+    let pid = |role: &str| Process::from_pid_file(&cluster.pid_file(role)).map(|p| p.pid);
+    let server = Part { name: "server".into(), pid: pid("server"), ready: server_ready(cluster).await };
+    let ready = if server.ready { nodes_ready(cluster).await.unwrap_or_default() } else { Vec::new() };
+    let nodes: Vec<Part> =
+        cluster.nodes.iter().map(|n| Part { name: n.name.clone(), pid: pid(&Cluster::agent_role(n)), ready: ready.contains(&n.name) }).collect();
+    let all = server.ready && nodes.iter().all(|n| n.ready && n.pid.is_some());
+    let none = server.pid.is_none() && nodes.iter().all(|n| n.pid.is_none());
+    let state = match (all, none && cluster.desired == Desired::Stopped) {
+        (true, _) => "Running",
+        (_, true) => "Stopped",
+        _ => "Degraded",
+    };
+    State { profile: cluster.profile.clone(), state, server, nodes, url: cluster.server_url() }
+}
+
+/// Prints the state. The exit code tells it too: 0 running, otherwise [`Exit::Cluster`].
+pub async fn print(cluster: &Cluster, output: Output) -> Result<()> {
+    let state = state(cluster).await;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&state).map_err(Failure::program)?),
+        Output::Text => print!("{}", text(&state)),
+    }
+    if state.state == "Running" {
+        return Ok(());
+    }
+    Err(Failure::new(
+        if state.state == "Stopped" { "STOPPED" } else { "DEGRADED" },
+        Exit::Cluster,
+        format!("cluster {:?} is {}", state.profile, state.state.to_lowercase()),
+        format!("knarr start --profile {}", state.profile),
+    ))
+}
+
+fn text(state: &State) -> String {
+    let mut lines = format!("{}: {}\n  API server: {}\n", state.profile, state.state, state.url);
+    for part in std::iter::once(&state.server).chain(&state.nodes) {
+        let pid = part.pid.map_or_else(|| "not running".to_owned(), |p| format!("pid {p}"));
+        lines += &format!("  {:<20} {:<10} {pid}\n", part.name, if part.ready { "Ready" } else { "NotReady" });
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_has_its_line() {
+        let part = |name: &str, pid, ready| Part { name: name.into(), pid, ready };
+        let state = State {
+            profile: "knarr".into(),
+            state: "Degraded",
+            server: part("server", Some(7), true),
+            nodes: vec![part("knarr", None, false)],
+            url: "https://10.0.0.1:6443".into(),
+        };
+        assert_eq!(
+            text(&state),
+            "knarr: Degraded\n  API server: https://10.0.0.1:6443\n  server               Ready      pid 7\n  knarr                NotReady   not running\n"
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! `knarr stop` and `knarr delete`. Stop ends the pods and the processes and keeps the state; delete leaves nothing behind.
+
+use std::time::Duration;
+
+use super::config::{Cluster, Desired};
+use super::failure::{Failure, Result};
+use super::kubeconfig;
+use super::process::{self, Process};
+use super::start::Machine;
+
+/// How long a process may take to end by itself.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Stops the cluster. With `keep_pods` the containers go on running, and the next start finds them again.
+pub async fn stop_cluster(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -> Result<()> {
+    let mut stopped = cluster.clone();
+    stopped.desired = Desired::Stopped;
+    stopped.save()?;
+    let roles: Vec<String> = cluster.nodes.iter().map(Cluster::agent_role).chain(["server".to_owned()]).collect();
+    for role in roles {
+        end_role(cluster, &role).await?;
+    }
+    if !keep_pods {
+        for node in &cluster.nodes {
+            machine.clear_node(cluster, node).await?;
+        }
+    }
+    println!("Stopped cluster {:?}", cluster.profile);
+    Ok(())
+}
+
+async fn end_role(cluster: &Cluster, role: &str) -> Result<()> {
+    if let Some(process) = Process::from_pid_file(&cluster.pid_file(role)) {
+        tokio::task::spawn_blocking(move || process::end(&process, GRACE)).await.map_err(Failure::program)?;
+    }
+    let file = cluster.pid_file(role);
+    match std::fs::remove_file(&file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(&file, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Stops one node's agent and takes away what it left.
+pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -> Result<()> {
+    let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
+        return Err(super::failure::Failure::new("NO_NODE", super::failure::Exit::Cluster, format!("the cluster has no node {name:?}"), "knarr status"));
+    };
+    let mut left = cluster.clone();
+    left.nodes.retain(|n| n.name != name);
+    left.save()?;
+    end_role(cluster, &Cluster::agent_role(&node)).await?;
+    machine.clear_node(cluster, &node).await?;
+    remove_folder(&cluster.node_data(&node))
+}
+
+/// Deletes the cluster.
+pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
+    stop_cluster(cluster, machine, false).await?;
+    kubeconfig::forget(cluster)?;
+    for folder in [&cluster.run, &cluster.data] {
+        remove_folder(folder)?;
+    }
+    println!("Deleted cluster {:?}", cluster.profile);
+    Ok(())
+}
+
+fn remove_folder(folder: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(folder, &e)),
+        _ => Ok(()),
+    }
+}

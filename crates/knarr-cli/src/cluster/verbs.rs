@@ -1,0 +1,106 @@
+//! The cluster verbs as the command line takes them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::config::{self, Cluster, DEFAULT_PROFILE};
+use super::failure::Result;
+use super::start::{self, Machine, StartArgs};
+use super::{logs, status, stop};
+
+/// Which cluster is meant.
+#[derive(Clone, Debug, Args)]
+pub struct Which {
+    /// Name of the cluster
+    #[arg(short, long, default_value = DEFAULT_PROFILE)]
+    pub profile: String,
+    /// Folder of the cluster's data (default: /var/lib/knarr/PROFILE)
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+}
+
+impl Which {
+    pub fn load(&self) -> Result<Cluster> {
+        Cluster::load(&config::data_folder(&self.profile, self.data.as_deref()))
+    }
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Start a cluster, or bring a stopped one back
+    Start(StartArgs),
+    /// Say what runs; the exit code tells it too
+    Status {
+        #[command(flatten)]
+        which: Which,
+        #[arg(short, long, value_enum, default_value_t)]
+        output: status::Output,
+    },
+    /// Stop the cluster; its state is kept
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        /// Let the containers run on, as for an upgrade
+        #[arg(long)]
+        keep_pods: bool,
+    },
+    /// Delete the cluster and everything it has made
+    Delete {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// What the cluster's own processes wrote
+    Logs {
+        #[command(flatten)]
+        which: Which,
+        /// `server`, or the name of a node
+        role: Option<String>,
+        /// How many lines
+        #[arg(long, default_value_t = 100)]
+        tail: usize,
+    },
+    /// Add or remove a node on this machine
+    Node {
+        #[command(flatten)]
+        which: Which,
+        #[command(subcommand)]
+        verb: NodeVerb,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Add a node
+    Add,
+    /// Remove a node: its pods are made anew elsewhere
+    Remove { name: String },
+    /// Names of the nodes
+    List,
+}
+
+/// Runs one of them.
+pub async fn run(verb: ClusterVerb, machine: &dyn Machine) -> Result<()> {
+    match verb {
+        ClusterVerb::Start(args) => start::start(&args, machine).await,
+        ClusterVerb::Status { which, output } => status::print(&which.load()?, output).await,
+        ClusterVerb::Stop { which, keep_pods } => stop::stop_cluster(&which.load()?, machine, keep_pods).await,
+        ClusterVerb::Delete { which } => stop::delete_cluster(&which.load()?, machine).await,
+        ClusterVerb::Logs { which, role, tail } => logs::print(&which.load()?, role.as_deref(), tail, &mut std::io::stdout()),
+        ClusterVerb::Node { which, verb } => node(&which, verb, machine).await,
+    }
+}
+
+async fn node(which: &Which, verb: NodeVerb, machine: &dyn Machine) -> Result<()> {
+    let cluster = which.load()?;
+    match verb {
+        NodeVerb::List => {
+            for node in &cluster.nodes {
+                println!("{}", node.name);
+            }
+            Ok(())
+        }
+        NodeVerb::Remove { name } => stop::remove_node(&cluster, machine, &name).await,
+        NodeVerb::Add => start::start(&StartArgs::again(&cluster, cluster.nodes.len() + 1), machine).await,
+    }
+}
