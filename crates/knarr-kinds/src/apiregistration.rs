@@ -1,5 +1,7 @@
 //! APIServices (upstream: `k8s.io/kube-aggregator/pkg/registry/apiservice`).
 
+use crate::cells::{Cells, age, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::separation;
@@ -27,5 +29,16 @@ impl Strategy for ApiService {
             });
             service.set(&["status", "conditions"], json!([condition]));
         }
+    }
+
+    fn cells(&self, service: &Value, now: Timestamp) -> Cells {
+        let reference = service.at(&["spec", "service"]).map_or("Local".into(), |s| format!("{}/{}", text(s, &["namespace"]), text(s, &["name"])));
+        let available = service.list_at(&["status", "conditions"]).iter().find(|c| text(c, &["type"]) == "Available");
+        let state = available.map_or("Unknown".into(), |c| match (text(c, &["status"]), text(c, &["reason"])) {
+            ("True", _) => "True".to_owned(),
+            (status, "") => status.to_owned(),
+            (status, reason) => format!("{status} ({reason})"),
+        });
+        Some(vec![name(service), reference.into(), state.into(), age(service, now)])
     }
 }

@@ -163,6 +163,11 @@ pub trait Strategy: Sync + Send {
         None
     }
 
+    /// In a list, the index of the object whose name is marked ` (default)` (StorageClasses).
+    fn effective_default(&self, _objects: &[Value]) -> Option<usize> {
+        None
+    }
+
     /// `metadata.name` rules; texts of upstream's `NameIsDNSSubdomain` and like. A name that ends in `-` because it is a
     /// `generateName` comes here with the `-` replaced.
     fn validate_name(&self, name: &str) -> Vec<String> {

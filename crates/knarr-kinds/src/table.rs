@@ -4,10 +4,10 @@ use crate::admissionregistration::{AdmissionPolicy, AdmissionPolicyBinding, Webh
 use crate::apiextensions::CustomResourceDefinition;
 use crate::apiextensions::customresource::CustomResource;
 use crate::apiregistration::ApiService;
-use crate::apps::{daemonset::DaemonSet, deployment::Deployment, replicaset::ReplicaSet, statefulset::StatefulSet};
+use crate::apps::{controllerrevision::ControllerRevision, daemonset::DaemonSet, deployment::Deployment, replicaset::ReplicaSet, statefulset::StatefulSet};
 use crate::autoscaling::HorizontalPodAutoscaler;
 use crate::batch::{cronjob::CronJob, job::Job};
-use crate::certificates::{Approval, CertificateSigningRequest};
+use crate::certificates::{Approval, CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest};
 use crate::coordination::Lease;
 use crate::core::config::{ConfigMap, Secret};
 use crate::core::endpoints::Endpoints;
@@ -34,6 +34,7 @@ use crate::scheduling::{PriorityClass, RuntimeClass};
 use crate::storage::csi::{CsiDriver, CsiNode, CsiStorageCapacity};
 use crate::storage::storageclass::{StorageClass, VolumeAttributesClass};
 use crate::storage::volumeattachment::VolumeAttachment;
+use crate::storagemigration::StorageVersionMigration;
 use crate::strategy::{Plain, Shape, StatusOf, Strategy};
 
 type Entry = &'static dyn Strategy;
@@ -72,7 +73,7 @@ static TABLE: &[Row] = &[
     row!("admissionregistration.k8s.io", "validatingwebhookconfigurations", WebhookConfiguration { mutating: false }),
     row!("apiextensions.k8s.io", "customresourcedefinitions", CustomResourceDefinition),
     row!("apiregistration.k8s.io", "apiservices", ApiService),
-    row!("apps", "controllerrevisions", Plain(Shape::PLAIN)),
+    row!("apps", "controllerrevisions", ControllerRevision),
     row!("apps", "daemonsets", DaemonSet),
     row!("apps", "deployments", Deployment),
     row!("apps", "replicasets", ReplicaSet),
@@ -81,8 +82,8 @@ static TABLE: &[Row] = &[
     row!("batch", "cronjobs", CronJob),
     row!("batch", "jobs", Job),
     row!("certificates.k8s.io", "certificatesigningrequests", CertificateSigningRequest),
-    row!("certificates.k8s.io", "clustertrustbundles", Plain(Shape::PLAIN.needs_resource_version())),
-    row!("certificates.k8s.io", "podcertificaterequests", Plain(Shape::PLAIN.status_keeps_metadata().needs_resource_version())),
+    row!("certificates.k8s.io", "clustertrustbundles", ClusterTrustBundle),
+    row!("certificates.k8s.io", "podcertificaterequests", PodCertificateRequest),
     row!("coordination.k8s.io", "leases", Lease),
     row!("discovery.k8s.io", "endpointslices", EndpointSlice),
     row!("events.k8s.io", "events", Event),
@@ -111,7 +112,7 @@ static TABLE: &[Row] = &[
     row!("storage.k8s.io", "storageclasses", StorageClass),
     row!("storage.k8s.io", "volumeattachments", VolumeAttachment),
     row!("storage.k8s.io", "volumeattributesclasses", VolumeAttributesClass),
-    row!("storagemigration.k8s.io", "storageversionmigrations", Plain(Shape::PLAIN.status_keeps_metadata().needs_resource_version())),
+    row!("storagemigration.k8s.io", "storageversionmigrations", StorageVersionMigration),
 ];
 
 static PLAIN: Plain = Plain(Shape::PLAIN);

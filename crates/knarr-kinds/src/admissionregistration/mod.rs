@@ -1,9 +1,11 @@
 //! Webhook configurations and admission policies (upstream: `pkg/registry/admissionregistration`).
 
+use crate::cells::{Cells, UNSET, age, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::strategy::{Shape, Strategy};
-use crate::tree::{default_to, each, with};
+use crate::tree::{default_to, each, entries, strings, with};
 
 /// ValidatingWebhookConfiguration, and MutatingWebhookConfiguration, which may be asked again.
 pub struct WebhookConfiguration {
@@ -27,6 +29,10 @@ impl Strategy for WebhookConfiguration {
             with(webhook, &["clientConfig", "service"], |service| default_to(service, "port", 443));
         });
     }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(object), object.list_at(&["webhooks"]).len().into(), age(object, now)])
+    }
 }
 
 /// ValidatingAdmissionPolicy and MutatingAdmissionPolicy.
@@ -45,6 +51,12 @@ impl Strategy for AdmissionPolicy {
         default_to(spec, "failurePolicy", "Fail");
         with(spec, &["matchConstraints"], default_match_resources);
     }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let rules = object.list_at(&["spec", if self.mutating { "mutations" } else { "validations" }]).len();
+        let kind = object.at(&["spec", "paramKind"]).map_or(UNSET.into(), |k| format!("{}/{}", text(k, &["apiVersion"]), text(k, &["kind"])));
+        Some(vec![name(object), rules.into(), kind.into(), age(object, now)])
+    }
 }
 
 /// Bindings of either policy.
@@ -58,6 +70,27 @@ impl Strategy for AdmissionPolicyBinding {
     fn default(&self, binding: &mut Value) {
         with(binding, &["spec", "matchResources"], default_match_resources);
     }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let parameters =
+            object.at(&["spec", "paramRef"]).map_or(UNSET.into(), |reference| match (text(reference, &["name"]), text(reference, &["namespace"])) {
+                ("", _) => reference.at(&["selector"]).map_or(UNSET.into(), selector_as_go_prints),
+                (name, "") => format!("*/{name}"),
+                (name, namespace) => format!("{namespace}/{name}"),
+            });
+        Some(vec![name(object), text(object, &["spec", "policyName"]).into(), parameters.into(), age(object, now)])
+    }
+}
+
+/// `&LabelSelector{…}`, as Go's generated `String` method has it.
+fn selector_as_go_prints(selector: &Value) -> String {
+    let labels: String = entries(selector, &["matchLabels"]).map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
+    let requirement = |e: &Value| {
+        let values: Vec<&str> = strings(e, &["values"]).collect();
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},", text(e, &["key"]), text(e, &["operator"]), values.join(" "))
+    };
+    let expressions: String = selector.list_at(&["matchExpressions"]).iter().map(requirement).collect();
+    format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}")
 }
 
 fn default_match(value: &mut Value) {

@@ -1,7 +1,10 @@
 //! CustomResourceDefinitions and their resources (upstream: `k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition`).
 
+pub mod columns;
 pub mod customresource;
 
+use crate::cells::{Cells, created_at, is_true, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::separation;
@@ -36,6 +39,24 @@ impl Strategy for CustomResourceDefinition {
     fn prepare_for_update(&self, _cx: &Context<'_>, definition: &mut Value, old: &Value) {
         separation::update(self.shape(), definition, old);
         add_stored_version(definition, false);
+    }
+
+    fn cells(&self, definition: &Value, _now: Timestamp) -> Cells {
+        let served = definition.list_at(&["spec", "versions"]).iter().filter(|v| v.bool_at(&["served"]) == Some(true));
+        let mark = |v: &Value| if v.bool_at(&["storage"]) == Some(true) { "(storage)" } else { "" };
+        let mut versions: Vec<String> = served.map(|v| format!("{}{}", text(v, &["name"]), mark(v))).collect();
+        versions.sort();
+        let short: Vec<&str> = strings(definition, &["spec", "names", "shortNames"]).collect();
+        Some(vec![
+            name(definition),
+            text(definition, &["spec", "scope"]).into(),
+            versions.join(",").into(),
+            created_at(definition),
+            text(definition, &["spec", "group"]).into(),
+            text(definition, &["spec", "names", "kind"]).into(),
+            short.join(",").into(),
+            is_true(definition, "Established").into(),
+        ])
     }
 }
 

@@ -1,5 +1,7 @@
 //! DaemonSets (upstream: `pkg/registry/apps/daemonset`).
 
+use crate::cells::{Cells, age, containers, labels, name, number, selector};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::semantic::same;
@@ -42,6 +44,24 @@ impl Strategy for DaemonSet {
         separation::update(self.shape(), object, old);
         let template_changed = !same(object.at(&["spec", "template"]), old.at(&["spec", "template"]));
         set_template_generation(object, template_generation(old) + i64::from(template_changed));
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
+        let status = |field| number(object, &["status", field]).into();
+        Some(vec![
+            name(object),
+            status("desiredNumberScheduled"),
+            status("currentNumberScheduled"),
+            status("numberReady"),
+            status("updatedNumberScheduled"),
+            status("numberAvailable"),
+            labels(object.at(&["spec", "template", "spec", "nodeSelector"])).into(),
+            age(object, now),
+            names,
+            images,
+            selector(object.at(&["spec", "selector"])),
+        ])
     }
 }
 

@@ -1,5 +1,7 @@
 //! Deployments (upstream: `pkg/registry/apps/deployment`).
 
+use crate::cells::{Cells, age, containers, name, number, selector_text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::semantic::same;
@@ -48,6 +50,21 @@ impl Strategy for Deployment {
     fn prepare_for_status_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         separation::status_update(self.shape(), object, old);
         keep_at(object, old, &["metadata", "labels"]);
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
+        let status = |field| number(object, &["status", field]);
+        Some(vec![
+            name(object),
+            format!("{}/{}", status("readyReplicas"), number(object, &["spec", "replicas"])).into(),
+            status("updatedReplicas").into(),
+            status("availableReplicas").into(),
+            age(object, now),
+            names,
+            images,
+            selector_text(object.at(&["spec", "selector"])).unwrap_or_else(|| "<invalid>".into()).into(),
+        ])
     }
 }
 

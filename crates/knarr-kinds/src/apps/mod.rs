@@ -1,5 +1,6 @@
 //! Workloads of the group `apps`.
 
+pub mod controllerrevision;
 pub mod daemonset;
 pub mod deployment;
 pub mod replicaset;

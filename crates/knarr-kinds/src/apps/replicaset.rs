@@ -1,5 +1,7 @@
 //! ReplicaSets (upstream: `pkg/registry/apps/replicaset`).
 
+use crate::cells::{Cells, age, containers, name, number, selector};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::separation;
@@ -32,6 +34,21 @@ impl Strategy for ReplicaSet {
 
     fn field(&self, object: &Value, name: &str) -> String {
         replicas_field(object, name)
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
+        let count = |path: &[&str]| number(object, path).into();
+        Some(vec![
+            name(object),
+            count(&["spec", "replicas"]),
+            count(&["status", "replicas"]),
+            count(&["status", "readyReplicas"]),
+            age(object, now),
+            names,
+            images,
+            selector(object.at(&["spec", "selector"])),
+        ])
     }
 }
 

@@ -1,5 +1,7 @@
 //! StatefulSets (upstream: `pkg/registry/apps/statefulset`).
 
+use crate::cells::{Cells, age, containers, name, number};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::separation;
@@ -39,6 +41,12 @@ impl Strategy for StatefulSet {
     fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         disabled::drop_template(object, Some(old), &["spec", "template"]);
         separation::update(self.shape(), object, old);
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
+        let ready = format!("{}/{}", number(object, &["status", "readyReplicas"]), number(object, &["spec", "replicas"]));
+        Some(vec![name(object), ready.into(), age(object, now), names, images])
     }
 }
 

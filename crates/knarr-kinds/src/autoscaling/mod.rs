@@ -1,5 +1,9 @@
 //! HorizontalPodAutoscalers (upstream: `pkg/registry/autoscaling/horizontalpodautoscaler`).
 
+use crate::cells::Cells;
+mod cells;
+
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::strategy::{Shape, Strategy};
@@ -30,6 +34,11 @@ impl Strategy for HorizontalPodAutoscaler {
             spec.set(&["metrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]));
         }
         with(spec, &["behavior"], default_behavior);
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let current = crate::convert(object.clone(), "autoscaling", "v2").ok()?;
+        Some(cells::cells(&current, now))
     }
 }
 

@@ -1,5 +1,7 @@
 //! CronJobs (upstream: `pkg/registry/batch/cronjob`).
 
+use crate::cells::{Cells, NONE, UNSET, age, containers, name, selector, since, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use super::job::default_failure_policy;
@@ -35,5 +37,30 @@ impl Strategy for CronJob {
     fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         disabled::drop_template(object, Some(old), &TEMPLATE);
         separation::update(self.shape(), object, old);
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "jobTemplate", "spec", "template", "spec", "containers"]);
+        let last = match object.at(&["status", "lastScheduleTime"]) {
+            Some(_) => since(object, &["status", "lastScheduleTime"], now),
+            None => NONE.into(),
+        };
+        let suspend = match object.bool_at(&["spec", "suspend"]) {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => UNSET,
+        };
+        Some(vec![
+            name(object),
+            text(object, &["spec", "schedule"]).into(),
+            object.str_at(&["spec", "timeZone"]).unwrap_or(NONE).into(),
+            suspend.into(),
+            object.list_at(&["status", "active"]).len().into(),
+            last.into(),
+            age(object, now),
+            names,
+            images,
+            selector(object.at(&["spec", "jobTemplate", "spec", "selector"])),
+        ])
     }
 }

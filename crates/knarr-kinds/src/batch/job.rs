@@ -1,6 +1,8 @@
 //! Jobs (upstream: `pkg/registry/batch/job`).
 
-use knarr_core::{Value, ValueExt};
+use crate::cells::{Cells, age, between, containers, is_deleting, is_true, name, number, selector};
+use jiff::Timestamp;
+use knarr_core::{Value, ValueExt, time};
 
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -51,6 +53,40 @@ impl Strategy for Job {
             "status.successful" => object.i64_at(&["status", "succeeded"]).unwrap_or(0).to_string(),
             _ => crate::strategy::plain_field(object, name),
         }
+    }
+
+    fn cells(&self, job: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(job, &["spec", "template", "spec", "containers"]);
+        let completions = completions(job).into();
+        let selector = selector(job.at(&["spec", "selector"]));
+        Some(vec![name(job), state(job).into(), completions, duration(job, now).into(), age(job, now), names, images, selector])
+    }
+}
+
+fn completions(job: &Value) -> String {
+    let succeeded = number(job, &["status", "succeeded"]);
+    match (job.i64_at(&["spec", "completions"]), number(job, &["spec", "parallelism"])) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    }
+}
+
+/// How long the Job took, or has been going on.
+fn duration(job: &Value, now: Timestamp) -> String {
+    let at = |field| job.str_at(&["status", field]).and_then(time::parse);
+    at("startTime").map_or(String::new(), |start| between(start, at("completionTime").unwrap_or(now)))
+}
+
+fn state(job: &Value) -> &'static str {
+    match () {
+        () if is_true(job, "Complete") => "Complete",
+        () if is_true(job, "Failed") => "Failed",
+        () if is_deleting(job) => "Terminating",
+        () if is_true(job, "Suspended") => "Suspended",
+        () if is_true(job, "FailureTarget") => "FailureTarget",
+        () if is_true(job, "SuccessCriteriaMet") => "SuccessCriteriaMet",
+        () => "Running",
     }
 }
 

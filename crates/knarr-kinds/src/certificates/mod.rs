@@ -1,5 +1,9 @@
 //! Certificate signing requests and what surrounds them (upstream: `pkg/registry/certificates`).
 
+use crate::cells::{Cells, NONE, age, labels, name, text, text_or};
+use std::time::Duration;
+
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::separation::{keep, keep_at};
@@ -46,6 +50,32 @@ impl Strategy for CertificateSigningRequest {
         }
         stamp_conditions(cx, request, old);
     }
+
+    fn cells(&self, request: &Value, now: Timestamp) -> Cells {
+        let duration =
+            request.i64_at(&["spec", "expirationSeconds"]).map_or(NONE.into(), |s| time::human_duration(Duration::from_secs(s.max(0).unsigned_abs())));
+        Some(vec![
+            name(request),
+            age(request, now),
+            text_or(request, &["spec", "signerName"], NONE).into(),
+            text(request, &["spec", "username"]).into(),
+            duration.into(),
+            state(request).into(),
+        ])
+    }
+}
+
+/// Decision, failure and issue, joined by commas.
+fn state(request: &Value) -> String {
+    let has = |kind: &str| request.list_at(&["status", "conditions"]).iter().any(|c| text(c, &["type"]) == kind);
+    let decision = match () {
+        () if has("Denied") => "Denied",
+        () if has("Approved") => "Approved",
+        () => "Pending",
+    };
+    let failed = if has("Failed") { ",Failed" } else { "" };
+    let issued = if text(request, &["status", "certificate"]).is_empty() { "" } else { ",Issued" };
+    format!("{decision}{failed}{issued}")
 }
 
 /// The approver's door: only conditions change.
@@ -96,6 +126,36 @@ fn stamp_conditions(cx: &Context<'_>, request: &mut Value, old: &Value) {
                 None => condition.set(&["lastTransitionTime"], now.clone()),
             }
         }
+    }
+}
+
+/// ClusterTrustBundles (upstream: `pkg/registry/certificates/clustertrustbundle`).
+pub struct ClusterTrustBundle;
+
+impl Strategy for ClusterTrustBundle {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.needs_resource_version()
+    }
+
+    fn cells(&self, bundle: &Value, _now: Timestamp) -> Cells {
+        Some(vec![name(bundle), text_or(bundle, &["spec", "signerName"], NONE).into()])
+    }
+}
+
+/// PodCertificateRequests (upstream: `pkg/registry/certificates/podcertificaterequest`).
+pub struct PodCertificateRequest;
+
+impl Strategy for PodCertificateRequest {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.status_keeps_metadata().needs_resource_version()
+    }
+
+    fn cells(&self, request: &Value, _now: Timestamp) -> Cells {
+        let spec = |field| text(request, &["spec", field]).into();
+        let kinds = request.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
+        let state = kinds.filter(|k| ["Issued", "Denied", "Failed"].contains(k)).last().unwrap_or("Pending");
+        let annotations = labels(request.at(&["spec", "unverifiedUserAnnotations"]));
+        Some(vec![name(request), spec("podName"), spec("serviceAccountName"), spec("nodeName"), spec("signerName"), state.into(), annotations.into()])
     }
 }
 

@@ -1,5 +1,7 @@
 //! Leases (upstream: `pkg/registry/coordination/lease`).
 
+use crate::cells::{Cells, age, name, text};
+use jiff::Timestamp;
 use knarr_core::Value;
 
 use crate::disabled;
@@ -23,5 +25,9 @@ impl Strategy for Lease {
     fn prepare_for_update(&self, _cx: &Context<'_>, lease: &mut Value, old: &Value) {
         separation::update(self.shape(), lease, old);
         disabled::drop(lease, Some(old), &["spec"], DISABLED);
+    }
+
+    fn cells(&self, lease: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(lease), text(lease, &["spec", "holderIdentity"]).into(), age(lease, now)])
     }
 }

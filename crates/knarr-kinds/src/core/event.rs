@@ -1,5 +1,7 @@
 //! Events of both groups (upstream: `pkg/registry/core/event`).
 
+use crate::cells::{Cells, UNKNOWN, name, number, since, text, text_or};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::strategy::{Shape, Strategy, plain_field};
@@ -23,5 +25,56 @@ impl Strategy for Event {
             "reportingComponent" | "reportingController" => first(&[&["reportingComponent"], &["reportingController"]]),
             _ => plain_field(event, name),
         }
+    }
+
+    fn cells(&self, event: &Value, now: Timestamp) -> Cells {
+        let either = |core: &[&str], events: &[&str]| text_or(event, core, text(event, events)).to_owned();
+        let object = |key| either(&["involvedObject", key], &["regarding", key]);
+        let (kind, named) = (object("kind").to_lowercase(), object("name"));
+        let (first, last, count) = times(event, now);
+        let component = text_or(event, &["source", "component"], text(event, &["deprecatedSource", "component"]));
+        let component = if component.is_empty() { either(&["reportingComponent"], &["reportingController"]) } else { component.into() };
+        let host = text_or(event, &["source", "host"], text(event, &["deprecatedSource", "host"]));
+        let host = if host.is_empty() { text(event, &["reportingInstance"]) } else { host };
+        Some(vec![
+            last.into(),
+            text(event, &["type"]).into(),
+            text(event, &["reason"]).into(),
+            if named.is_empty() { kind.into() } else { format!("{kind}/{named}").into() },
+            object("fieldPath").into(),
+            if host.is_empty() { component.into() } else { format!("{component}, {host}").into() },
+            either(&["message"], &["note"]).trim().into(),
+            first.into(),
+            count.into(),
+            name(event),
+        ])
+    }
+}
+
+/// First and last time as ages, and how often it happened, in either spelling.
+fn times(event: &Value, now: Timestamp) -> (String, String, i64) {
+    let ago = |paths: &[&[&str]]| paths.iter().find(|p| event.at(p).is_some()).map(|p| since(event, p, now));
+    let first = ago(&[&["firstTimestamp"], &["deprecatedFirstTimestamp"], &["eventTime"]]).unwrap_or_else(|| UNKNOWN.into());
+    let last = ago(&[&["lastTimestamp"], &["deprecatedLastTimestamp"]]).unwrap_or_else(|| first.clone());
+    let count = number(event, &["count"]).max(number(event, &["deprecatedCount"]));
+    match event.at(&["series"]) {
+        Some(series) => (first, since(series, &["lastObservedTime"], now), number(series, &["count"])),
+        None => (first, last, count.max(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::{json, time};
+
+    #[test]
+    fn both_spellings_give_the_same_row() {
+        let core = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "source": {"component": "kubelet", "host": "n"}, "message": " m ", "type": "Normal", "reason": "R", "lastTimestamp": "2026-01-01T00:00:00Z", "count": 3});
+        let other = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "deprecatedSource": {"component": "kubelet", "host": "n"}, "note": "m", "type": "Normal", "reason": "R", "deprecatedLastTimestamp": "2026-01-01T00:00:00Z", "deprecatedCount": 3});
+        let now = time::parse("2026-01-01T00:00:07Z").unwrap();
+        let wanted = json!(["7s", "Normal", "R", "pod/p", "", "kubelet, n", "m", "<unknown>", 3, "e"]);
+        assert_eq!(json!(Event.cells(&core, now)), wanted);
+        assert_eq!(json!(Event.cells(&other, now)), wanted);
     }
 }

@@ -1,5 +1,7 @@
 //! LimitRanges (upstream: `pkg/registry/core/limitrange`).
 
+use crate::cells::{Cells, created_at, name};
+use jiff::Timestamp;
 use knarr_core::{Map, Value, ValueExt};
 
 use crate::separation;
@@ -29,6 +31,10 @@ impl Strategy for LimitRange {
         if is_zero_at(range, &["metadata", "name"]) {
             range.set(&["metadata", "name"], cx.env.uuid());
         }
+    }
+
+    fn cells(&self, range: &Value, _now: Timestamp) -> Cells {
+        Some(vec![name(range), created_at(range)])
     }
 }
 

@@ -1,5 +1,7 @@
 //! Namespaces (upstream: `pkg/registry/core/namespace`).
 
+use crate::cells::{Cells, age, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::separation::{keep, keep_at, status_update};
@@ -48,6 +50,10 @@ impl Strategy for Namespace {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         knarr_core::names::is_dns1123_label(name)
+    }
+
+    fn cells(&self, namespace: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(namespace), text(namespace, &["status", "phase"]).into(), age(namespace, now)])
     }
 }
 

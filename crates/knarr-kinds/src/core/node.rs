@@ -1,10 +1,14 @@
 //! Nodes (upstream: `pkg/registry/core/node`).
 
+use crate::cells::{Cells, NONE, UNKNOWN, age, name, text, text_or};
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::separation::{keep, status_update};
 use crate::strategy::{Context, Shape, Strategy, plain_field};
-use crate::tree::{round_amounts, with};
+use crate::tree::{entries, round_amounts, with};
 
 pub struct Node;
 
@@ -46,5 +50,63 @@ impl Strategy for Node {
             "spec.unschedulable" => node.bool_at(&["spec", "unschedulable"]).unwrap_or(false).to_string(),
             _ => plain_field(node, name),
         }
+    }
+
+    fn cells(&self, node: &Value, now: Timestamp) -> Cells {
+        let info = |field, otherwise| text_or(node, &["status", "nodeInfo", field], otherwise);
+        let architecture = info("architecture", "");
+        let kernel = info("kernelVersion", UNKNOWN);
+        Some(vec![
+            name(node),
+            status(node).into(),
+            roles(node).into(),
+            age(node, now),
+            info("kubeletVersion", "").into(),
+            address(node, "InternalIP").into(),
+            address(node, "ExternalIP").into(),
+            info("osImage", UNKNOWN).into(),
+            if architecture.is_empty() { kernel.into() } else { format!("{kernel} ({architecture})").into() },
+            info("containerRuntimeVersion", UNKNOWN).into(),
+        ])
+    }
+}
+
+fn status(node: &Value) -> String {
+    let ready = node.list_at(&["status", "conditions"]).iter().rfind(|c| text(c, &["type"]) == "Ready");
+    let state = match ready.map(|c| text(c, &["status"])) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    let unschedulable = node.bool_at(&["spec", "unschedulable"]) == Some(true);
+    if unschedulable { format!("{state},SchedulingDisabled") } else { state.into() }
+}
+
+fn roles(node: &Value) -> String {
+    let role = |(key, value): (&str, &Value)| match key.strip_prefix("node-role.kubernetes.io/") {
+        Some(role) => Some(role.to_owned()),
+        None if key == "kubernetes.io/role" => value.as_str().map(str::to_owned),
+        None => None,
+    };
+    let roles: BTreeSet<String> = entries(node, &["metadata", "labels"]).filter_map(role).filter(|r| !r.is_empty()).collect();
+    if roles.is_empty() { NONE.into() } else { roles.into_iter().collect::<Vec<_>>().join(",") }
+}
+
+fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
+    node.list_at(&["status", "addresses"]).iter().find(|a| text(a, &["type"]) == kind).map_or(NONE, |a| text(a, &["address"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::json;
+
+    #[test]
+    fn a_row_tells_state_and_roles() {
+        let node = json!({"metadata": {"name": "n", "labels": {"node-role.kubernetes.io/control-plane": "", "kubernetes.io/role": "x"}}, "spec": {"unschedulable": true},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "InternalIP", "address": "1.2.3.4"}], "nodeInfo": {"kernelVersion": "6.1", "architecture": "amd64"}}});
+        let row = Node.cells(&node, Timestamp::UNIX_EPOCH).unwrap();
+        let texts: Vec<&str> = row.iter().filter_map(Value::as_str).collect();
+        assert_eq!(texts, ["n", "Ready,SchedulingDisabled", "control-plane,x", "<unknown>", "", "1.2.3.4", "<none>", "<unknown>", "6.1 (amd64)", "<unknown>"]);
     }
 }

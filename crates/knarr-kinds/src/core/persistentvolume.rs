@@ -1,5 +1,7 @@
 //! PersistentVolumes (upstream: `pkg/registry/core/persistentvolume`).
 
+use crate::cells::{Cells, UNSET, access_modes, age, is_deleting, name, quantity, storage_class, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::separation::{keep, keep_at, status_update};
@@ -42,6 +44,24 @@ impl Strategy for PersistentVolume {
         } else if !same_phase && (told.is_none() || told == old.at(&TRANSITION)) {
             volume.set(&TRANSITION, time::format(cx.env.now()));
         }
+    }
+
+    fn cells(&self, volume: &Value, now: Timestamp) -> Cells {
+        let spec = |field, otherwise| volume.str_at(&["spec", field]).unwrap_or(otherwise);
+        let claim = volume.at(&["spec", "claimRef"]).map_or(String::new(), |c| format!("{}/{}", text(c, &["namespace"]), text(c, &["name"])));
+        Some(vec![
+            name(volume),
+            quantity(volume, &["spec", "capacity", "storage"]).into(),
+            access_modes(volume, &["spec", "accessModes"]).into(),
+            spec("persistentVolumeReclaimPolicy", "").into(),
+            if is_deleting(volume) { "Terminating".into() } else { text(volume, &["status", "phase"]).into() },
+            claim.into(),
+            storage_class(volume).into(),
+            spec("volumeAttributesClassName", UNSET).into(),
+            text(volume, &["status", "reason"]).into(),
+            age(volume, now),
+            spec("volumeMode", UNSET).into(),
+        ])
     }
 }
 

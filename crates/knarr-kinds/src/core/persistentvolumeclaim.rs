@@ -1,5 +1,7 @@
 //! PersistentVolumeClaims (upstream: `pkg/registry/core/persistentvolumeclaim`, `pkg/api/persistentvolumeclaim`).
 
+use crate::cells::{Cells, UNSET, access_modes, age, is_deleting, name, quantity, storage_class, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::pod::defaults::claim_spec;
@@ -36,6 +38,23 @@ impl Strategy for PersistentVolumeClaim {
         if old.at(&["status", "healthStatus"]).is_none() {
             claim.remove(&["status", "healthStatus"]);
         }
+    }
+
+    fn cells(&self, claim: &Value, now: Timestamp) -> Cells {
+        let spec = |field, otherwise| claim.str_at(&["spec", field]).unwrap_or(otherwise);
+        let bound = !spec("volumeName", "").is_empty();
+        let if_bound = |text: String| if bound { text } else { String::new() };
+        Some(vec![
+            name(claim),
+            if is_deleting(claim) { "Terminating".into() } else { text(claim, &["status", "phase"]).into() },
+            spec("volumeName", "").into(),
+            if_bound(quantity(claim, &["status", "capacity", "storage"])).into(),
+            if_bound(access_modes(claim, &["status", "accessModes"])).into(),
+            storage_class(claim).into(),
+            spec("volumeAttributesClassName", UNSET).into(),
+            age(claim, now),
+            spec("volumeMode", UNSET).into(),
+        ])
     }
 }
 

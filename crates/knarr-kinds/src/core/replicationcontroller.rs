@@ -1,5 +1,7 @@
 //! ReplicationControllers (upstream: `pkg/registry/core/replicationcontroller`).
 
+use crate::cells::{Cells, age, containers, labels, name, number};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::apps::replicaset::replicas_field;
@@ -44,5 +46,20 @@ impl Strategy for ReplicationController {
 
     fn field(&self, object: &Value, name: &str) -> String {
         replicas_field(object, name)
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
+        let count = |path: &[&str]| number(object, path).into();
+        Some(vec![
+            name(object),
+            count(&["spec", "replicas"]),
+            count(&["status", "replicas"]),
+            count(&["status", "readyReplicas"]),
+            age(object, now),
+            names,
+            images,
+            labels(object.at(&["spec", "selector"])).into(),
+        ])
     }
 }

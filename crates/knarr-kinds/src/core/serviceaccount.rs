@@ -1,5 +1,7 @@
 //! ServiceAccounts (upstream: `pkg/registry/core/serviceaccount`).
 
+use crate::cells::{Cells, age, name};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::strategy::{Context, Strategy};
@@ -15,6 +17,10 @@ impl Strategy for ServiceAccount {
     fn prepare_for_update(&self, _cx: &Context<'_>, account: &mut Value, old: &Value) {
         clean_secrets(account);
         crate::separation::update(self.shape(), account, old);
+    }
+
+    fn cells(&self, account: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(account), age(account, now)])
     }
 }
 

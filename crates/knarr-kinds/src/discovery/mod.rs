@@ -1,11 +1,13 @@
 //! EndpointSlices (upstream: `pkg/registry/discovery/endpointslice`).
 
+use crate::cells::{Cells, age, int_or_string, list_with_more, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::semantic::same;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
-use crate::tree::{default_to, each};
+use crate::tree::{default_to, each, strings};
 
 pub struct EndpointSlice;
 
@@ -32,6 +34,13 @@ impl Strategy for EndpointSlice {
         let changed = separation::wish_changed(slice, old) || !same(slice.at(&path), old.at(&path));
         separation::count(slice, old, changed);
         drop_topology(slice);
+    }
+
+    fn cells(&self, slice: &Value, now: Timestamp) -> Cells {
+        let port = |p: &Value| int_or_string(p.at(&["port"]).or(p.at(&["name"])), "*");
+        let ports: Vec<String> = slice.list_at(&["ports"]).iter().map(port).collect();
+        let addresses: Vec<String> = slice.list_at(&["endpoints"]).iter().flat_map(|e| strings(e, &["addresses"])).map(str::to_owned).collect();
+        Some(vec![name(slice), text(slice, &["addressType"]).into(), list_with_more(&ports, 3).into(), list_with_more(&addresses, 3).into(), age(slice, now)])
     }
 }
 

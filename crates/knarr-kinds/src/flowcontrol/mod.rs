@@ -1,5 +1,7 @@
 //! FlowSchemas and PriorityLevelConfigurations (upstream: `pkg/registry/flowcontrol`).
 
+use crate::cells::{Cells, NONE, age, name, number, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
 use crate::strategy::{Shape, Strategy};
@@ -14,6 +16,18 @@ impl Strategy for FlowSchema {
 
     fn default(&self, schema: &mut Value) {
         default_if_zero(schema.ensure(&["spec"]), "matchingPrecedence", 1000);
+    }
+
+    fn cells(&self, schema: &Value, now: Timestamp) -> Cells {
+        let dangling = schema.list_at(&["status", "conditions"]).iter().find(|c| text(c, &["type"]) == "Dangling");
+        Some(vec![
+            name(schema),
+            text(schema, &["spec", "priorityLevelConfiguration", "name"]).into(),
+            number(schema, &["spec", "matchingPrecedence"]).into(),
+            schema.at(&["spec", "distinguisherMethod"]).map_or(NONE, |m| text(m, &["type"])).into(),
+            age(schema, now),
+            dangling.map_or("?", |c| text(c, &["status"])).into(),
+        ])
     }
 }
 
@@ -38,5 +52,20 @@ impl Strategy for PriorityLevelConfiguration {
                 default_if_zero(queuing, "queueLengthLimit", 50);
             });
         });
+    }
+
+    fn cells(&self, level: &Value, now: Timestamp) -> Cells {
+        let or_none = |value: Option<&Value>| value.map_or(NONE.into(), |v| number(v, &[]).into());
+        let limited = level.at(&["spec", "limited"]);
+        let queuing = |field| or_none(limited.and_then(|l| l.at(&["limitResponse", "queuing", field])));
+        Some(vec![
+            name(level),
+            text(level, &["spec", "type"]).into(),
+            or_none(limited.and_then(|l| l.at(&["nominalConcurrencyShares"]))),
+            queuing("queues"),
+            queuing("handSize"),
+            queuing("queueLengthLimit"),
+            age(level, now),
+        ])
     }
 }

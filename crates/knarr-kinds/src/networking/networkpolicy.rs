@@ -1,5 +1,7 @@
 //! NetworkPolicies (upstream: `pkg/registry/networking/networkpolicy`).
 
+use crate::cells::{Cells, age, name, selector};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::strategy::{Shape, Strategy};
@@ -22,5 +24,10 @@ impl Strategy for NetworkPolicy {
         for direction in ["ingress", "egress"] {
             each(spec, &[direction], |rule| each(rule, &["ports"], |port| default_to(port, "protocol", "TCP")));
         }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let selected = selector(Some(object.at(&["spec", "podSelector"]).unwrap_or(&Value::Null)));
+        Some(vec![name(object), selected, age(object, now)])
     }
 }

@@ -1,5 +1,6 @@
 //! Pods: defaulting, what a write may change, quality of service, deletion, table row.
 
+mod cells;
 pub mod defaults;
 mod ephemeral;
 pub mod image;
@@ -8,6 +9,8 @@ mod resize;
 pub mod resources;
 mod status;
 
+use crate::cells::{Cells, containers, labels, name};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::disabled;
@@ -77,6 +80,10 @@ impl Strategy for Pod {
             }
             _ => plain_field(pod, name),
         }
+    }
+
+    fn cells(&self, pod: &Value, now: Timestamp) -> Cells {
+        Some(cells::cells(pod, now))
     }
 }
 
@@ -179,6 +186,11 @@ impl Strategy for PodTemplate {
 
     fn default(&self, object: &mut Value) {
         defaults::template(object.ensure(&["template"]));
+    }
+
+    fn cells(&self, object: &Value, _now: Timestamp) -> Cells {
+        let [names, images] = containers(object, &["template", "spec", "containers"]);
+        Some(vec![name(object), names, images, labels(object.at(&["template", "metadata", "labels"])).into()])
     }
 }
 

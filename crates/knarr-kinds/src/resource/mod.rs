@@ -1,5 +1,7 @@
 //! Dynamic resource allocation: kinds of the group `resource.k8s.io` (upstream: `pkg/registry/resource`).
 
+use crate::cells::{Cells, age, is_deleting, name, since, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, time};
 
 use crate::separation;
@@ -21,6 +23,15 @@ impl Strategy for ResourceClaim {
         separation::status_update(self.shape(), claim, old);
         drop_deallocated_devices(claim, old);
     }
+
+    fn cells(&self, claim: &Value, now: Timestamp) -> Cells {
+        let allocated = claim.at(&["status", "allocation"]).is_some();
+        let reserved = allocated && !claim.list_at(&["status", "reservedFor"]).is_empty();
+        let deleting = is_deleting(claim);
+        let states = [(deleting, "deleted"), (!allocated && !deleting, "pending"), (allocated, "allocated"), (reserved, "reserved")];
+        let states: Vec<&str> = states.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+        Some(vec![name(claim), states.join(",").into(), age(claim, now)])
+    }
 }
 
 /// A device that is given back takes its status with it.
@@ -41,6 +52,10 @@ pub struct ResourceClaimTemplate;
 impl Strategy for ResourceClaimTemplate {
     fn default(&self, template: &mut Value) {
         default_claim_spec(template, &["spec", "spec"]);
+    }
+
+    fn cells(&self, template: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(template), age(template, now)])
     }
 }
 
@@ -79,6 +94,11 @@ impl Strategy for ResourceSlice {
     fn field(&self, slice: &Value, name: &str) -> String {
         plain_field(slice, name)
     }
+
+    fn cells(&self, slice: &Value, now: Timestamp) -> Cells {
+        let spec = |path: &[&str]| text(slice.at(&["spec"]).unwrap_or(slice), path).into();
+        Some(vec![name(slice), spec(&["nodeName"]), spec(&["driver"]), spec(&["pool", "name"]), age(slice, now)])
+    }
 }
 
 /// Taints without a time begin now (upstream: `SetDefaults_DeviceTaint`).
@@ -98,6 +118,10 @@ impl Strategy for DeviceClass {
     fn shape(&self) -> Shape {
         Shape::PLAIN.generation()
     }
+
+    fn cells(&self, class: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(class), age(class, now)])
+    }
 }
 
 pub struct DeviceTaintRule;
@@ -115,5 +139,11 @@ impl Strategy for DeviceTaintRule {
     fn prepare_for_update(&self, cx: &Context<'_>, rule: &mut Value, old: &Value) {
         with(rule, &["spec", "taint"], |taint| stamp_taint(cx, taint));
         separation::update(self.shape(), rule, old);
+    }
+
+    fn cells(&self, rule: &Value, now: Timestamp) -> Cells {
+        let taint = |field| text(rule, &["spec", "taint", field]).into();
+        let added = rule.at(&["spec", "taint", "timeAdded"]).map_or(String::new(), |_| since(rule, &["spec", "taint", "timeAdded"], now));
+        Some(vec![name(rule), taint("key"), taint("value"), taint("effect"), added.into(), age(rule, now)])
     }
 }

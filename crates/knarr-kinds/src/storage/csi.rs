@@ -1,10 +1,12 @@
 //! CSIDrivers, CSINodes and CSIStorageCapacities (upstream: `pkg/registry/storage`).
 
+use crate::cells::{Cells, NONE, UNSET, age, created_at, name, text};
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
-use crate::tree::{default_if_zero, default_to};
+use crate::tree::{default_if_zero, default_to, strings};
 
 pub struct CsiDriver;
 
@@ -28,6 +30,23 @@ impl Strategy for CsiDriver {
         let changed = separation::wish_changed(driver, old);
         separation::count(driver, old, changed);
     }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        let is = |field, otherwise| object.bool_at(&["spec", field]).unwrap_or(otherwise).into();
+        let audiences: Option<Vec<&str>> =
+            object.at(&["spec", "tokenRequests"]).map(|_| object.list_at(&["spec", "tokenRequests"]).iter().map(|t| text(t, &["audience"])).collect());
+        let modes: Vec<&str> = strings(object, &["spec", "volumeLifecycleModes"]).collect();
+        Some(vec![
+            name(object),
+            is("attachRequired", true),
+            is("podInfoOnMount", false),
+            is("storageCapacity", false),
+            audiences.map_or(UNSET.into(), |a| a.join(",")).into(),
+            is("requiresRepublish", false),
+            if modes.is_empty() { NONE.into() } else { modes.join(",").into() },
+            age(object, now),
+        ])
+    }
 }
 
 pub struct CsiNode;
@@ -36,6 +55,10 @@ impl Strategy for CsiNode {
     fn shape(&self) -> Shape {
         Shape::PLAIN.status_keeps_metadata().needs_resource_version()
     }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(object), object.list_at(&["spec", "drivers"]).len().into(), age(object, now)])
+    }
 }
 
 pub struct CsiStorageCapacity;
@@ -43,5 +66,9 @@ pub struct CsiStorageCapacity;
 impl Strategy for CsiStorageCapacity {
     fn shape(&self) -> Shape {
         Shape::PLAIN.needs_resource_version()
+    }
+
+    fn cells(&self, object: &Value, _now: Timestamp) -> Cells {
+        Some(vec![name(object), created_at(object)])
     }
 }

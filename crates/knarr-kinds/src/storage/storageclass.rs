@@ -1,6 +1,10 @@
 //! StorageClasses and VolumeAttributesClasses (upstream: `pkg/registry/storage/storageclass`, `volumeattributesclass`).
 
-use knarr_core::Value;
+use crate::cells::{Cells, age, name, text, text_or};
+use std::cmp::Reverse;
+
+use jiff::Timestamp;
+use knarr_core::{Value, ValueExt};
 
 use crate::strategy::Strategy;
 use crate::tree::default_to;
@@ -12,8 +16,35 @@ impl Strategy for StorageClass {
         default_to(class, "reclaimPolicy", "Delete");
         default_to(class, "volumeBindingMode", "Immediate");
     }
+
+    /// Of several the newest counts, of equally old ones the first by name.
+    fn effective_default(&self, classes: &[Value]) -> Option<usize> {
+        let key = |class: &Value| (Reverse(text(class, &["metadata", "creationTimestamp"]).to_owned()), text(class, &["metadata", "name"]).to_owned());
+        classes.iter().enumerate().filter(|(_, class)| is_default(class)).min_by_key(|(_, class)| key(class)).map(|(i, _)| i)
+    }
+
+    fn cells(&self, class: &Value, now: Timestamp) -> Cells {
+        Some(vec![
+            name(class),
+            text(class, &["provisioner"]).into(),
+            text_or(class, &["reclaimPolicy"], "Delete").into(),
+            text_or(class, &["volumeBindingMode"], "Immediate").into(),
+            class.bool_at(&["allowVolumeExpansion"]).unwrap_or(false).into(),
+            age(class, now),
+        ])
+    }
+}
+
+const DEFAULT_ANNOTATIONS: [&str; 2] = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+fn is_default(class: &Value) -> bool {
+    DEFAULT_ANNOTATIONS.iter().any(|key| text(class, &["metadata", "annotations", key]) == "true")
 }
 
 pub struct VolumeAttributesClass;
 
-impl Strategy for VolumeAttributesClass {}
+impl Strategy for VolumeAttributesClass {
+    fn cells(&self, class: &Value, now: Timestamp) -> Cells {
+        Some(vec![name(class), text(class, &["driverName"]).into(), age(class, now)])
+    }
+}

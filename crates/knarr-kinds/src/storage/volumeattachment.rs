@@ -1,6 +1,8 @@
 //! VolumeAttachments (upstream: `pkg/registry/storage/volumeattachment`).
 
-use knarr_core::Value;
+use crate::cells::{Cells, age, name, text};
+use jiff::Timestamp;
+use knarr_core::{Value, ValueExt};
 
 use crate::core::persistentvolume::default_source;
 use crate::strategy::{Shape, Strategy};
@@ -19,5 +21,16 @@ impl Strategy for VolumeAttachment {
             default_source(spec);
             round_amounts(spec, &["capacity"]);
         });
+    }
+
+    fn cells(&self, attachment: &Value, now: Timestamp) -> Cells {
+        Some(vec![
+            name(attachment),
+            text(attachment, &["spec", "attacher"]).into(),
+            text(attachment, &["spec", "source", "persistentVolumeName"]).into(),
+            text(attachment, &["spec", "nodeName"]).into(),
+            attachment.bool_at(&["status", "attached"]).unwrap_or(false).into(),
+            age(attachment, now),
+        ])
     }
 }

@@ -4,7 +4,10 @@
 //! stay consistent.
 
 pub mod allocation;
+pub mod cells;
 
+use crate::cells::Cells;
+use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
 use crate::separation::{keep, status_update};
@@ -44,6 +47,10 @@ impl Strategy for Service {
 
     fn prepare_for_status_update(&self, _cx: &Context<'_>, service: &mut Value, old: &Value) {
         status_update(self.shape(), service, old);
+    }
+
+    fn cells(&self, service: &Value, now: Timestamp) -> Cells {
+        Some(cells::cells(service, now))
     }
 }
 
