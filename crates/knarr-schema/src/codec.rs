@@ -2,8 +2,13 @@
 //!
 //! Rules of both encodings, each met and proved: `schema-tools/README.md`.
 
+mod body;
+mod canonical;
+mod decode;
+mod defaults;
 mod envelope;
 mod from_tree;
+mod read;
 mod scalar;
 mod skim;
 mod slots;
@@ -25,7 +30,7 @@ use serde::de::DeserializeOwned;
 use self::envelope::Envelope;
 use self::wire::{Back, Malformed};
 use crate::registry::Resource;
-use crate::types::{self, Type};
+use crate::types::{self, Type, TypeId};
 
 /// How deep messages may be nested. The deepest legitimate ones are JSON schemas.
 const MESSAGE_DEPTH_MAX: usize = 256;
@@ -60,13 +65,66 @@ pub struct Decoded {
     pub warnings: Vec<String>,
 }
 
-/// Decodes a JSON body of a known kind: field names matched as Go does, types checked, unknown fields dropped (and told
+/// Decodes a JSON body of a resource's kind: field names matched as Go does, types checked, unknown fields dropped (and told
 /// under `Warn`, refused under `Strict`), values brought to their canonical form (quantities, times, int-or-string).
+///
+/// The tree is what Go would write again: without what it leaves out, with what it always writes, `kind` and `apiVersion`
+/// set. Of a custom resource the body is taken as it is; only duplicate fields are told.
 ///
 /// # Errors
 /// `BadRequest` in upstream's words.
-pub fn decode_json(_resource: &Resource, _body: &[u8], _validation: FieldValidation) -> Result<Decoded> {
-    todo!()
+pub fn decode_json(resource: &Resource, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
+    body::decode(body::Wanted { kind: &resource.gvk(), custom: resource.custom.is_some() }, body, validation)
+}
+
+/// Decodes a JSON body of any built-in kind: what a subresource takes (`autoscaling/v1` Scale, `policy/v1` Eviction), delete
+/// options.
+///
+/// # Errors
+/// As [`decode_json`].
+pub fn decode_json_kind(kind: &GroupVersionKind, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
+    body::decode(body::Wanted { kind, custom: false }, body, validation)
+}
+
+/// Brings a tree of a resource's kind into the form that [`decode_json`] gives, as upstream does with what a patch made.
+///
+/// # Errors
+/// As [`decode_json`].
+pub fn decode_value(resource: &Resource, value: &Value, validation: FieldValidation) -> Result<Decoded> {
+    let mut json = Vec::with_capacity(1024);
+    tree_json::plain(&mut json, value, false);
+    decode_json(resource, &json, validation)
+}
+
+/// Reads one value of a known type that is part of something else (the `metadata` of a custom resource): the tree as
+/// [`decode_json`] gives it, and what a strict decoder says of it, with paths from that value on.
+///
+/// # Errors
+/// The text of upstream's decoder.
+pub fn conform(type_id: TypeId, value: &Value) -> std::result::Result<Decoded, String> {
+    let mut json = Vec::with_capacity(1024);
+    tree_json::plain(&mut json, value, false);
+    match decode::typed(&String::from_utf8_lossy(&json), types::get(type_id), true) {
+        Ok(read) => Ok(Decoded { value: read.tree, warnings: read.strict_errors }),
+        Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
+    }
+}
+
+/// Reads JSON as upstream reads it into a map: integers stay integers, other numbers are floats, syntax errors in Go's words.
+///
+/// # Errors
+/// The text of Go's decoder.
+pub fn parse_json(body: &[u8]) -> std::result::Result<Value, String> {
+    match decode::untyped(&String::from_utf8_lossy(body), false) {
+        Ok(read) => Ok(read.tree),
+        Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
+    }
+}
+
+/// Fills in the defaults that the table declares: those that are not zero, or zero on a pointer. Goes into structs that
+/// are there, adds none.
+pub fn apply_declared_defaults(type_id: TypeId, value: &mut Value) {
+    defaults::apply(types::get(type_id), value);
 }
 
 /// Decodes a body in protobuf, envelope included. Gives its kind and the tree.
@@ -230,5 +288,7 @@ pub fn kind_of(object: &Object) -> GroupVersionKind {
     view::kind_of(object)
 }
 
+#[cfg(test)]
+mod decode_tests;
 #[cfg(test)]
 mod tests;

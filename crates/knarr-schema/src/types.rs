@@ -96,6 +96,16 @@ impl Field {
     pub(crate) fn omits_zero(&self) -> bool {
         self.omit_empty && !self.pointer
     }
+
+    /// Whether Go writes this field to JSON even when nothing was set.
+    pub(crate) fn is_always_written(&self) -> bool {
+        match self.shape {
+            _ if self.pointer => !self.omit_empty && !self.omit_zero,
+            Shape::List(_) | Shape::Map(_) | Shape::NamedList(_) => !self.omit_empty,
+            Shape::String | Shape::Bytes | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double => !self.omit_empty,
+            _ => !self.omit_zero,
+        }
+    }
 }
 
 /// The type with this index.
@@ -138,6 +148,16 @@ impl Type {
         self.index.flat(json).map(|i| self.index.flat[i].field)
     }
 
+    /// The field with this JSON name and its position among `json_fields`.
+    pub(crate) fn flat(&self, json: &str) -> Option<(usize, &Flat)> {
+        self.index.flat(json).map(|i| (i, &self.index.flat[i]))
+    }
+
+    /// The fields that Go writes to JSON even when nothing was set.
+    pub(crate) fn always_written(&self) -> impl Iterator<Item = &'static Field> {
+        self.index.always.iter().copied()
+    }
+
     /// The field with this protobuf number (inlined structs are fields of their own here).
     pub fn field_by_number(&self, number: u32) -> Option<&'static Field> {
         self.position_of(number).map(|i| &self.fields[i])
@@ -164,7 +184,7 @@ impl Type {
 
     /// Whether its JSON object begins with `kind` and `apiVersion`.
     pub fn has_type_meta(&self) -> bool {
-        self.fields.iter().any(|f| f.shape == Shape::TypeMeta)
+        self.index.has_type_meta
     }
 }
 
@@ -188,12 +208,16 @@ struct FieldIndex {
     /// Hash table over the names of `flat`; its length is a power of two.
     by_name: Box<[u8]>,
     by_number: Box<[u8]>,
+    /// Fields that are written though nothing was set.
+    always: Vec<&'static Field>,
+    has_type_meta: bool,
 }
 
-/// A field of the JSON object, and the top-level field in whose message it is (itself unless inlined).
-#[derive(Debug)]
-struct Flat {
-    field: &'static Field,
+/// A field of the JSON object, and the inlined structs in which it is, outermost first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flat {
+    pub field: &'static Field,
+    pub embedded: &'static [TypeId],
 }
 
 impl FieldIndex {
@@ -201,8 +225,11 @@ impl FieldIndex {
         let mut flat = Vec::with_capacity(fields.len());
         for field in fields.iter().filter(|f| f.shape != Shape::TypeMeta) {
             match field.shape {
-                Shape::Struct(id) if field.inline => flat.extend(get(id).json_fields().map(|field| Flat { field })),
-                _ => flat.push(Flat { field }),
+                Shape::Struct(id) if field.inline => flat.extend(get(id).index.flat.iter().map(|inner| {
+                    let embedded: Vec<TypeId> = std::iter::once(id).chain(inner.embedded.iter().copied()).collect();
+                    Flat { field: inner.field, embedded: embedded.leak() }
+                })),
+                _ => flat.push(Flat { field, embedded: &[] }),
             }
         }
         let mut by_name = vec![NONE; (flat.len() * 2).next_power_of_two()].into_boxed_slice();
@@ -218,7 +245,9 @@ impl FieldIndex {
         for (i, f) in fields.iter().enumerate().filter(|(_, f)| f.number != 0) {
             by_number[f.number as usize] = u8::try_from(i).expect("fewer than 255 fields");
         }
-        Self { flat, by_name, by_number }
+        let always = flat.iter().map(|f| f.field).filter(|f| f.is_always_written()).collect();
+        let has_type_meta = fields.iter().any(|f| f.shape == Shape::TypeMeta);
+        Self { flat, by_name, by_number, always, has_type_meta }
     }
 
     fn flat(&self, json: &str) -> Option<usize> {

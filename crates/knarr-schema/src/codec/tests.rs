@@ -18,7 +18,7 @@ fn pairs(folder: &Path) -> Vec<(String, String, Vec<u8>)> {
     names.iter().filter_map(read).collect()
 }
 
-fn fixtures() -> Vec<(String, String, Vec<u8>)> {
+pub(super) fn fixtures() -> Vec<(String, String, Vec<u8>)> {
     let found = pairs(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"));
     assert_eq!(found.len(), 99);
     found

@@ -170,8 +170,7 @@ impl<'o> Writer<'o> {
             self.null(field);
             return Ok(());
         }
-        let scalar = matches!(field.shape, Shape::String | Shape::Bytes | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::NamedList(_));
-        if (field.omit_empty && scalar) || (field.omit_zero && matches!(field.shape, Shape::Time | Shape::MicroTime)) {
+        if !field.is_always_written() {
             return Ok(());
         }
         self.key(field);

@@ -103,12 +103,7 @@ fn member(out: &mut Vec<u8>, field: &'static Field, value: &Value) {
 /// Whether Go leaves the field out when it holds this value (null stands for absent too).
 pub(super) fn is_omitted(field: &Field, value: &Value) -> bool {
     if value.is_null() {
-        return match field.shape {
-            _ if field.pointer => field.omit_empty || field.omit_zero,
-            Shape::List(_) | Shape::Map(_) => field.omit_empty,
-            Shape::String | Shape::Bytes | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::NamedList(_) => field.omit_empty,
-            _ => field.omit_zero,
-        };
+        return !field.is_always_written();
     }
     field.omits_zero()
         && match (field.shape, value) {

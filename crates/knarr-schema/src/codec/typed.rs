@@ -174,12 +174,7 @@ impl<'a> Source<'a> {
         let repeated = matches!(field.shape, Shape::List(_) | Shape::Map(_));
         if slot.is_empty() {
             let null = repeated || field.pointer;
-            let omitted = match field.shape {
-                _ if null => field.omit_empty || field.omit_zero,
-                Shape::String | Shape::Bytes | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::NamedList(_) => field.omit_empty,
-                _ => field.omit_zero,
-            };
-            return Ok((!omitted).then_some(if null { Self::Null } else { Self::Zero }));
+            return Ok(field.is_always_written().then_some(if null { Self::Null } else { Self::Zero }));
         }
         if repeated {
             return Ok(Some(Self::Repeated(Repeated::new(message, slot, field), field)));

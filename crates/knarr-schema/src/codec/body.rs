@@ -1,0 +1,154 @@
+//! A request's body: which kind it is, whether it may come here, and upstream's words when not
+//! (`k8s.io/apiserver/pkg/endpoints/handlers.transformDecodeError` and the codec below it).
+
+use std::borrow::Cow;
+
+use knarr_core::field::go_quote;
+use knarr_core::{GroupVersion, GroupVersionKind, Result, Status, Value, ValueExt as _};
+
+use super::decode::{self, Read, Stop};
+use super::{Decoded, FieldValidation, read};
+use crate::types;
+
+/// How much of a body is shown in an error.
+const SUMMARY_MAX: usize = 30;
+
+/// What the body should be.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub kind: &'a GroupVersionKind,
+    pub custom: bool,
+}
+
+pub(super) fn decode(wanted: Wanted<'_>, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
+    let text = String::from_utf8_lossy(body);
+    let strict = validation != FieldValidation::Ignore;
+    let id = if wanted.custom { None } else { types::of_kind(&wanted.kind.group, &wanted.kind.version, &wanted.kind.kind) };
+    let outcome = match id {
+        Some(id) => decode::typed(&text, types::get(id), strict),
+        None => decode::untyped(&text, strict),
+    };
+    match outcome {
+        Ok(read) if read.tree.is_object() && has_kind(&read.tree, wanted) => accept(read, wanted, validation),
+        outcome => Err(explain(&text, body, wanted, outcome.err())),
+    }
+}
+
+/// Whether the tree says of itself what was wanted, or nothing. Custom resources must name their kind.
+fn has_kind(tree: &Value, wanted: Wanted<'_>) -> bool {
+    let (api_version, kind) = (tree.str_at(&["apiVersion"]).unwrap_or_default(), tree.str_at(&["kind"]).unwrap_or_default());
+    let same_version = api_version.is_empty() || api_version == wanted.kind.api_version();
+    if wanted.custom { !kind.is_empty() && same_version } else { same_version && (kind.is_empty() || kind == wanted.kind.kind) }
+}
+
+fn accept(read: Read, wanted: Wanted<'_>, validation: FieldValidation) -> Result<Decoded> {
+    let Read { mut tree, strict_errors } = read;
+    if validation == FieldValidation::Strict && !strict_errors.is_empty() {
+        return Err(refused(wanted.kind, wanted, &strict_text(&strict_errors)));
+    }
+    for (key, value) in [("kind", wanted.kind.kind.clone()), ("apiVersion", wanted.kind.api_version())] {
+        if tree.str_at(&[key]).is_none_or(str::is_empty) {
+            tree[key] = value.into();
+        }
+    }
+    Ok(Decoded { value: tree, warnings: if validation == FieldValidation::Warn { strict_errors } else { Vec::new() } })
+}
+
+/// `strict decoding error: ` and all that a strict decoder found.
+pub(super) fn strict_text(errors: &[String]) -> String {
+    format!("strict decoding error: {}", errors.join(", "))
+}
+
+fn refused(given: &GroupVersionKind, wanted: Wanted<'_>, why: &str) -> Status {
+    Status::bad_request(format!("{} in version {} cannot be handled as a {}: {why}", given.kind, go_quote(&given.version), wanted.kind.kind))
+}
+
+/// Finds out, in upstream's order, what is wrong with a body that cannot be taken.
+fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> Status {
+    let unrecognized =
+        |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({})", wanted.kind.kind, summary(body)));
+    let given = match interpret(text) {
+        Ok(given) => given,
+        Err(why) => return unrecognized(why),
+    };
+    if wanted.custom && given.kind.is_empty() {
+        return unrecognized(format!("Object 'Kind' is missing in '{text}'"));
+    }
+    let given = with_defaults(given, wanted.kind);
+    let registered = wanted.custom || types::of_kind(&given.group, &given.version, &given.kind).is_some();
+    if !registered {
+        let why = format!(
+            "no kind {} is registered for version {} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+            go_quote(&given.kind),
+            go_quote(&given.api_version())
+        );
+        return refused(&given, wanted, &why);
+    }
+    match stop {
+        Some(Stop::Syntax(why) | Stop::Value(why)) if given == *wanted.kind || wanted.custom => refused(&given, wanted, &why),
+        _ if given.kind == wanted.kind.kind || wanted.custom => Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            given.api_version(),
+            wanted.kind.api_version()
+        )),
+        _ => {
+            let internal = if wanted.kind.group.is_empty() { "core" } else { wanted.kind.group.split('.').next().unwrap_or_default() };
+            refused(&given, wanted, &format!("converting ({}.{}) to ({internal}.{}): unknown conversion", given.version, given.kind, wanted.kind.kind))
+        }
+    }
+}
+
+/// `kind` and `apiVersion` as upstream reads them before all else (`SimpleMetaFactory.Interpret`).
+fn interpret(text: &str) -> std::result::Result<GroupVersionKind, String> {
+    let failed = |why: &str| format!("couldn't get version/kind; json parse error: {why}");
+    read::validate(text).map_err(|e| failed(&e.0))?;
+    let tree = match decode::untyped(text, false) {
+        Ok(read) => read.tree,
+        Err(Stop::Syntax(why) | Stop::Value(why)) => return Err(failed(&why)),
+    };
+    let described = |v: &Value| match v {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !tree.is_object() && !tree.is_null() {
+        let wanted = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        return Err(failed(&format!("json: cannot unmarshal {} into Go value of type {wanted}", described(&tree))));
+    }
+    let member = |key: &str| match tree.get(key) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(s)) => Ok(s.clone()),
+        Some(other) => Err(failed(&format!("json: cannot unmarshal {} into Go struct field .{key} of type string", described(other)))),
+    };
+    let (api_version, kind) = (member("apiVersion")?, member("kind")?);
+    let gv = match api_version.as_str() {
+        "" | "/" => GroupVersion::new("", ""),
+        _ => GroupVersion::parse(&api_version).ok_or_else(|| format!("unexpected GroupVersion string: {api_version}"))?,
+    };
+    Ok(GroupVersionKind::new(gv.group, gv.version, kind))
+}
+
+/// `gvkWithDefaults` of upstream's JSON serializer.
+fn with_defaults(mut given: GroupVersionKind, wanted: &GroupVersionKind) -> GroupVersionKind {
+    if given.kind.is_empty() {
+        given.kind.clone_from(&wanted.kind);
+    }
+    if given.version.is_empty() && (given.group.is_empty() || given.group == wanted.group) {
+        given.group.clone_from(&wanted.group);
+        given.version.clone_from(&wanted.version);
+    }
+    given
+}
+
+fn summary(body: &[u8]) -> Cow<'static, str> {
+    let shown = &body[..body.len().min(SUMMARY_MAX)];
+    let more = if body.len() > SUMMARY_MAX { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)).into(),
+        Some(_) => shown.iter().map(|b| format!("{b:02x}")).chain([more.to_owned()]).collect::<String>().into(),
+    }
+}

@@ -1,0 +1,185 @@
+//! Quantities and times as upstream writes them after reading what a client sent, and its words for what it cannot read.
+
+use knarr_core::field::go_quote;
+use knarr_core::quantity::{Format, Quantity};
+use knarr_core::time;
+
+/// A quantity in canonical form. Like upstream's `ParseQuantity`, a form that needs no change of suffix is kept as it came:
+/// `1.500` stays, `0.5` becomes `500m`.
+///
+/// # Errors
+/// Upstream's words.
+pub(super) fn quantity(given: &str) -> Result<String, String> {
+    let given = given.trim();
+    let parsed: Quantity = given.parse().map_err(|_| bad_quantity(given))?;
+    if given == "0" || keeps_its_form(given, parsed.format) { Ok(given.to_owned()) } else { Ok(parsed.to_string()) }
+}
+
+fn keeps_its_form(given: &str, format: Format) -> bool {
+    let unsigned = given.strip_prefix(['+', '-']).unwrap_or(given);
+    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole = Some(whole.trim_start_matches('0')).filter(|w| !w.is_empty()).unwrap_or("0");
+    let digits = format!("{whole}{fraction}");
+    let Ok(value) = digits.parse::<i64>() else { return false };
+    match format {
+        Format::BinarySi => {
+            let power = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].iter().position(|s| *s == suffix).map_or(0, |i| (i as u32 + 1) * 10);
+            let precise = whole.len() as f32 + f32::floor(power as f32 * 3.0 / 10.0) + 1.0 <= 15.0;
+            fraction.is_empty() && precise && value & 7 != 0 && value.checked_mul(1 << power).is_some()
+        }
+        Format::DecimalSi | Format::DecimalExponent => {
+            let exponent = match suffix {
+                "n" => -9,
+                "u" => -6,
+                "m" => -3,
+                "k" => 3,
+                "M" => 6,
+                "G" => 9,
+                "T" => 12,
+                "P" => 15,
+                "E" => 18,
+                _ => suffix.get(1..).and_then(|n| n.parse().ok()).unwrap_or(0),
+            };
+            let scale = exponent - fraction.len() as i64;
+            digits.len() <= 18 && scale >= -9 && scale % 3 == 0 && !digits.ends_with("000") && !digits.starts_with('0')
+        }
+    }
+}
+
+fn bad_quantity(given: &str) -> String {
+    let unsigned = given.strip_prefix(['+', '-']).unwrap_or(given);
+    let suffix = unsigned.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches('.').trim_start_matches(|c: char| c.is_ascii_digit());
+    let known = suffix.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+    let number = known.strip_prefix(['+', '-']).unwrap_or(known);
+    if given.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned();
+    }
+    "unable to parse quantity's suffix".to_owned()
+}
+
+/// A `Time`: whole seconds in UTC.
+///
+/// # Errors
+/// The words of Go's `time.Parse`.
+pub(super) fn seconds(given: &str) -> Result<String, String> {
+    parse(given, "2006-01-02T15:04:05Z07:00").map(time::format)
+}
+
+/// A `MicroTime`: six decimals in UTC, and six decimals wanted.
+///
+/// # Errors
+/// The words of Go's `time.Parse`.
+pub(super) fn micros(given: &str) -> Result<String, String> {
+    parse(given, "2006-01-02T15:04:05.000000Z07:00").map(time::format_micro)
+}
+
+/// Follows `time.Parse` element by element to the first that does not fit.
+fn parse(given: &str, layout: &str) -> Result<jiff::Timestamp, String> {
+    let fail = |rest: &str, element: &str| {
+        format!("parsing time {} as {}: cannot parse {} as {}", go_quote(given), go_quote(layout), go_quote(rest), go_quote(element))
+    };
+    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", go_quote(given));
+    let mut rest = given;
+    let elements = [
+        ("", "2006", 0, 9999, ""),
+        ("-", "01", 1, 12, "month"),
+        ("-", "02", 0, 99, ""),
+        ("T", "15", 0, 23, "hour"),
+        (":", "04", 0, 59, "minute"),
+        (":", "05", 0, 59, "second"),
+    ];
+    for (literal, element, min, max, name) in elements {
+        rest = rest.strip_prefix(literal).ok_or_else(|| fail(rest, literal))?;
+        let digits = rest.get(..element.len()).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| fail(rest, element))?;
+        let n: u32 = digits.parse().map_err(|_| fail(rest, element))?;
+        if n < min || n > max {
+            return Err(out_of_range(name));
+        }
+        rest = &rest[element.len()..];
+    }
+    if layout.contains(".000000") {
+        let fraction = rest.get(..7).filter(|f| f.starts_with('.') && f[1..].bytes().all(|b| b.is_ascii_digit()));
+        rest = &rest[fraction.ok_or_else(|| fail(rest, ".000000"))?.len()..];
+    } else if let Some(fraction) = rest.strip_prefix(['.', ',']) {
+        let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+        rest = if digits > 0 { &fraction[digits..] } else { rest };
+    }
+    let zone = zone(rest).ok_or_else(|| fail(rest, "Z07:00"))?;
+    if zone.len() < rest.len() {
+        return Err(format!("parsing time {}: extra text: {}", go_quote(given), go_quote(&rest[zone.len()..])));
+    }
+    time::parse(&given.replace(',', ".")).ok_or_else(|| out_of_range("day"))
+}
+
+/// The zone that a text begins with.
+fn zone(rest: &str) -> Option<&str> {
+    if rest.starts_with('Z') {
+        return rest.get(..1);
+    }
+    rest.get(..6).filter(|z| {
+        let b = z.as_bytes();
+        matches!(b[0], b'+' | b'-') && b[3] == b':' && [1, 2, 4, 5].iter().all(|i| b[*i].is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_keep_a_form_that_upstream_keeps() {
+        for (given, wanted) in [
+            ("1", "1"),
+            ("100m", "100m"),
+            ("0.5", "500m"),
+            ("1.500", "1.500"),
+            ("2.5", "2500m"),
+            ("1000", "1k"),
+            ("1000m", "1"),
+            ("1024Mi", "1Gi"),
+            ("1025Mi", "1025Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("1e3", "1e3"),
+            ("1E3", "1E3"),
+            ("0", "0"),
+            ("00", "0"),
+            (" 5 ", "5"),
+            ("+5", "+5"),
+            ("0.000", "0"),
+            ("8Ki", "8Ki"),
+            ("9223372036854775807", "9223372036854775807"),
+        ] {
+            assert_eq!(quantity(given), Ok(wanted.to_owned()), "{given}");
+        }
+        let regular = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+        for (given, wanted) in [
+            ("", regular),
+            ("1x", regular),
+            ("{}", regular),
+            ("1mi", "unable to parse quantity's suffix"),
+            ("1KiB", regular),
+            ("1ki", "unable to parse quantity's suffix"),
+        ] {
+            assert_eq!(quantity(given), Err(wanted.to_owned()), "{given}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_and_refused_as_go_does() {
+        assert_eq!(seconds("2026-01-02T03:04:05.9+01:00"), Ok("2026-01-02T02:04:05Z".to_owned()));
+        assert_eq!(micros("2026-01-02T03:04:05.678901Z"), Ok("2026-01-02T03:04:05.678901Z".to_owned()));
+        for (given, wanted) in [
+            ("abc", r#"parsing time "abc" as "2006-01-02T15:04:05Z07:00": cannot parse "abc" as "2006""#),
+            ("2026-01-02", r#"parsing time "2026-01-02" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "T""#),
+            ("2026-13-02T03:04:05Z", r#"parsing time "2026-13-02T03:04:05Z": month out of range"#),
+            ("2026-02-30T03:04:05Z", r#"parsing time "2026-02-30T03:04:05Z": day out of range"#),
+            ("2026-01-02T03:04:05", r#"parsing time "2026-01-02T03:04:05" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "Z07:00""#),
+            ("2026-01-02T03:04:05Zx", r#"parsing time "2026-01-02T03:04:05Zx": extra text: "x""#),
+        ] {
+            assert_eq!(seconds(given), Err(wanted.to_owned()));
+        }
+        assert!(micros("2026-01-02T03:04:05Z").unwrap_err().contains(r#"cannot parse "Z" as ".000000""#));
+    }
+}

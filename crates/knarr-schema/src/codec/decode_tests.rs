@@ -1,0 +1,187 @@
+//! What a client's JSON becomes, and what it is told when it is wrong.
+
+use knarr_core::json;
+
+use super::*;
+use crate::registry::Registry;
+
+fn decode(plural: &str, body: &str, validation: FieldValidation) -> Result<Decoded> {
+    let registry = Registry::builtin();
+    let resource = registry.all().iter().find(|r| r.plural == plural).unwrap();
+    decode_json(resource, body.as_bytes(), validation)
+}
+
+#[track_caller]
+fn refused(plural: &str, body: &str, wanted: &str) {
+    let error = decode(plural, body, FieldValidation::Strict).unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (400, wanted));
+}
+
+#[test]
+fn a_body_becomes_what_go_would_write_again() {
+    let body = r#"{"metadata":{"name":"p","creationTimestamp":null,"labels":{}},"spec":{"hostNetwork":false,"priority":0,
+        "containers":[{"name":"c","resources":{"limits":{"cpu":0.5,"memory":"1024Mi"}},"readinessProbe":{"httpGet":{"port":"web"}},"ports":[]},null],
+        "volumes":null,"activeDeadlineSeconds":null}}"#;
+    assert_eq!(
+        decode("pods", body, FieldValidation::Strict).unwrap().value,
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}, "status": {}, "spec": {"priority": 0, "containers": [
+            {"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "readinessProbe": {"httpGet": {"port": "web"}}}, {"name": "", "resources": {}}]}})
+    );
+}
+
+#[test]
+fn what_was_read_back_from_protobuf_is_read_alike_from_its_json() {
+    for (name, json, protobuf) in super::tests::fixtures() {
+        let kind = Envelope::open(&protobuf).unwrap();
+        let (group, version) = kind.group_version();
+        let at_rest = Object { encoding: Encoding::Protobuf, resource_version: 0, bytes: protobuf.clone().into() };
+        let tree = to_value(&at_rest).unwrap();
+        if kind.kind == "List" || kind.kind.ends_with("List") {
+            continue;
+        }
+        let decoded = decode_json_kind(&GroupVersionKind::new(group, version, kind.kind), json.as_bytes(), FieldValidation::Strict);
+        assert_eq!(decoded.map(|d| d.value).map_err(|e| e.message), Ok(tree), "{name}");
+    }
+}
+
+#[test]
+fn unknown_and_duplicate_fields_are_told_with_their_paths() {
+    let body = r#"{"kind":"Deployment","apiVersion":"apps/v1","spec":{"replicas":1,"replicas":2,"foo":{"a":[1]},"template":{"spec":{"containers":[{"name":"a"},{"Name":"b","env":[{"bar":1}]}]}}},"Kind":"x"}"#;
+    let told = [
+        r#"duplicate field "spec.replicas""#,
+        r#"unknown field "spec.foo""#,
+        r#"unknown field "spec.template.spec.containers[1].Name""#,
+        r#"unknown field "spec.template.spec.containers[1].env[0].bar""#,
+        r#"unknown field "Kind""#,
+    ];
+    let warned = decode("deployments", body, FieldValidation::Warn).unwrap();
+    assert_eq!(warned.warnings, told);
+    assert_eq!(warned.value["spec"]["replicas"], 2);
+    assert!(decode("deployments", body, FieldValidation::Ignore).unwrap().warnings.is_empty());
+    refused("deployments", body, &format!(r#"Deployment in version "v1" cannot be handled as a Deployment: strict decoding error: {}"#, told.join(", ")));
+}
+
+#[test]
+fn values_of_a_wrong_type_are_refused_in_gos_words() {
+    let deployment = r#"Deployment in version "v1" cannot be handled as a Deployment: "#;
+    for (spec, wanted) in [
+        (r#"{"replicas":"a"}"#, "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"replicas":1.5}"#, "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"replicas":3000000000}"#, "json: cannot unmarshal number 3000000000 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+        (r#"{"paused":[]}"#, "json: cannot unmarshal array into Go struct field DeploymentSpec.spec.paused of type bool"),
+        (
+            r#"{"template":{"spec":{"containers":{}}}}"#,
+            "json: cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+        ),
+        (
+            r#"{"template":{"spec":{"nodeSelector":{"a":1}}}}"#,
+            "json: cannot unmarshal number into Go struct field PodSpec.spec.template.spec.nodeSelector of type string",
+        ),
+        (
+            r#"{"template":{"spec":{"volumes":[{"emptyDir":1}]}}}"#,
+            "json: cannot unmarshal number into Go struct field Volume.spec.template.spec.volumes.VolumeSource.emptyDir of type v1.EmptyDirVolumeSource",
+        ),
+        (
+            r#"{"strategy":{"rollingUpdate":{"maxSurge":true}}}"#,
+            "json: cannot unmarshal bool into Go struct field RollingUpdateDeployment.spec.strategy.rollingUpdate.maxSurge of type int32",
+        ),
+        (r#"{"template":{"spec":{"overhead":{"cpu":"1x"}}}}"#, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        (r#"{"template":{"metadata":{"creationTimestamp":"x"}}}"#, r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#),
+        ("3", "json: cannot unmarshal number into Go struct field Deployment.spec of type v1.DeploymentSpec"),
+    ] {
+        refused("deployments", &format!(r#"{{"spec":{spec}}}"#), &format!("{deployment}{wanted}"));
+    }
+    refused("secrets", r#"{"data":{"a":"b!"}}"#, r#"Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 1"#);
+}
+
+#[test]
+fn a_body_that_is_something_else_is_refused_in_upstreams_words() {
+    let unrecognized = "the object provided is unrecognized (must be of type Pod): ";
+    refused("pods", "", &format!("{unrecognized}couldn't get version/kind; json parse error: unexpected end of JSON input (<empty>)"));
+    refused(
+        "pods",
+        "{\"spec\":{\"containers\":[}, and more",
+        &format!(
+            "{unrecognized}couldn't get version/kind; json parse error: invalid character '}}' looking for beginning of value ({{\"spec\":{{\"containers\":[}}, and ...)"
+        ),
+    );
+    refused(
+        "pods",
+        "[]",
+        &format!(
+            r#"{unrecognized}couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }} (5b5d)"#
+        ),
+    );
+    refused("pods", r#"{"apiVersion":"a/b/c"}"#, &format!(r#"{unrecognized}unexpected GroupVersion string: a/b/c ({{"apiVersion":"a/b/c"}})"#));
+    refused(
+        "pods",
+        r#"{"kind":"Service","apiVersion":"v1"}"#,
+        r#"Service in version "v1" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown conversion"#,
+    );
+    refused(
+        "pods",
+        r#"{"kind":"Nope"}"#,
+        r#"Nope in version "v1" cannot be handled as a Pod: no kind "Nope" is registered for version "v1" in scheme "k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30""#,
+    );
+    refused(
+        "deployments",
+        r#"{"kind":"Deployment","apiVersion":"apps/v1beta1"}"#,
+        "the API version in the data (apps/v1beta1) does not match the expected API version (apps/v1)",
+    );
+}
+
+#[test]
+fn custom_resources_keep_everything_and_tell_duplicates() {
+    let registry = Registry::builtin();
+    let mut resource = (**registry.by_resource("", "v1", "pods").unwrap()).clone();
+    (resource.group, resource.kind, resource.type_id) = ("example.com".into(), "Widget".into(), None);
+    resource.custom = Some(std::sync::Arc::new(crate::registry::Custom {
+        definition: String::new(),
+        schema: std::sync::Arc::new(Value::Null),
+        selectable_fields: vec![],
+        status_subresource: false,
+        scale: None,
+        preserve_unknown_fields: true,
+    }));
+    let body = r#"{"kind":"Widget","apiVersion":"example.com/v1","spec":{"n":1,"x":1.0,"big":18446744073709551615,"l":[{"a":1,"a":null}]}}"#;
+    let decoded = decode_json(&resource, body.as_bytes(), FieldValidation::Warn).unwrap();
+    assert_eq!(decoded.warnings, [r#"duplicate field "spec.l[0].a""#]);
+    assert_eq!(decoded.value["spec"], json!({"n": 1, "x": 1.0, "big": 18446744073709551615_f64, "l": [{"a": null}]}));
+    let missing = decode_json(&resource, b"{\"a\":1}", FieldValidation::Ignore).unwrap_err();
+    assert_eq!(missing.message, r#"the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{"a":1}' ({"a":1})"#);
+}
+
+#[test]
+fn deep_bodies_neither_overflow_nor_pass() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        for depth in [600, 9_000, 100_000] {
+            let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            for body in [format!(r#"{{"spec":{{"unknown":{nested}}}}}"#), format!(r#"{{"spec":{nested}}}"#), nested] {
+                drop((decode("pods", &body, FieldValidation::Strict), decode("controllerrevisions", &format!("{{\"data\":{body}}}"), FieldValidation::Warn)));
+            }
+        }
+    }
+    let deep = format!("{{\"data\":{}1{}}}", "[".repeat(600), "]".repeat(600));
+    refused(
+        "controllerrevisions",
+        &deep,
+        r#"ControllerRevision in version "v1" cannot be handled as a ControllerRevision: invalid character '[' exceeded max depth"#,
+    );
+    let schema = format!("{}{{}}{}", r#"{"items":"#.repeat(300), "}".repeat(300));
+    assert!(
+        decode("customresourcedefinitions", &format!(r#"{{"spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{schema}}}}}]}}}}"#), FieldValidation::Strict)
+            .is_ok()
+    );
+}
+
+#[test]
+fn declared_defaults_fill_what_is_absent() {
+    let id = types::of_kind("", "v1", "Service").unwrap();
+    let mut service = json!({"spec": {"ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]}});
+    apply_declared_defaults(id, &mut service);
+    assert_eq!(service, json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}}));
+    let id = types::of_kind("", "v1", "ReplicationController").unwrap();
+    let mut scaled_to_zero = json!({"spec": {"replicas": 0}});
+    apply_declared_defaults(id, &mut scaled_to_zero);
+    assert_eq!(scaled_to_zero, json!({"spec": {"replicas": 0}}));
+}
