@@ -224,6 +224,11 @@ impl History {
         self.oldest
     }
 
+    /// The revision of the last change, or one after which there was none.
+    pub fn last(&self) -> u64 {
+        self.all.changes.back().map_or(self.oldest, |c| c.revision())
+    }
+
     pub fn set_oldest(&mut self, oldest: u64) {
         self.oldest = oldest;
     }

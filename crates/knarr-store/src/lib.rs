@@ -39,7 +39,7 @@ pub use engine::Engine;
 pub use history::{Change, ChangeKind};
 pub use item::{Item, LabelMatcher};
 pub use key::{ObjectKey, ResourceKey};
-//pub use log::LogEngine;
+pub use log::LogEngine;
 pub use memory::MemoryEngine;
 pub use storage::Storage;
 pub use watch::{WatchFilter, WatchFrom, WatchItem, Watcher};

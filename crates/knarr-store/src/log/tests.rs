@@ -1,0 +1,358 @@
+//! What the log promises when the power goes, the disk fails, or bits flip. A failing case names its seed and its step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use knarr_core::clock::{Clock, Env};
+use knarr_core::json;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{LogEngine, Options, Space};
+use crate::disk::faulty::{Faults, FaultyDisk};
+use crate::engine::Engine;
+use crate::tests::{bytes, env, key, paths, pods};
+use crate::*;
+
+/// Small enough that a short story has many snapshots and files.
+const SMALL: Options = Options { log_bytes_max: 1500, space: Space { step: 1024, reserve: 512, ballast: 4096 }, threads: false };
+
+/// A server's life on a disk.
+struct Life {
+    engine: Arc<LogEngine>,
+    storage: Arc<Storage>,
+}
+
+struct Ticking(Mutex<i64>);
+
+impl Clock for Ticking {
+    fn now(&self) -> jiff::Timestamp {
+        let mut ms = self.0.lock();
+        *ms += 7;
+        jiff::Timestamp::UNIX_EPOCH + Duration::from_millis(*ms as u64)
+    }
+}
+
+impl Life {
+    fn begin(disk: &FaultyDisk) -> Result<Self> {
+        Self::begin_with(disk, SMALL)
+    }
+
+    fn begin_with(disk: &FaultyDisk, options: Options) -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(Ticking(Mutex::new(0)));
+        let engine = Arc::new(LogEngine::new(Arc::new(disk.clone()), clock.clone(), options));
+        let storage = Storage::open(engine.clone(), Env { clock, ..env() })?;
+        Ok(Self { engine, storage })
+    }
+
+    /// Writes several in one group; gives the answers.
+    async fn write(&self, writes: &[(String, Write)]) -> Vec<Result<Arc<Item>>> {
+        let resource = self.storage.resource(&pods());
+        let answers: Vec<_> = writes.iter().map(|(path, write)| self.storage.submit(&resource, path, write.clone())).collect();
+        self.engine.flush();
+        futures::future::join_all(answers).await
+    }
+
+    async fn create(&self, path: &str) -> Result<u64> {
+        let write = Write::Create { bytes: body(path), ttl: None };
+        self.write(&[(path.into(), write)]).await.remove(0).map(|item| item.revision())
+    }
+
+    fn state(&self) -> State {
+        self.storage.snapshot(&pods()).iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object.bytes.clone()))).collect()
+    }
+
+    /// Random writes, most of which succeed.
+    fn invent(&self, random: &mut StdRng) -> Vec<(String, Write)> {
+        let count = random.random_range(1..5);
+        let invent = |_| {
+            let path = format!("default/{}", random.random_range(0..8));
+            let bytes = body(&"x".repeat(random.random_range(0..600)));
+            let write = match self.storage.get_now(&pods(), &key(&path)).map(|i| i.revision()) {
+                None => Write::Create { bytes, ttl: None },
+                Some(expected) if random.random_ratio(1, 3) => Write::Delete { expected },
+                Some(expected) => Write::Update { bytes, expected, ttl: None },
+            };
+            (path, write)
+        };
+        (0..count).map(invent).collect()
+    }
+}
+
+type State = BTreeMap<String, (u64, Bytes)>;
+
+fn body(text: &str) -> Bytes {
+    bytes(json!({"data": text}))
+}
+
+/// What clients know: everything that was acknowledged, and what the last group would have done had it been.
+#[derive(Default)]
+struct Known {
+    acknowledged: State,
+    revision: u64,
+    in_doubt: Vec<(String, Write)>,
+}
+
+impl Known {
+    /// Writes until the power goes or `rounds` are over.
+    async fn live(&mut self, life: &Life, rounds: usize, random: &mut StdRng) {
+        for _ in 0..rounds {
+            let writes = life.invent(random);
+            let answers = life.write(&writes).await;
+            if answers.iter().any(|a| matches!(a, Err(Error::Engine(_)))) {
+                self.in_doubt = writes;
+                return;
+            }
+            for ((path, write), answer) in writes.iter().zip(answers) {
+                self.acknowledge(path, write, answer);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, path: &str, write: &Write, answer: Result<Arc<Item>>) {
+        let Ok(item) = answer else { return };
+        assert_eq!(item.revision(), self.revision + 1, "revisions have no gaps and do not repeat");
+        self.revision = item.revision();
+        match write {
+            Write::Delete { .. } => drop(self.acknowledged.remove(path)),
+            _ => drop(self.acknowledged.insert(path.into(), (item.revision(), item.object.bytes.clone()))),
+        }
+    }
+
+    /// After a start: everything acknowledged is there, and of the group in doubt all or nothing.
+    async fn check(&mut self, life: &Life, story: &str) {
+        let found = life.state();
+        let revision = life.storage.current_revision();
+        if revision == self.revision {
+            assert_eq!(found, self.acknowledged, "{story}: an acknowledged write is lost, or half a group is there");
+        } else {
+            let mut after = self.with_doubtful().await;
+            assert_eq!(revision, after.revision, "{story}: half a group is there");
+            assert_eq!(found, after.acknowledged, "{story}: the group in doubt is not as it was");
+            std::mem::swap(self, &mut after);
+        }
+        self.in_doubt.clear();
+        self.check_history(life, story);
+    }
+
+    /// What would be known if the group in doubt had happened, by doing it on a good disk.
+    async fn with_doubtful(&self) -> Self {
+        let mut next = Self { acknowledged: self.acknowledged.clone(), revision: self.revision, in_doubt: Vec::new() };
+        for (path, write) in &self.in_doubt {
+            let there = next.acknowledged.get(path).map(|(revision, _)| *revision);
+            let happens = match write {
+                Write::Create { .. } => there.is_none(),
+                Write::Update { expected, .. } | Write::Delete { expected } => there == Some(*expected),
+            };
+            if !happens {
+                continue;
+            }
+            next.revision += 1;
+            match write {
+                Write::Create { bytes, .. } | Write::Update { bytes, .. } => {
+                    let object = codec::with_resource_version(bytes, next.revision);
+                    next.acknowledged.insert(path.clone(), (next.revision, object.bytes));
+                }
+                Write::Delete { .. } => drop(next.acknowledged.remove(path)),
+            }
+        }
+        next
+    }
+
+    /// A watch that resumes sees the writes that made the state, each with the one before.
+    fn check_history(&self, life: &Life, story: &str) {
+        let oldest = life.storage.resource(&pods()).history.lock().oldest();
+        let mut state: State =
+            life.storage.snapshot_at(&pods(), oldest).unwrap().iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object.bytes.clone()))).collect();
+        let mut watcher = life.storage.watch(&pods(), WatchFrom::After(oldest), WatchFilter::default()).unwrap();
+        let mut last = oldest;
+        while let Ok(Some(WatchItem::Change(c))) = watcher.try_next() {
+            assert!(c.revision() > last, "{story}: out of order");
+            last = c.revision();
+            assert_eq!(c.previous.as_ref().map(|p| p.revision()), state.get(c.item.path()).map(|(r, _)| *r), "{story}");
+            match c.kind {
+                ChangeKind::Deleted => drop(state.remove(c.item.path())),
+                _ => drop(state.insert(c.item.path().into(), (c.revision(), c.object().bytes.clone()))),
+            }
+        }
+        assert_eq!(state, self.acknowledged, "{story}: the history does not lead to the state");
+    }
+}
+
+/// One story: lives that each end with a power cut at a step of their own, then one that must find everything.
+async fn power_cuts(seed: u64, first_cut: u64) -> bool {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut known = Known::default();
+    let mut cut_at = first_cut;
+    // Every third story is told on a disk that runs full now and then.
+    let capacity = seed.is_multiple_of(3).then_some(24_000);
+    let mut disk = FaultyDisk::new(Faults { cut_at: Some(cut_at), capacity, ..Faults::default() });
+    let mut reached = false;
+    for life_number in 0..4 {
+        let story = format!("seed {seed}, first cut at {first_cut}, life {life_number}, cut at {cut_at}");
+        // The power may go during a start, too.
+        if let Ok(life) = Life::begin(&disk) {
+            known.check(&life, &story).await;
+            known.live(&life, 12, &mut random).await;
+        }
+        reached |= life_number == 0 && disk.steps() > first_cut;
+        cut_at = random.random_range(0..60);
+        let faults = Faults { cut_at: (life_number < 2).then_some(cut_at), capacity, ..Faults::default() };
+        disk = if random.random_ratio(1, 5) { disk.restart(faults) } else { disk.reboot(faults, || random.random()) };
+    }
+    let life = Life::begin(&disk).unwrap();
+    known.check(&life, &format!("seed {seed}, first cut at {first_cut}, at the end")).await;
+    reached
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_at_any_step_loses_no_acknowledged_write() {
+    for seed in 0..25 {
+        let mut cut_at = 0;
+        while power_cuts(seed, cut_at).await {
+            cut_at += 1;
+        }
+        assert!(cut_at > 20, "the story of seed {seed} is too short to mean anything: {cut_at} steps");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() {
+    for seed in 0..200 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut known = Known::default();
+        let disk = FaultyDisk::new(Faults { fail_sync_at: Some(random.random_range(0..60)), ..Faults::default() });
+        let Ok(life) = Life::begin(&disk) else { continue };
+        known.live(&life, 15, &mut random).await;
+        if life.storage.failure().is_some() {
+            assert!(matches!(life.create("default/later").await, Err(Error::Engine(_))));
+        }
+        drop(life);
+        // The process starts anew and reads what the failed sync left in memory; then the power goes.
+        let disk = disk.restart(Faults::default());
+        known.check(&Life::begin(&disk).unwrap(), &format!("seed {seed}, restarted")).await;
+        let disk = disk.reboot(Faults::default(), || random.random());
+        known.check(&Life::begin(&disk).unwrap(), &format!("seed {seed}, rebooted")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flipped_bit_is_found_wherever_it_is() {
+    let disk = FaultyDisk::new(Faults::default());
+    {
+        let life = Life::begin_with(&disk, Options { log_bytes_max: 1 << 20, ..SMALL }).unwrap();
+        for i in 0..20 {
+            life.create(&format!("default/{i}")).await.unwrap();
+        }
+    }
+    let state = Life::begin(&disk.restart(Faults::default())).unwrap().state();
+    let name = super::files::log_name(1);
+    let mut len = 0;
+    disk.tamper(&name, |bytes| len = bytes.iter().rposition(|b| *b != 0).unwrap());
+    for at in 0..len {
+        let damaged = disk.restart(Faults::default());
+        damaged.tamper(&name, |bytes| bytes[at] ^= 1 << (at % 8));
+        match Life::begin(&damaged) {
+            Err(error) => assert!(error.to_string().contains(&name), "{error}"),
+            // Padding carries nothing.
+            Ok(life) => assert_eq!(life.state(), state, "byte {at}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_file_is_noticed() {
+    let disk = FaultyDisk::new(Faults::default());
+    for i in 0..3 {
+        Life::begin_with(&disk, Options { log_bytes_max: 1 << 20, ..SMALL }).unwrap().create(&format!("default/{i}")).await.unwrap();
+    }
+    crate::disk::Disk::remove(&disk, &super::files::log_name(2)).unwrap();
+    let error = Life::begin(&disk).err().unwrap();
+    assert_eq!(error.to_string(), "storage: log-0000000000000003: begins at revision 3, but the file before ends at 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_refuses_writes_but_takes_deletions_and_recovers_by_them() {
+    let disk = FaultyDisk::new(Faults { capacity: Some(40_000), ..Faults::default() });
+    let life = Life::begin(&disk).unwrap();
+    let big = |n: usize| (format!("default/{n}"), Write::Create { bytes: body(&"x".repeat(1000)), ttl: None });
+    let mut made = Vec::new();
+    for n in 0..100 {
+        if let Ok(item) = life.write(&[big(n)]).await.remove(0) {
+            made.push(item);
+        }
+    }
+    assert!((10..40).contains(&made.len()), "{}", made.len());
+    assert!(matches!(life.write(&[big(200)]).await.remove(0), Err(Error::NoSpace)));
+    assert_eq!(life.storage.failure(), None);
+    for item in &made {
+        life.write(&[(item.path().into(), Write::Delete { expected: item.revision() })]).await.remove(0).unwrap();
+    }
+    let mut tries = 0;
+    while life.write(&[big(200)]).await.remove(0).is_err() {
+        tries += 1;
+        assert!(tries < 500, "there is space, but nobody finds it");
+    }
+    drop(life);
+    let life = Life::begin(&disk.reboot(Faults::default(), || 0)).unwrap();
+    assert_eq!(paths(&life.storage.snapshot(&pods())), "default/200");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_disk_holds_a_few_times_the_state_however_often_it_is_written() {
+    let disk = FaultyDisk::new(Faults::default());
+    let life = Life::begin_with(&disk, Options { log_bytes_max: 10_000, ..SMALL }).unwrap();
+    let mut most = 0;
+    for n in 0..3000 {
+        let path = format!("default/{}", n % 20);
+        let bytes = body(&format!("{n:0500}"));
+        let write = match life.storage.get_now(&pods(), &key(&path)).map(|i| i.revision()) {
+            None => Write::Create { bytes, ttl: None },
+            Some(expected) => Write::Update { bytes, expected, ttl: None },
+        };
+        life.write(&[(path, write)]).await.remove(0).unwrap();
+        most = most.max(disk.used());
+    }
+    let state = 20 * 600;
+    assert!(most < 6 * state, "{most} bytes for a state of {state}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_resume_after_a_restart() {
+    let disk = FaultyDisk::new(Faults::default());
+    let life = Life::begin(&disk).unwrap();
+    let nodes = ResourceKey::new("", "nodes");
+    let resource = life.storage.resource(&nodes);
+    let quiet = life.storage.submit(&resource, "n1", Write::Create { bytes: body(""), ttl: None });
+    life.engine.flush();
+    quiet.await.unwrap();
+    let mut random = StdRng::seed_from_u64(1);
+    let mut known = Known { revision: 1, ..Known::default() };
+    known.live(&life, 50, &mut random).await;
+    drop(life);
+    let life = Life::begin(&disk).unwrap();
+    known.check(&life, "restarted").await;
+    let oldest = life.storage.resource(&pods()).history.lock().oldest();
+    assert!(oldest > 1 && oldest + 5 < known.revision, "there is a snapshot, and history after it: {oldest} of {}", known.revision);
+    life.storage.watch(&nodes, WatchFrom::After(1), WatchFilter::default()).expect("nothing happened to nodes since");
+}
+
+#[tokio::test]
+async fn writes_that_wait_share_a_sync() {
+    let disk = FaultyDisk::new(Faults::default());
+    let life = Life::begin_with(&disk, Options { threads: true, ..Options::default() }).unwrap();
+    let before = disk.steps();
+    let all = (0..500).map(|n| {
+        let storage = life.storage.clone();
+        tokio::spawn(async move { storage.create(&pods(), &key(&format!("default/{n}")), body(""), None).await.unwrap().resource_version })
+    });
+    let mut revisions: Vec<_> = futures::future::join_all(all).await.into_iter().map(|r| r.unwrap()).collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
+    assert!(disk.steps() - before < 500, "{}", disk.steps() - before);
+    life.engine.stop();
+    assert!(matches!(life.storage.create(&pods(), &key("default/late"), body(""), None).await, Err(Error::Engine(_))));
+}
