@@ -52,15 +52,18 @@ impl Committer {
     pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options, shared: Arc<Shared>, cache: Arc<Cache>) -> Result<Self, String> {
         let now_ms = now_ms(clock.as_ref());
         let recovered = recover(disk.as_ref(), &cache, now_ms)?;
-        let first = recovered.revision + 1;
-        let journal = Journal::create(disk.clone(), first, now_ms, options.space).map_err(|error| match error {
+        let mut files = recovered.files;
+        let journal = match &recovered.tail {
+            Some(tail) => Journal::resume(disk.clone(), tail, options.space).map_err(AppendError::Failed),
+            None => {
+                files.logs.push(recovered.revision + 1);
+                Journal::create(disk.clone(), recovered.revision + 1, now_ms, options.space)
+            }
+        };
+        let journal = journal.map_err(|error| match error {
             AppendError::NoSpace => "no space left on device".to_owned(),
             AppendError::Failed(error) => error.to_string(),
         })?;
-        let mut files = recovered.files;
-        if files.logs.last() != Some(&first) {
-            files.logs.push(first);
-        }
         if !files.has_ballast {
             files.has_ballast = fill_ballast(disk.as_ref(), options.space.ballast).is_ok();
         }

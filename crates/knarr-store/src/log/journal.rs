@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::files::{LOG_MAGIC, log_name};
 use super::frame::{FILE_HEADER, FileHeader, begin, seal};
 use super::record::write_change;
+use super::recover::Tail;
 use crate::cache::Resource;
 use crate::disk::{Disk, DiskFile};
 use crate::history::Change;
@@ -60,6 +61,13 @@ impl Journal {
         }
         let (file, seed) = created?;
         Ok(Self { disk, file, seed, end: FILE_HEADER, zeroed: FILE_HEADER, frame: Vec::new(), space })
+    }
+
+    /// Goes on in the file where an earlier process ended.
+    pub fn resume(disk: Arc<dyn Disk>, tail: &Tail, space: Space) -> io::Result<Self> {
+        let file = disk.open(&log_name(tail.first))?;
+        let zeroed = file.len()?.max(tail.end.offset);
+        Ok(Self { disk, file, seed: tail.seed, end: tail.end.offset, zeroed, frame: Vec::new(), space })
     }
 
     /// Goes on in a new file.

@@ -17,6 +17,8 @@ use crate::sequence::deletion;
 pub struct Recovered {
     pub revision: u64,
     pub files: Files,
+    /// Where writes go on; absent when there is no log file for them yet.
+    pub tail: Option<Tail>,
     /// The size of the newest snapshot.
     pub state_bytes: u64,
 }
@@ -33,15 +35,45 @@ pub fn recover(disk: &dyn Disk, cache: &Cache, now_ms: u64) -> Result<Recovered,
     let mut replay = Replay { loader, now_ms, base, revision: base, resources: Vec::new() };
     let ends = files.logs.iter().skip(1).map(|next| Some(*next)).chain([None]);
     let needed: Vec<_> = files.logs.iter().copied().zip(ends).filter(|(_, next)| next.is_none_or(|n| n > base + 1)).collect();
+    let mut tail: Option<Tail> = None;
     for (first, next) in needed {
-        let is_last = next.is_none();
-        if !replay.file(disk, first, is_last)? {
-            files.logs.pop();
+        match replay.file(disk, first)? {
+            Some(found) => {
+                if tail.is_some_and(|before| before.end.is_torn) {
+                    return Err(format!("{}: a torn write before it, though writes went on", log_name(first)));
+                }
+                tail = Some(found);
+            }
+            None if next.is_none() => {
+                // Its name was synced after everything before it, and nothing was ever written to it.
+                disk.remove(&log_name(first)).and_then(|()| disk.sync_folder()).map_err(|e| e.to_string())?;
+                files.logs.pop();
+            }
+            None => return Err(format!("{}: damaged file header", log_name(first))),
         }
     }
     let Replay { loader, revision, .. } = replay;
+    let tail = tail.filter(|tail| tail.last == revision);
+    if let Some(tail) = &tail {
+        let name = log_name(tail.first);
+        disk.open(&name).and_then(|file| secure_end(file.as_ref(), tail)).map_err(|e| format!("{name}: {e}"))?;
+    }
+    // The names, too, may be known to this system only.
+    disk.sync_folder().map_err(|e| e.to_string())?;
     loader.finish(revision);
-    Ok(Recovered { revision, files, state_bytes })
+    Ok(Recovered { revision, files, tail, state_bytes })
+}
+
+/// The end of a log file.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    /// The revision in the file's name.
+    pub first: u64,
+    /// The last revision in it.
+    last: u64,
+    pub seed: u64,
+    last_frame: u64,
+    pub end: End,
 }
 
 /// Loads the snapshot to start from: the newest, unless it is so young that watches may resume from before it. Gives its
@@ -74,43 +106,36 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Does again what a log file says. False when nothing in it was ever synced, so that the file is as good as absent.
-    fn file(&mut self, disk: &dyn Disk, first: u64, is_last: bool) -> Result<bool, String> {
+    /// Does again what a log file says. `None` when nothing in it was ever synced, so that the file is as good as absent.
+    fn file(&mut self, disk: &dyn Disk, first: u64) -> Result<Option<Tail>, String> {
         let name = log_name(first);
         let of = |what: String| format!("{name}: {what}");
         let file = disk.open(&name).map_err(|e| of(e.to_string()))?;
         let mut bytes = [0; FILE_HEADER as usize];
         let len = file.read_at(&mut bytes, 0).map_err(|e| of(e.to_string()))?;
-        let Some(header) = FileHeader::decode(&bytes[..len], LOG_MAGIC).map_err(of)? else {
-            return if is_last { Ok(false) } else { Err(of("damaged file header".into())) };
-        };
+        let Some(header) = FileHeader::decode(&bytes[..len], LOG_MAGIC).map_err(of)? else { return Ok(None) };
         if header.revision != first || first > self.revision + 1 {
             return Err(of(format!("begins at revision {}, but the file before ends at {}", header.revision, self.revision)));
         }
         let mut reader = FrameReader::new(file, header.seed);
-        let mut last_frame = FILE_HEADER;
-        let end = loop {
+        let (mut last, mut last_frame) = (first - 1, FILE_HEADER);
+        loop {
             let offset = reader.offset();
             match reader.next().map_err(|trouble| of(trouble.to_string()))? {
                 Ok((frame, body)) => {
-                    self.frame(&frame, body).map_err(of)?;
+                    last = self.frame(&frame, body).map_err(of)?;
                     last_frame = offset;
                 }
-                Err(end) => break end,
+                Err(end) => return Ok(Some(Tail { first, last, seed: header.seed, last_frame, end })),
             }
-        };
-        if is_last {
-            secure_end(reader.into_file().as_ref(), last_frame, end).map_err(|e| of(e.to_string()))?;
-        } else if end.is_torn {
-            return Err(of("a torn write, though writes went on after it".into()));
         }
-        Ok(true)
     }
 
-    fn frame(&mut self, frame: &FrameHeader, mut body: &[u8]) -> Result<(), String> {
+    /// Gives the last revision in the frame.
+    fn frame(&mut self, frame: &FrameHeader, mut body: &[u8]) -> Result<u64, String> {
         let last = frame.revision + u64::from(frame.count) - 1;
         if last <= self.base {
-            return Ok(());
+            return Ok(last);
         }
         if frame.revision != self.revision + 1 {
             return Err(format!("revision {} follows {}", frame.revision, self.revision));
@@ -120,7 +145,7 @@ impl Replay<'_> {
             record::read(&mut body).and_then(|record| self.record(record, revision, age)).ok_or("a record cannot be read")?;
         }
         self.revision = last;
-        Ok(())
+        Ok(last)
     }
 
     fn record(&mut self, record: Record<'_>, revision: u64, age: Duration) -> Option<()> {
@@ -154,14 +179,14 @@ impl Replay<'_> {
     }
 }
 
-/// Cuts off what was never acknowledged, and writes the last frame again: if its sync had failed, it can be read but is not
+/// Wipes out what was never acknowledged, and writes the last frame again: if its sync had failed, it can be read but is not
 /// on the disk, and no sync would ever bring it there, because its pages count as clean.
-fn secure_end(file: &dyn DiskFile, last_frame: u64, end: End) -> std::io::Result<()> {
-    let mut bytes = vec![0; usize::try_from(end.offset - last_frame).unwrap_or(0)];
-    let read = file.read_at(&mut bytes, last_frame)?;
-    file.write_at(&bytes[..read], last_frame)?;
-    if end.is_torn || file.len()? > end.offset {
-        file.set_len(end.offset)?;
-    }
+fn secure_end(file: &dyn DiskFile, tail: &Tail) -> std::io::Result<()> {
+    let mut bytes = vec![0; usize::try_from(tail.end.offset - tail.last_frame).unwrap_or(0)];
+    let read = file.read_at(&mut bytes, tail.last_frame)?;
+    file.write_at(&bytes[..read], tail.last_frame)?;
+    // What lies behind the end stays as zeros: it is the space that deletions need on a full disk.
+    let rest = file.len()?.saturating_sub(tail.end.offset);
+    file.write_at(&vec![0; usize::try_from(rest).unwrap_or(0)], tail.end.offset)?;
     file.sync()
 }
