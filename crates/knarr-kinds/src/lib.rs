@@ -11,6 +11,7 @@ mod autoscaling;
 mod batch;
 mod cells;
 mod certificates;
+mod convert;
 mod coordination;
 pub mod core;
 mod disabled;
@@ -23,6 +24,7 @@ pub mod pod;
 mod policy;
 mod rbac;
 mod resource;
+mod scale;
 mod scheduling;
 pub mod semantic;
 pub mod separation;
@@ -33,19 +35,8 @@ mod table;
 mod tree;
 
 pub use apiextensions::columns::custom_cells;
+pub use convert::convert;
 pub use metadata::{validate_metadata, validate_metadata_update};
+pub use scale::{ScalePaths, apply_scale, to_scale, validate_scale};
 pub use strategy::{Context, Graceful, Plain, Shape, StatusOf, Strategy};
 pub use table::{custom_strategy, strategy};
-
-use knarr_core::Value;
-
-/// Converts an object between two versions of its kind: `autoscaling/v1` and `v2`, `v1` and `events.k8s.io/v1`, ….
-/// Equal versions give the object back.
-///
-/// # Errors
-/// A version that the kind does not have.
-pub fn convert(mut object: Value, to_group: &str, to_version: &str) -> knarr_core::Result<Value> {
-    let wanted = knarr_core::GroupVersion::new(to_group, to_version).to_string();
-    object["apiVersion"] = wanted.into();
-    Ok(object)
-}

@@ -5,7 +5,7 @@
 
 use knarr_core::{Map, Value, ValueExt};
 
-use crate::semantic::same;
+use crate::semantic::same_at;
 use crate::strategy::Shape;
 
 /// Fields that a write to `status` leaves alone (upstream: `metav1.ResetObjectMetaForStatus`).
@@ -88,8 +88,8 @@ pub fn wish_changed(object: &Value, old: &Value) -> bool {
 /// Whether any top-level field but these differs.
 pub fn differs(object: &Value, old: &Value, but: &[&str]) -> bool {
     let empty = Map::new();
-    let (new, old) = (object.as_object().unwrap_or(&empty), old.as_object().unwrap_or(&empty));
-    new.keys().chain(old.keys()).filter(|k| !but.contains(&k.as_str())).any(|k| !same(new.get(k), old.get(k)))
+    let (new_keys, old_keys) = (object.as_object().unwrap_or(&empty).keys(), old.as_object().unwrap_or(&empty).keys());
+    new_keys.chain(old_keys).filter(|k| !but.contains(&k.as_str())).any(|k| !same_at(object, old, &[k]))
 }
 
 #[cfg(test)]

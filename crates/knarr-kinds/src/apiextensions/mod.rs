@@ -1,6 +1,7 @@
 //! CustomResourceDefinitions and their resources (upstream: `k8s.io/apiextensions-apiserver/pkg/registry/customresourcedefinition`).
 
 pub mod columns;
+pub mod conversion;
 pub mod customresource;
 
 use crate::cells::{Cells, created_at, is_true, name, text};

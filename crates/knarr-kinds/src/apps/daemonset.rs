@@ -4,7 +4,7 @@ use crate::cells::{Cells, age, containers, labels, name, number, selector};
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
-use crate::semantic::same;
+use crate::semantic::same_at;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to};
@@ -42,7 +42,7 @@ impl Strategy for DaemonSet {
     fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         disabled::drop_template(object, Some(old), &["spec", "template"]);
         separation::update(self.shape(), object, old);
-        let template_changed = !same(object.at(&["spec", "template"]), old.at(&["spec", "template"]));
+        let template_changed = !same_at(object, old, &["spec", "template"]);
         set_template_generation(object, template_generation(old) + i64::from(template_changed));
     }
 

@@ -4,7 +4,7 @@ use crate::cells::{Cells, age, containers, name, number, selector_text};
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
-use crate::semantic::same;
+use crate::semantic::same_at;
 use crate::separation::{self, count, keep, keep_at, wish_changed};
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to};
@@ -41,9 +41,7 @@ impl Strategy for Deployment {
     fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         keep(object, old, "status");
         disabled::drop_template(object, Some(old), &["spec", "template"]);
-        let path = ["metadata", "annotations"];
-        let annotations_changed = !same(object.at(&path).filter(|a| has_entries(a)), old.at(&path).filter(|a| has_entries(a)));
-        let changed = annotations_changed || wish_changed(object, old);
+        let changed = !same_at(object, old, &["metadata", "annotations"]) || wish_changed(object, old);
         count(object, old, changed);
     }
 
@@ -66,10 +64,6 @@ impl Strategy for Deployment {
             selector_text(object.at(&["spec", "selector"])).unwrap_or_else(|| "<invalid>".into()).into(),
         ])
     }
-}
-
-fn has_entries(value: &Value) -> bool {
-    value.as_object().is_none_or(|map| !map.is_empty())
 }
 
 #[cfg(test)]

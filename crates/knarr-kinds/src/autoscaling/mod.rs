@@ -2,6 +2,7 @@
 
 use crate::cells::Cells;
 mod cells;
+pub mod conversion;
 
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
@@ -37,7 +38,10 @@ impl Strategy for HorizontalPodAutoscaler {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
-        let current = crate::convert(object.clone(), "autoscaling", "v2").ok()?;
+        let mut current = object.clone();
+        if object.str_at(&["apiVersion"]) == Some("autoscaling/v1") {
+            conversion::from_v1(&mut current);
+        }
         Some(cells::cells(&current, now))
     }
 }

@@ -63,10 +63,45 @@ fn times(event: &Value, now: Timestamp) -> (String, String, i64) {
     }
 }
 
+/// Fields that the two groups call differently: core's name, then that of `events.k8s.io`.
+const RENAMED: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("source", "deprecatedSource"),
+    ("message", "note"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+/// From core's spelling to that of `events.k8s.io`.
+pub fn to_events_group(event: &mut Value) {
+    RENAMED.iter().for_each(|(core, events)| rename(event, core, events));
+}
+
+/// From the spelling of `events.k8s.io` to core's.
+pub fn to_core_group(event: &mut Value) {
+    RENAMED.iter().for_each(|(core, events)| rename(event, events, core));
+}
+
+fn rename(object: &mut Value, from: &str, to: &str) {
+    if let Some(value) = object.remove(&[from]) {
+        object.set(&[to], value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use knarr_core::{json, time};
+
+    #[test]
+    fn an_event_survives_the_other_group() {
+        let event = json!({"apiVersion": "v1", "kind": "Event", "message": "m", "involvedObject": {"name": "p"}, "count": 2, "reportingComponent": "c", "eventTime": null});
+        let there = crate::convert(event.clone(), "events.k8s.io", "v1").unwrap();
+        assert_eq!(there["note"], json!("m"));
+        assert_eq!(crate::convert(there, "", "v1").unwrap(), event);
+    }
 
     #[test]
     fn both_spellings_give_the_same_row() {

@@ -4,7 +4,7 @@ use crate::cells::{Cells, age, int_or_string, list_with_more, name, text};
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt};
 
-use crate::semantic::same;
+use crate::semantic::same_at;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_to, each, strings};
@@ -30,8 +30,7 @@ impl Strategy for EndpointSlice {
 
     /// Labels tell which Service a slice belongs to, so they count as a wish.
     fn prepare_for_update(&self, _cx: &Context<'_>, slice: &mut Value, old: &Value) {
-        let path = ["metadata", "labels"];
-        let changed = separation::wish_changed(slice, old) || !same(slice.at(&path), old.at(&path));
+        let changed = separation::wish_changed(slice, old) || !same_at(slice, old, &["metadata", "labels"]);
         separation::count(slice, old, changed);
         drop_topology(slice);
     }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::disabled;
-use crate::semantic::same;
+use crate::semantic::{same, same_at};
 use crate::separation::{count, keep};
 use crate::strategy::{Context, Graceful, Shape, Strategy, plain_field};
 use crate::tree::{each, list_mut, object};
@@ -95,7 +95,7 @@ fn keep_pod_resources(pod: &mut Value, old: &Value) {
 }
 
 fn count_spec(pod: &mut Value, old: &Value) {
-    let changed = !same(pod.get("spec"), old.get("spec"));
+    let changed = !same_at(pod, old, &["spec"]);
     count(pod, old, changed);
 }
 
