@@ -1,1 +1,25 @@
-//! placeholder
+//! The scheduler: gives each pod a node.
+//!
+//! ```text
+//! informers → cluster (what runs where) ─┐
+//! informers → queue (who waits, why)  ───┴→ decide: filter, score → assume → bind → event
+//! ```
+//!
+//! [`decide`] is pure: a pod and a cluster in, a node or the reasons out. One task takes pods from the queue and decides; it
+//! assumes its decision at once, so that the next one sees it, and lets the binding (a durable write) run beside it. A pod
+//! that fits nowhere waits until something changes that can help it.
+//!
+//! Plugins, their order, weights and texts follow `k8s.io/kubernetes/pkg/scheduler/framework/plugins`.
+
+pub mod cluster;
+pub mod decide;
+mod filter;
+pub mod node;
+pub mod pod;
+mod preempt;
+pub mod queue;
+mod run;
+mod score;
+pub mod terms;
+
+pub use run::{NAME, start};

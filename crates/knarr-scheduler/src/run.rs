@@ -1,0 +1,283 @@
+//! The running scheduler: informers in, bindings out.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use knarr_client::events::{EventKind, Note, SeriesRecorder};
+use knarr_client::read::Meta;
+use knarr_client::{Change, Client, Deletion, Informer, Patch, SharedInformers};
+use knarr_core::clock::Env;
+use knarr_core::{Status, json, time};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Claim, Cluster};
+use crate::decide::{NoNode, decide};
+use crate::node::NodeFacts;
+use crate::pod::PodInfo;
+use crate::preempt;
+use crate::queue::Queue;
+use crate::terms::terms;
+
+/// The name by which pods ask for this scheduler.
+pub const NAME: &str = "default-scheduler";
+
+struct Scheduler {
+    client: Client,
+    env: Env,
+    events: SeriesRecorder,
+    queue: Queue,
+    cluster: Mutex<Cluster>,
+    claims: Informer<()>,
+    volumes: Informer<()>,
+    classes: Informer<()>,
+}
+
+/// Runs until `stop`.
+pub async fn start(client: Client, informers: SharedInformers, env: Env, stop: CancellationToken) {
+    let pods = informers.all::<Pod, PodInfo>();
+    let nodes = informers.all::<Node, NodeFacts>();
+    let namespaces = informers.all::<Namespace, Meta>();
+    let scheduler = Arc::new(Scheduler {
+        events: SeriesRecorder::start(client.clone(), NAME, NAME, env.clone(), stop.clone()),
+        client,
+        env,
+        queue: Queue::default(),
+        cluster: Mutex::default(),
+        claims: informers.all::<PersistentVolumeClaim, ()>(),
+        volumes: informers.all::<PersistentVolume, ()>(),
+        classes: informers.all::<StorageClass, ()>(),
+    });
+    informers.wait_synced().await;
+    let s = scheduler.clone();
+    namespaces.on_change(move |change| s.namespace_changed(change));
+    let s = scheduler.clone();
+    nodes.on_change(move |change| s.node_changed(change));
+    for informer in [&scheduler.claims, &scheduler.volumes, &scheduler.classes] {
+        let s = scheduler.clone();
+        informer.on_change(move |_| s.volumes_changed());
+    }
+    let s = scheduler.clone();
+    pods.on_change(move |change| s.pod_changed(change));
+    tokio::select! {
+        () = scheduler.run() => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+impl Scheduler {
+    async fn run(self: &Arc<Self>) {
+        loop {
+            let pod = self.queue.next().await;
+            self.schedule(pod).await;
+        }
+    }
+
+    async fn schedule(self: &Arc<Self>, pod: Arc<PodInfo>) {
+        let outcome = {
+            let mut cluster = self.cluster.lock();
+            let found = decide(&pod, &cluster, |n| usize::try_from(self.env.below(n as u64)).unwrap_or(0));
+            if let Ok(node) = &found {
+                cluster.nominated.remove(&pod.uid);
+                cluster.place(Arc::new(PodInfo { node: node.clone(), ..pod.as_ref().clone() }));
+            }
+            found
+        };
+        match outcome {
+            Ok(node) => {
+                let scheduler = self.clone();
+                tokio::spawn(async move { scheduler.bind(pod, node).await });
+            }
+            Err(no_node) => self.no_node(&pod, &no_node).await,
+        }
+    }
+
+    async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String) {
+        match self.select_nodes_for_claims(&pod, &node).await {
+            Ok(()) => {}
+            Err(error) => return self.not_bound(&pod, &error),
+        }
+        match self.client.bind(&pod.namespace, &pod.name, &pod.uid, &node).await {
+            Ok(()) => {
+                self.note(&pod, EventKind::Normal, "Scheduled", "Binding", format!("Successfully assigned {} to {node}", pod.key()));
+            }
+            Err(error) => self.not_bound(&pod, &error),
+        }
+    }
+
+    fn not_bound(&self, pod: &PodInfo, error: &Status) {
+        self.cluster.lock().displace(&pod.uid);
+        if error.is_not_found() {
+            self.queue.remove(&pod.uid);
+            return;
+        }
+        self.note(pod, EventKind::Warning, "FailedScheduling", "Scheduling", error.to_string());
+        self.queue.failed(&pod.uid);
+    }
+
+    /// Tells the volume binder which node a claim that waits for its first consumer will be used on.
+    async fn select_nodes_for_claims(&self, pod: &PodInfo, node: &str) -> Result<(), Status> {
+        for claim in &pod.claims {
+            let key = format!("{}/{claim}", pod.namespace);
+            let waits = self.cluster.lock().volumes.get(&key).is_some_and(|c| !c.bound && c.waits_for_consumer);
+            if waits {
+                let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
+                self.client.within::<PersistentVolumeClaim>(&pod.namespace).patch(claim, Patch::merge(patch)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn no_node(self: &Arc<Self>, pod: &Arc<PodInfo>, no_node: &NoNode) {
+        let candidate = {
+            let cluster = self.cluster.lock();
+            if preempt::is_waiting(pod, &cluster) { None } else { preempt::find(pod, &cluster, no_node) }
+        };
+        let mut message = no_node.message();
+        let mut nominated = None;
+        match candidate {
+            Some(candidate) => {
+                nominated = Some(candidate.node.clone());
+                let promised = Arc::new(PodInfo { nominated: candidate.node.clone(), ..pod.as_ref().clone() });
+                self.cluster.lock().nominated.insert(pod.uid.clone(), promised);
+                self.evict(pod, &candidate).await;
+            }
+            None if no_node.nodes > 0 => message += &no_preemption(pod, no_node),
+            None => {}
+        }
+        self.queue.unschedulable(&pod.uid);
+        self.note(pod, EventKind::Warning, "FailedScheduling", "Scheduling", message.clone());
+        self.set_condition(pod, &message, nominated.as_deref()).await;
+    }
+
+    async fn evict(&self, pod: &PodInfo, candidate: &preempt::Candidate) {
+        for victim in &candidate.victims {
+            let text = format!("{NAME}: preempting to accommodate a higher priority pod");
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": text, "lastTransitionTime": time::format(self.env.now())});
+            let api = self.client.within::<Pod>(&victim.namespace);
+            if let Err(error) = api.patch_status(&victim.name, Patch::strategic(json!({"status": {"conditions": [condition]}}))).await {
+                tracing::warn!(pod = victim.key(), %error, "cannot mark a pod that must leave");
+            }
+            match api.delete(&victim.name, &Deletion::of_uid(&victim.uid)).await {
+                Err(error) if !error.is_not_found() => tracing::warn!(pod = victim.key(), %error, "cannot make room"),
+                _ => self.note(victim, EventKind::Normal, "Preempted", "Preempting", format!("Preempted by pod {} on node {}", pod.uid, candidate.node)),
+            }
+        }
+    }
+
+    async fn set_condition(&self, pod: &PodInfo, message: &str, nominated: Option<&str>) {
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastProbeTime": null, "lastTransitionTime": time::format(self.env.now())});
+        let mut status = json!({"conditions": [condition]});
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = json!(node);
+        }
+        let api = self.client.within::<Pod>(&pod.namespace);
+        match api.patch_status(&pod.name, Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}))).await {
+            Err(error) if !error.is_not_found() => tracing::warn!(pod = pod.key(), %error, "cannot say why a pod waits"),
+            _ => {}
+        }
+    }
+
+    fn note(&self, pod: &PodInfo, kind: EventKind, reason: &str, action: &str, note: String) {
+        let regarding = k8s_openapi::api::core::v1::ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..Default::default()
+        };
+        self.events.event(Note { regarding, related: None, kind, reason: reason.into(), action: action.into(), note });
+    }
+
+    fn pod_changed(&self, change: &Change<PodInfo>) {
+        let pod = &change.item().view;
+        let Some(new) = &change.new else {
+            self.queue.remove(&pod.uid);
+            let mut cluster = self.cluster.lock();
+            cluster.displace(&pod.uid);
+            cluster.nominated.remove(&pod.uid);
+            drop(cluster);
+            return self.queue.something_changed(|_| true);
+        };
+        let pod = Arc::new(new.view.clone());
+        if !pod.node.is_empty() || pod.ended {
+            self.queue.remove(&pod.uid);
+            let freed = pod.ended && change.old.as_ref().is_some_and(|o| !o.view.ended);
+            let came = change.old.as_ref().is_none_or(|o| o.view.node.is_empty() || o.view.labels != pod.labels);
+            self.cluster.lock().place(pod);
+            if freed || came {
+                self.queue.something_changed(|waiting| freed || waiting.has_affinity() || !waiting.spread.is_empty());
+            }
+        } else if pod.scheduler == NAME && pod.gates.is_empty() && !pod.deleting {
+            self.queue.put(pod);
+        } else {
+            self.queue.remove(&pod.uid);
+        }
+    }
+
+    fn node_changed(&self, change: &Change<NodeFacts>) {
+        let facts = &change.item().view;
+        match &change.new {
+            None => self.cluster.lock().remove_node(&facts.name),
+            Some(new) => {
+                let same = change.old.as_ref().is_some_and(|o| o.view == new.view);
+                if same {
+                    return;
+                }
+                self.cluster.lock().set_node(new.view.clone());
+                self.queue.something_changed(|_| true);
+            }
+        }
+    }
+
+    fn namespace_changed(&self, change: &Change<Meta>) {
+        let meta = &change.item().view;
+        let mut cluster = self.cluster.lock();
+        match &change.new {
+            Some(new) => drop(cluster.namespaces.insert(meta.name.clone(), new.view.labels.clone())),
+            None => drop(cluster.namespaces.remove(&meta.name)),
+        }
+    }
+
+    /// Volumes change seldom: everything about claims is read anew.
+    fn volumes_changed(&self) {
+        let volumes = self.claims.store().list().into_iter().filter_map(|item| {
+            let claim = item.typed::<PersistentVolumeClaim>().ok()?;
+            Some((item.key.as_str().to_owned(), self.claim(&claim)))
+        });
+        let volumes = volumes.collect();
+        self.cluster.lock().volumes = volumes;
+        self.queue.something_changed(|pod| !pod.claims.is_empty());
+    }
+
+    fn claim(&self, claim: &PersistentVolumeClaim) -> Claim {
+        let spec = claim.spec.clone().unwrap_or_default();
+        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let volume = spec.volume_name.as_deref().and_then(|name| self.volumes.store().find("", name)).and_then(|i| i.typed::<PersistentVolume>().ok());
+        let class = spec.storage_class_name.as_deref().and_then(|name| self.classes.store().find("", name)).and_then(|i| i.typed::<StorageClass>().ok());
+        let affinity = volume.and_then(|v| v.spec).and_then(|s| s.node_affinity).and_then(|a| a.required);
+        let waits_for_consumer = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
+        Claim { bound, waits_for_consumer, terms: terms(affinity.as_ref()) }
+    }
+}
+
+/// The second sentence of a refusal: why making room does not help either.
+fn no_preemption(pod: &PodInfo, no_node: &NoNode) -> String {
+    let n = no_node.nodes;
+    if pod.never_preempts {
+        return " preemption: not eligible due to preemptionPolicy=Never.".into();
+    }
+    let hopeless = no_node.refusals.iter().filter(|(_, r)| !r.resolvable).count();
+    let mut parts = Vec::new();
+    if n > hopeless {
+        parts.push(format!("{} No preemption victims found for incoming pod", n - hopeless));
+    }
+    if hopeless > 0 {
+        parts.push(format!("{hopeless} Preemption is not helpful for scheduling"));
+    }
+    parts.sort();
+    format!(" preemption: 0/{n} nodes are available: {}.", parts.join(", "))
+}
