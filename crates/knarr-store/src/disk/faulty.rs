@@ -17,9 +17,9 @@ use super::{Disk, DiskFile, SECTOR};
 pub struct Faults {
     /// The power goes just before this operation, or in the middle of it if it is a write.
     pub cut_at: Option<u64>,
-    /// This operation fails if it is a sync; the writes that it should have made durable are lost in a power cut, though they
-    /// can be read until then.
-    pub fail_sync_at: Option<u64>,
+    /// This sync of a file, counted from 0, fails: the writes that it should have made durable are lost in a power cut, though
+    /// they can be read until then.
+    pub fail_sync: Option<u64>,
     /// Bytes that all files may have together.
     pub capacity: Option<u64>,
 }
@@ -31,12 +31,38 @@ pub struct FaultyDisk(Arc<Mutex<State>>);
 struct State {
     files: BTreeMap<u64, Contents>,
     /// Names as a running system sees them, and as the disk has them.
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
+    names: Names,
+    durable_names: Names,
+    /// What was done to names since they were synced.
+    renamings: Vec<Renaming>,
     next_file: u64,
     steps: u64,
+    syncs: u64,
     faults: Faults,
     is_cut: bool,
+}
+
+type Names = BTreeMap<String, u64>;
+
+#[derive(Clone)]
+enum Renaming {
+    Create(String, u64),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl Renaming {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Self::Create(name, id) => drop(names.insert(name.clone(), *id)),
+            Self::Rename(from, to) => {
+                if let Some(id) = names.remove(from) {
+                    names.insert(to.clone(), id);
+                }
+            }
+            Self::Remove(name) => drop(names.remove(name)),
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -94,7 +120,17 @@ impl Contents {
 
 impl FaultyDisk {
     pub fn new(faults: Faults) -> Self {
-        let state = State { files: BTreeMap::new(), names: BTreeMap::new(), durable_names: BTreeMap::new(), next_file: 0, steps: 0, faults, is_cut: false };
+        let state = State {
+            files: BTreeMap::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            renamings: Vec::new(),
+            next_file: 0,
+            steps: 0,
+            syncs: 0,
+            faults,
+            is_cut: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -119,9 +155,10 @@ impl FaultyDisk {
         // Between nothing and all of it, so that both ends are met as well.
         let share = random() % 5;
         files.values_mut().for_each(|f| f.survive(|| random() % 4 < share));
-        let all_names = random() % 2 == 0;
-        let names = if all_names { state.names.clone() } else { state.durable_names.clone() };
-        let state = State { files, durable_names: names.clone(), names, next_file: state.next_file, steps: 0, faults, is_cut: false };
+        let mut names = state.durable_names.clone();
+        state.renamings.iter().filter(|_| random() % 4 < share).for_each(|r| r.apply(&mut names));
+        let state =
+            State { files, durable_names: names.clone(), renamings: Vec::new(), names, next_file: state.next_file, steps: 0, syncs: 0, faults, is_cut: false };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -132,8 +169,10 @@ impl FaultyDisk {
             files: state.files.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
+            renamings: state.renamings.clone(),
             next_file: state.next_file,
             steps: 0,
+            syncs: 0,
             faults,
             is_cut: false,
         };
@@ -172,6 +211,11 @@ impl State {
         if self.step()? { Err(io::Error::other("the power went off")) } else { Ok(change(self)) }
     }
 
+    fn rename(&mut self, renaming: Renaming) {
+        renaming.apply(&mut self.names);
+        self.renamings.push(renaming);
+    }
+
     fn write(&mut self, id: u64, bytes: &[u8], offset: u64) -> io::Result<()> {
         let is_cut = self.step()?;
         let grows = (offset + bytes.len() as u64).saturating_sub(self.files[&id].now.len() as u64);
@@ -185,10 +229,11 @@ impl State {
     }
 
     fn sync(&mut self, id: u64) -> io::Result<()> {
-        let fails = self.faults.fail_sync_at == Some(self.steps);
         if self.step()? {
             return Err(io::Error::other("the power went off"));
         }
+        let fails = self.faults.fail_sync == Some(self.syncs);
+        self.syncs += 1;
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
         if fails {
             // The pages are clean now and will not be written again.
@@ -212,7 +257,7 @@ impl Disk for FaultyDisk {
             let id = state.next_file;
             state.next_file += 1;
             state.files.insert(id, Contents::default());
-            state.names.insert(name.to_owned(), id);
+            state.rename(Renaming::Create(name.to_owned(), id));
             id
         })?;
         Ok(Box::new(FaultyFile { disk: self.0.clone(), id }))
@@ -226,19 +271,18 @@ impl Disk for FaultyDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.lock().change(|state| {
-            if let Some(id) = state.names.remove(from) {
-                state.names.insert(to.to_owned(), id);
-            }
-        })
+        self.0.lock().change(|state| state.rename(Renaming::Rename(from.to_owned(), to.to_owned())))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.lock().change(|state| state.names.remove(name)).map(drop)
+        self.0.lock().change(|state| state.rename(Renaming::Remove(name.to_owned())))
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        self.0.lock().change(|state| state.durable_names.clone_from(&state.names))
+        self.0.lock().change(|state| {
+            state.durable_names.clone_from(&state.names);
+            state.renamings.clear();
+        })
     }
 }
 

@@ -208,14 +208,14 @@ impl Committer {
 
     /// Removes what is not needed to start from this snapshot. Large files take long to remove: a thread does it.
     fn forget_before(&mut self, base: Option<u64>) {
-        let names = self.files.forget_before(base.unwrap_or(0));
-        if names.is_empty() {
+        let garbage = self.files.forget_before(base.unwrap_or(0));
+        if garbage.is_empty() {
             return;
         }
         self.join_cleaner();
         let disk = self.disk.clone();
         let clean = move || {
-            if let Err(error) = names.iter().try_for_each(|name| disk.remove(name)) {
+            if let Err(error) = garbage.remove(disk.as_ref()) {
                 tracing::warn!(%error, "old files of the store could not be removed");
             }
         };

@@ -51,15 +51,33 @@ impl Files {
         Ok(files)
     }
 
-    /// Forgets what is not needed to start from the state at `base`. Gives the names to remove, oldest first, so that at any
-    /// moment what is left is whole.
+    /// Forgets what is not needed to start from the state at `base`. Gives the names to remove.
     #[must_use]
-    pub fn forget_before(&mut self, base: u64) -> Vec<String> {
+    pub fn forget_before(&mut self, base: u64) -> Garbage {
         let states = self.states.iter().take_while(|at| **at < base).count();
         // A log file is over where the next one begins.
         let logs = self.logs.iter().skip(1).take_while(|next| **next <= base + 1).count();
-        let states = self.states.drain(..states).map(state_name);
-        states.chain(self.logs.drain(..logs).map(log_name)).collect()
+        Garbage { states: self.states.drain(..states).map(state_name).collect(), logs: self.logs.drain(..logs).map(log_name).collect() }
+    }
+}
+
+/// Files that are not needed any more.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Garbage {
+    states: Vec<String>,
+    logs: Vec<String>,
+}
+
+impl Garbage {
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty() && self.logs.is_empty()
+    }
+
+    /// Removes the files. A snapshot must be gone for good before the log that goes with it: else a start could choose it.
+    pub fn remove(&self, disk: &dyn Disk) -> io::Result<()> {
+        self.states.iter().try_for_each(|name| disk.remove(name))?;
+        disk.sync_folder()?;
+        self.logs.iter().try_for_each(|name| disk.remove(name))
     }
 }
 
@@ -70,8 +88,8 @@ mod tests {
     #[test]
     fn what_a_start_needs_is_not_forgotten() {
         let mut files = Files { logs: vec![1, 101, 201, 301], states: vec![100, 200], has_ballast: true };
-        assert_eq!(files.forget_before(200), [state_name(100), log_name(1), log_name(101)]);
+        assert_eq!(files.forget_before(200), Garbage { states: vec![state_name(100)], logs: vec![log_name(1), log_name(101)] });
         assert_eq!(files, Files { logs: vec![201, 301], states: vec![200], has_ballast: true });
-        assert_eq!(files.forget_before(0), [""; 0]);
+        assert!(files.forget_before(0).is_empty());
     }
 }

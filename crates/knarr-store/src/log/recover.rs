@@ -113,7 +113,10 @@ impl Replay<'_> {
         let file = disk.open(&name).map_err(|e| of(e.to_string()))?;
         let mut bytes = [0; FILE_HEADER as usize];
         let len = file.read_at(&mut bytes, 0).map_err(|e| of(e.to_string()))?;
-        let Some(header) = FileHeader::decode(&bytes[..len], LOG_MAGIC).map_err(of)? else { return Ok(None) };
+        let Some(header) = FileHeader::decode(&bytes[..len], LOG_MAGIC).map_err(of)? else {
+            // The header was synced before anything else was written.
+            return if is_zero(file.as_ref()).map_err(|e| of(e.to_string()))? { Ok(None) } else { Err(of("damaged file header".into())) };
+        };
         if header.revision != first || first > self.revision + 1 {
             return Err(of(format!("begins at revision {}, but the file before ends at {}", header.revision, self.revision)));
         }
@@ -176,6 +179,18 @@ impl Replay<'_> {
         let resource = self.loader.resource(&ResourceKey::new(group, name));
         self.resources.push(resource.clone());
         resource
+    }
+}
+
+fn is_zero(file: &dyn DiskFile) -> std::io::Result<bool> {
+    let mut bytes = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut bytes, offset)?;
+        if read == 0 || bytes[..read].iter().any(|b| *b != 0) {
+            return Ok(read == 0);
+        }
+        offset += read as u64;
     }
 }
 

@@ -224,7 +224,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is
     for seed in 0..200 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut known = Known::default();
-        let disk = FaultyDisk::new(Faults { fail_sync_at: Some(random.random_range(0..60)), ..Faults::default() });
+        let disk = FaultyDisk::new(Faults { fail_sync: Some(random.random_range(0..20)), ..Faults::default() });
         let Ok(life) = Life::begin(&disk) else { continue };
         known.live(&life, 15, &mut random).await;
         if life.storage.failure().is_some() {
@@ -260,6 +260,26 @@ async fn a_flipped_bit_is_found_wherever_it_is() {
             // Padding carries nothing.
             Ok(life) => assert_eq!(life.state(), state, "byte {at}"),
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sector_that_has_become_zero_is_found_unless_it_may_never_have_been_written() {
+    let disk = FaultyDisk::new(Faults::default());
+    let mut ends = Vec::new();
+    {
+        let life = Life::begin_with(&disk, Options { log_bytes_max: 1 << 20, ..SMALL }).unwrap();
+        let name = super::files::log_name(1);
+        for i in 0..20 {
+            life.create(&format!("default/{i:0400}")).await.unwrap();
+            disk.tamper(&name, |bytes| ends.push(bytes.iter().rposition(|b| *b != 0).unwrap()));
+        }
+    }
+    let last_frame = ends[ends.len() - 2] + 1;
+    for sector in 0..last_frame / 512 {
+        let damaged = disk.restart(Faults::default());
+        damaged.tamper(&super::files::log_name(1), |bytes| bytes[sector * 512..][..512].fill(0));
+        assert!(Life::begin(&damaged).is_err(), "sector {sector}");
     }
 }
 
