@@ -17,7 +17,8 @@ use crate::history::{Change, ChangeKind, History, Limits};
 use crate::item::{Entry, Item};
 use crate::key::ResourceKey;
 use crate::world::{Snapshot, World};
-use crate::{Error, Result, codec};
+use crate::{Error, Result};
+use knarr_schema::codec;
 
 /// A resource in the cache.
 pub struct Resource {

@@ -220,6 +220,7 @@ impl History {
     }
 
     /// The lowest revision after which every change is known.
+    #[cfg(test)]
     pub fn oldest(&self) -> u64 {
         self.oldest
     }

@@ -13,8 +13,8 @@ use knarr_core::Object;
 use knarr_core::selector::{LabelSelector, Operator};
 use twox_hash::XxHash64;
 
-use crate::codec;
 use crate::key::split_path;
+use knarr_schema::codec;
 
 /// An object, as it was at one revision. Never changes.
 pub struct Item {
@@ -141,7 +141,7 @@ impl<'a> LabelMatcher<'a> {
             }
         }
         let meta = codec::meta(&item.object);
-        self.selector.matches_by(|key| meta.labels.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_ref()))
+        self.selector.matches_by(|key| meta.labels.iter().find(|(k, _)| *k == key).map(|(_, v)| *v))
     }
 }
 

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use knarr_core::Object;
 
 pub mod cache;
-mod codec;
 pub mod disk;
 pub mod engine;
 pub mod history;

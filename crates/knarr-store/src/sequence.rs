@@ -12,7 +12,8 @@ use crate::cache::{Cache, Resource};
 use crate::engine::Request;
 use crate::history::{Change, ChangeKind};
 use crate::item::Item;
-use crate::{Error, Result, Write, codec};
+use crate::{Error, Result, Write};
+use knarr_schema::codec;
 
 /// Decided writes, not durable yet.
 #[derive(Default)]

@@ -17,7 +17,8 @@ use crate::history::{Limits, WINDOW};
 use crate::item::Item;
 use crate::watch::{WatchFilter, WatchFrom, Watcher};
 use crate::world::{Snapshot, World};
-use crate::{Error, ObjectKey, ResourceKey, Result, Write, codec, housekeeping};
+use crate::{Error, ObjectKey, ResourceKey, Result, Write, housekeeping};
+use knarr_schema::codec;
 
 /// How many snapshots are kept for lists in pages, beyond what the history gives.
 const KEPT_SNAPSHOTS_MAX: usize = 256;

@@ -78,7 +78,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec;
+    use knarr_schema::codec;
 
     fn snapshot(paths: &[&str]) -> Snapshot {
         let set = paths.iter().map(|p| Entry(Arc::new(Item::new(p, codec::with_resource_version(b"{}", 1), None, 0)))).collect();

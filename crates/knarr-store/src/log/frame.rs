@@ -184,10 +184,6 @@ impl FrameReader {
         self.offset
     }
 
-    pub fn into_file(self) -> Box<dyn DiskFile> {
-        self.window.file
-    }
-
     /// The next frame's header and body, or where the frames end.
     ///
     /// # Errors

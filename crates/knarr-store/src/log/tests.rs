@@ -153,7 +153,7 @@ impl Known {
             next.revision += 1;
             match write {
                 Write::Create { bytes, .. } | Write::Update { bytes, .. } => {
-                    let object = codec::with_resource_version(bytes, next.revision);
+                    let object = knarr_schema::codec::with_resource_version(bytes, next.revision);
                     next.acknowledged.insert(path.clone(), (next.revision, object.bytes));
                 }
                 Write::Delete { .. } => drop(next.acknowledged.remove(path)),

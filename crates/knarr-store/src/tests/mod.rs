@@ -1,5 +1,6 @@
 //! Promises of the storage as its users see them.
 
+mod measure;
 mod reads;
 mod watches;
 
@@ -36,7 +37,11 @@ pub fn key(path: &str) -> ObjectKey {
     ObjectKey::new(namespace, name)
 }
 
-pub fn bytes(object: Value) -> Bytes {
+/// An object at rest; every object has metadata.
+pub fn bytes(mut object: Value) -> Bytes {
+    if object.get("metadata").is_none() {
+        object["metadata"] = json!({});
+    }
     object.to_string().into()
 }
 

@@ -1,0 +1,155 @@
+//! What things cost. Not run with the tests: they would say nothing while anything else runs.
+//!
+//! ```sh
+//! cargo test -p knarr-store --config 'profile.dev.package.knarr-store.opt-level=3' \
+//!     --config 'profile.dev.package.knarr-schema.opt-level=3' measure -- --ignored --nocapture --test-threads 1
+//! ```
+
+use std::time::{Duration, Instant};
+
+use knarr_core::selector::LabelSelector;
+
+use super::*;
+use crate::log::Options;
+
+fn on_disk(folder: &std::path::Path) -> Arc<Storage> {
+    let env = Env::system();
+    let disk = Arc::new(disk::FolderDisk::open(folder).unwrap());
+    Storage::open(Arc::new(LogEngine::new(disk, env.clock.clone(), Options::default())), env).unwrap()
+}
+
+/// An object of about `size` bytes with two labels.
+fn object(n: usize, size: usize) -> Bytes {
+    let meta = json!({"name": format!("pod-{n}"), "namespace": "default", "labels": {"app": format!("app-{}", n % 100), "tier": "back"}});
+    bytes(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "data": "x".repeat(size - 120)}))
+}
+
+/// Resident memory in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+async fn fill(s: &Arc<Storage>, count: usize, size: usize) {
+    let tasks = (0..64).map(|t| {
+        let s = s.clone();
+        tokio::spawn(async move {
+            for n in (t..count).step_by(64) {
+                s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, size), None).await.unwrap();
+            }
+        })
+    });
+    for task in futures::future::join_all(tasks).await {
+        task.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn durable_writes() {
+    for producers in [1, 16, 64, 256] {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let s = on_disk(folder.path());
+        let each = if producers == 1 { 3000 } else { 60_000 / producers };
+        let start = Instant::now();
+        let tasks = (0..producers).map(|p| {
+            let s = s.clone();
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                for n in 0..each {
+                    let start = Instant::now();
+                    s.create(&pods(), &key(&format!("default/{p}-{n}")), object(n, 1024), None).await.unwrap();
+                    times.push(start.elapsed());
+                }
+                times
+            })
+        });
+        let mut times: Vec<Duration> = futures::future::join_all(tasks).await.into_iter().flat_map(|times| times.unwrap()).collect();
+        let took = start.elapsed();
+        times.sort_unstable();
+        println!(
+            "{producers} producers: {:.0} writes/s, p50 {:?}, p99 {:?}",
+            times.len() as f64 / took.as_secs_f64(),
+            times[times.len() / 2],
+            times[times.len() * 99 / 100]
+        );
+        s.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn restart_with_100_000_objects() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let s = on_disk(folder.path());
+    fill(&s, 100_000, 2048).await;
+    s.stop();
+    drop(s);
+    let on_disk_bytes: u64 = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    let before = resident();
+    let start = Instant::now();
+    let s = on_disk(folder.path());
+    println!(
+        "start with {} objects: {:?}, {} MB on disk, {} B resident each",
+        s.snapshot(&pods()).len(),
+        start.elapsed(),
+        on_disk_bytes >> 20,
+        (resident() - before) / 100_000
+    );
+    s.stop();
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn memory_of_an_object() {
+    let env = Env::system();
+    let limits = Limits { changes_max: 0, ..Limits::default() };
+    let s = Storage::open_with(Arc::new(MemoryEngine::new(env.clock.clone())), env, limits).unwrap();
+    let before = resident();
+    fill(&s, 50_000, 1000).await;
+    let bytes: usize = s.snapshot(&pods()).iter(None, None).map(|i| i.object.bytes.len()).sum();
+    println!("{} B of memory beside {} B of object", (resident() - before - bytes) / 50_000, bytes / 50_000);
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn selector_list_of_30_among_3000() {
+    let s = storage();
+    for n in 0..3000 {
+        s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, 1000), None).await.unwrap();
+    }
+    let selector = LabelSelector::parse("app=app-7").unwrap();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let matcher = LabelMatcher::new(&selector);
+        let found = s.snapshot(&pods()).iter(Some("default"), None).filter(|i| matcher.matches(i)).count();
+        println!("selector list of {found}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn fan_out_to_100_watchers() {
+    let s = storage_with(Limits::default());
+    let watchers = (0..100).map(|_| {
+        let mut w = s.watch(&pods(), WatchFrom::Now, WatchFilter::default()).unwrap();
+        tokio::spawn(async move {
+            for _ in 0..5000 {
+                w.next().await.unwrap();
+            }
+        })
+    });
+    let watchers: Vec<_> = watchers.collect();
+    let start = Instant::now();
+    for n in 0..5000 {
+        s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, 1000), None).await.unwrap();
+    }
+    let written = start.elapsed();
+    futures::future::join_all(watchers).await;
+    println!(
+        "5,000 writes to 100 watchers: writes {written:?}, delivered {:?}, {:.2} µs of two cores a delivery",
+        start.elapsed(),
+        start.elapsed().as_secs_f64() * 2e6 / 500_000.0
+    );
+}
