@@ -1,8 +1,9 @@
 //! Commits groups of writes, and keeps the log short.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use knarr_core::clock::Clock;
 use parking_lot::Mutex;
@@ -36,6 +37,9 @@ pub struct Committer {
     retry_ms: u64,
     cleaner: Option<JoinHandle<()>>,
 }
+
+/// A commit that takes longer is not done in a writer's own thread again until one is faster.
+const FAST: Duration = Duration::from_millis(1);
 
 /// How long after a snapshot that failed the next is tried.
 const RETRY: Duration = Duration::from_secs(2);
@@ -91,6 +95,7 @@ impl Committer {
             requests.into_iter().for_each(|r| refuse(r, &Error::Engine(failure.clone())));
             return;
         }
+        let start = Instant::now();
         self.leave_full();
         let requests = self.admit(requests);
         let batch = decide(&self.cache, self.clock.as_ref(), requests);
@@ -100,6 +105,7 @@ impl Committer {
             Err(AppendError::Failed(error)) => self.fail(batch, &error),
         }
         self.keep_short();
+        self.shared.is_fast.store(start.elapsed() < FAST, SeqCst);
     }
 
     /// While the disk is full, only deletions go through.
