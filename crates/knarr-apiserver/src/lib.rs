@@ -6,5 +6,6 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod pki;
 pub mod stored;

@@ -1,0 +1,152 @@
+//! What every cluster has from its first second: namespaces, the bootstrap roles and bindings, priority classes, flow control,
+//! the Services `kubernetes` and `kube-dns`. Made through the pipeline like anything else; what is there already is left as its
+//! owner wants it, except for the server's own address.
+//!
+//! `data/bootstrap.jsonl` holds the objects as a server of the release makes them, one a line.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use ipnet::IpNet;
+use knarr_core::api::{PatchType, Reply, Request, Transport, Verb};
+use knarr_core::{GroupVersionResource, Result, Status, Value, ValueExt, json};
+use knarr_schema::registry::Registry;
+
+const OBJECTS: &str = include_str!("../../data/bootstrap.jsonl");
+
+/// What differs from cluster to cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub advertise: IpAddr,
+    pub port: u16,
+    pub service_cidr: IpNet,
+    pub cluster_dns: IpAddr,
+    /// PEM of the authority that client certificates are checked against.
+    pub client_ca: String,
+    /// PEM of the front proxy's authority.
+    pub front_proxy_ca: String,
+}
+
+/// The rules of the cluster role `system:node`, for the node authorizer.
+pub fn system_node_role() -> Value {
+    objects().find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "system:node").unwrap_or_default()
+}
+
+fn objects() -> impl Iterator<Item = Value> {
+    OBJECTS.lines().filter_map(|line| serde_json::from_str(line).ok())
+}
+
+/// Makes what is missing. `transport` must be allowed everything.
+///
+/// # Errors
+/// What the pipeline says.
+pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &Config) -> Result<()> {
+    let (first, rest): (Vec<Value>, Vec<Value>) = objects().partition(|o| o["kind"] == "Namespace");
+    let own = [service_cidr(config), authentication(config)?];
+    try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
+    try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
+    ensure(transport, registry, kubernetes_service(config)).await?;
+    ensure(transport, registry, dns_service(config)).await?;
+    for object in kubernetes_endpoints(config) {
+        put(transport, registry, object).await?;
+    }
+    Ok(())
+}
+
+fn request(registry: &Registry, verb: Verb, object: &Value) -> Result<Request> {
+    let api_version = object.str_at(&["apiVersion"]).unwrap_or_default();
+    let kind = object.str_at(&["kind"]).unwrap_or_default();
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let resource = registry.by_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no kind {kind} in {api_version}")))?;
+    let mut request = Request::new(verb, GroupVersionResource::new(group, version, &resource.plural));
+    request.namespace = object.str_at(&["metadata", "namespace"]).map(str::to_owned);
+    Ok(request)
+}
+
+async fn ensure(transport: &Arc<dyn Transport>, registry: &Registry, object: Value) -> Result<()> {
+    let mut request = request(registry, Verb::Create, &object)?;
+    request.body = Some(object);
+    match transport.call(request).await {
+        Err(status) if status.is_already_exists() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Makes the object what it should be, whoever changed it.
+async fn put(transport: &Arc<dyn Transport>, registry: &Registry, object: Value) -> Result<()> {
+    let mut create = request(registry, Verb::Create, &object)?;
+    create.body = Some(object.clone());
+    match transport.call(create).await {
+        Err(status) if status.is_already_exists() => {}
+        other => return other.map(drop),
+    }
+    let mut patch = request(registry, Verb::Patch(PatchType::Merge), &object)?;
+    patch.name = object.str_at(&["metadata", "name"]).map(str::to_owned);
+    patch.body = Some(object);
+    transport.call(patch).await.map(|_: Reply| ())
+}
+
+fn service_cidr(config: &Config) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [config.service_cidr.to_string()]}})
+}
+
+/// What extension servers need to check who asks (`kube-system/extension-apiserver-authentication`).
+fn authentication(config: &Config) -> Result<Value> {
+    let list = |items: &[&str]| serde_json::to_string(items).map_err(Status::internal);
+    Ok(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"}, "data": {
+        "client-ca-file": config.client_ca,
+        "requestheader-client-ca-file": config.front_proxy_ca,
+        "requestheader-allowed-names": list(&["front-proxy-client"])?,
+        "requestheader-username-headers": list(&["X-Remote-User"])?,
+        "requestheader-uid-headers": list(&["X-Remote-Uid"])?,
+        "requestheader-group-headers": list(&["X-Remote-Group"])?,
+        "requestheader-extra-headers-prefix": list(&["X-Remote-Extra-"])?,
+    }}))
+}
+
+fn kubernetes_service(config: &Config) -> Value {
+    let first = config.service_cidr.hosts().next().map(|a| a.to_string());
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]}})
+}
+
+fn kubernetes_endpoints(config: &Config) -> [Value; 2] {
+    let ip = config.advertise.to_string();
+    let family = if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family, "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}]});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": config.port, "protocol": "TCP"}]}]});
+    [slice, endpoints]
+}
+
+/// DNS is answered on every node; the Service is there for whoever looks for it.
+fn dns_service(config: &Config) -> Value {
+    let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port, "targetPort": port});
+    json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
+        "spec": {"clusterIP": config.cluster_dns.to_string(), "ports": [port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", 9153)]}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bootstrap_object_is_of_a_kind_that_is_served() {
+        let registry = Registry::builtin();
+        let mut count = 0;
+        for object in objects() {
+            request(&registry, Verb::Create, &object).unwrap();
+            count += 1;
+        }
+        assert_eq!(count, OBJECTS.lines().count());
+        assert!(!system_node_role().list_at(&["rules"]).is_empty());
+    }
+}
