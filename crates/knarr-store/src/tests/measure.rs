@@ -61,6 +61,10 @@ async fn durable_writes() {
                     let start = Instant::now();
                     s.create(&pods(), &key(&format!("default/{p}-{n}")), object(n, 1024), None).await.unwrap();
                     times.push(start.elapsed());
+                    if producers == 1 {
+                        // What a client and the handlers take between two writes.
+                        std::thread::sleep(Duration::from_micros(150));
+                    }
                 }
                 times
             })
