@@ -83,6 +83,14 @@ fn types(schema: &Value) -> (Vec<u8>, String) {
     (blob, layout)
 }
 
+fn map_type(mt: &Value) -> u8 {
+    match mt.as_str() {
+        Some("atomic") => 128,
+        Some("granular") => 64,
+        _ => 0,
+    }
+}
+
 /// The first free slot for a hash.
 fn free<'a, T: PartialEq>(slots: &'a mut [T], hash: u32, empty: &T) -> &'a mut T {
     let mut at = hash as usize & (slots.len() - 1);
@@ -160,7 +168,7 @@ impl Records {
         self.bytes.push(f[1].as_u64().and_then(|n| u8::try_from(n).ok()).expect("small numbers"));
         self.shape(text(&f[2]), ids);
         let x = &f[4];
-        self.bytes.push(f[3].as_u64().and_then(|n| u8::try_from(n).ok()).expect("flags") | if x["mt"] == "atomic" { 128 } else { 0 });
+        self.bytes.push(f[3].as_u64().and_then(|n| u8::try_from(n).ok()).expect("flags") | map_type(&x["mt"]));
         self.bytes.push(x["lt"].as_str().map_or(b'-', |lt| lt.as_bytes()[0]));
         self.texts(&x["mk"]);
         self.text(x["ps"].as_str().unwrap_or_default());

@@ -18,7 +18,7 @@ mod to_json;
 mod tree_json;
 mod typed;
 mod view;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::LazyLock;
 

@@ -76,7 +76,10 @@ pub struct Field {
     pub omit_zero: bool,
     pub list_type: Option<ListType>,
     pub map_keys: &'static [&'static str],
+    /// `mt: atomic`: apply takes the map or struct as one value.
     pub atomic: bool,
+    /// `mt: granular`: apply goes into the struct field by field, whatever its type says.
+    pub granular: bool,
     /// Strategic merge: `merge`, `replace`, `retainKeys`, joined by commas.
     pub patch_strategy: &'static str,
     pub patch_merge_key: &'static str,
@@ -282,7 +285,7 @@ mod tests {
                 assert!(std::ptr::eq(t.field(field.json).unwrap(), field));
             }
         }
-        assert_eq!((count(), kinds().count()), (1265 + 5, 799 + 4));
+        assert_eq!((count(), kinds().count()), (1265 + 5, 799 + 8));
         for k in kinds() {
             assert_eq!(of_kind(k.group, k.version, k.kind), Some(k.type_id));
         }

@@ -162,6 +162,7 @@ impl Reader {
             inline: flags & 8 != 0,
             omit_zero: flags & 16 != 0,
             atomic: flags & 128 != 0,
+            granular: flags & 64 != 0,
             list_type: match self.u8() {
                 b'a' => Some(ListType::Atomic),
                 b's' => Some(ListType::Set),
