@@ -2,10 +2,39 @@
 //!
 //! A write: bytes → authenticate → flow control → authorize → decode, convert, default → mutating admission → strategy →
 //! managedFields → validation → validating admission → compare-and-swap → answer. A read comes from the watch cache.
+//!
+//! ```text
+//!  http (hyper, TLS) ─┐                                   ┌─ read ──── watch cache
+//!                     ├─ call ─▶ pipeline ─▶ authorize ───┼─ write ─── admission, strategy, store
+//!  transport ─────────┘                                   ├─ subresource, reviews
+//!                                                         └─ (http only) discovery, health, metrics, streaming
+//! ```
 
 pub mod admission;
+pub mod alloc;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod call;
+pub mod catalog;
+pub mod crd;
+pub mod discovery;
+pub mod encode;
+pub mod health;
+pub mod http;
+pub mod metrics;
+pub mod pipeline;
 pub mod pki;
+pub mod read;
+pub mod request;
+pub mod reviews;
+pub mod server;
 pub mod stored;
+pub mod streaming;
+pub mod subresource;
+pub mod tokens;
+pub mod transport;
+pub mod write;
+
+pub use server::{Config, Server, ServerBuilder};
+pub use transport::InProcess;

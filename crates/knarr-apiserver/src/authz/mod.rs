@@ -6,6 +6,8 @@ pub mod rbac;
 
 use std::sync::Arc;
 
+use knarr_core::Value;
+
 use crate::authn::{MASTERS, User};
 
 /// What is asked for (`authorizer.Attributes`).
@@ -36,6 +38,21 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync {
     /// The decision and its reason.
     fn authorize(&self, attributes: &Attributes) -> (Decision, String);
+
+    /// What the user may do in a namespace, as far as it can be listed (`SelfSubjectRulesReview`).
+    fn rules(&self, _user: &User, _namespace: &str) -> Rules {
+        Rules { incomplete: true, ..Rules::default() }
+    }
+}
+
+/// Rules as `SelfSubjectRulesReview` shows them.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    pub resource: Vec<Value>,
+    pub non_resource: Vec<Value>,
+    /// There may be more that cannot be listed.
+    pub incomplete: bool,
+    pub error: String,
 }
 
 /// Asks one after the other; `system:masters` are let through before.
@@ -54,6 +71,17 @@ impl Authorizer for Union {
             }
         }
         (Decision::NoOpinion, reasons.join("\n"))
+    }
+
+    fn rules(&self, user: &User, namespace: &str) -> Rules {
+        let mut all = Rules::default();
+        for rules in self.0.iter().map(|a| a.rules(user, namespace)) {
+            all.resource.extend(rules.resource);
+            all.non_resource.extend(rules.non_resource);
+            all.incomplete |= rules.incomplete;
+            all.error += &rules.error;
+        }
+        all
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use knarr_core::{Value, ValueExt};
+use knarr_core::{Value, ValueExt, json};
 
-use super::{Attributes, Authorizer, Decision};
+use super::{Attributes, Authorizer, Decision, Rules};
 use crate::authn::User;
 
 /// One rule of a role.
@@ -242,12 +242,28 @@ impl Authorizer for Rbac {
     fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
         if self.index.load().allows(attributes) { (Decision::Allow, String::new()) } else { (Decision::NoOpinion, String::new()) }
     }
+
+    fn rules(&self, user: &User, namespace: &str) -> Rules {
+        let (index, mut found) = (self.index.load(), Rules::default());
+        for rule in index.rules_for(user, namespace) {
+            if !rule.resources.is_empty() {
+                let mut shown = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+                if !rule.resource_names.is_empty() {
+                    shown.set(&["resourceNames"], rule.resource_names.clone());
+                }
+                found.resource.push(shown);
+            }
+            if !rule.non_resource_urls.is_empty() {
+                found.non_resource.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
+            }
+        }
+        found
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knarr_core::json;
 
     fn index() -> Index {
         let mut index = Index::default();

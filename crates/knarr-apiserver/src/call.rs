@@ -1,0 +1,159 @@
+//! One request as values, whichever way it came in (the wire or this process), and its answer before anybody encodes it.
+//! The edges ([`crate::http`], [`crate::transport`]) make the first and write the second.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use knarr_core::{
+    Object, Result, Status, Value,
+    api::{Options, PatchType},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    authn::User,
+    catalog::{Catalog, Served},
+    http::Media,
+    read::{Page, Watching},
+    request::{Query, RequestInfo},
+    server::Inner,
+};
+
+/// What a request carries.
+#[derive(Debug, Default)]
+pub enum Input {
+    #[default]
+    None,
+    Tree(Value),
+    Encoded {
+        media: Media,
+        bytes: Bytes,
+    },
+}
+
+impl Input {
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Tree(_) => false,
+            Self::Encoded { bytes, .. } => bytes.is_empty(),
+        }
+    }
+}
+
+/// One request, read but not yet decided.
+#[derive(Debug)]
+pub struct Call {
+    pub user: Arc<User>,
+    pub info: RequestInfo,
+    pub options: Options,
+    pub query: Query,
+    pub input: Input,
+    /// Set for the verb `patch`.
+    pub patch: Option<PatchType>,
+    pub user_agent: String,
+}
+
+impl Call {
+    /// Who owns the fields that this write sets: `fieldManager`, else the user agent up to its slash
+    /// (upstream: `managerOrUserAgent`).
+    pub fn manager(&self) -> &str {
+        match &self.options.field_manager {
+            Some(name) => name,
+            None => self.user_agent.split('/').next().unwrap_or_default(),
+        }
+    }
+}
+
+/// A good answer.
+pub enum Outcome {
+    /// A stored object, in its stored version.
+    Object {
+        served: Arc<Served>,
+        object: Object,
+        code: u16,
+    },
+    /// Something that is not stored: a review, a scale, a `Status` of success.
+    Value {
+        value: Value,
+        code: u16,
+    },
+    List {
+        served: Arc<Served>,
+        page: Page,
+    },
+    Watch {
+        served: Arc<Served>,
+        watching: Box<Watching>,
+    },
+}
+
+impl Outcome {
+    pub fn value(value: Value) -> Self {
+        Self::Value { value, code: 200 }
+    }
+}
+
+/// A refusal, with the token that lets an expired list go on.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub status: Status,
+    pub continue_token: Option<String>,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self { status, continue_token: None }
+    }
+}
+
+/// A request being answered: what it asks, what it asks it of, and what is said beside the answer.
+pub struct Exchange<'a> {
+    pub server: &'a Inner,
+    pub catalog: Arc<Catalog>,
+    pub served: Arc<Served>,
+    pub call: &'a Call,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(server: &'a Inner, catalog: Arc<Catalog>, served: Arc<Served>, call: &'a Call) -> Self {
+        Self { server, catalog, served, call, warnings: Mutex::new(Vec::new()) }
+    }
+
+    /// Adds a `Warning` header, once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    pub fn warn_all(&self, texts: impl IntoIterator<Item = String>) {
+        texts.into_iter().for_each(|t| self.warn(t));
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    pub fn namespace(&self) -> &str {
+        if self.served.resource.namespaced { &self.call.info.namespace } else { "" }
+    }
+
+    /// The name in the path.
+    ///
+    /// # Errors
+    /// `BadRequest` when there is none.
+    pub fn name(&self) -> Result<&str> {
+        match self.call.info.name.as_str() {
+            "" => Err(Status::bad_request("name must be provided")),
+            name => Ok(name),
+        }
+    }
+
+    pub fn dry_run(&self) -> bool {
+        self.call.options.dry_run
+    }
+}

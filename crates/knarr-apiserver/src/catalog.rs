@@ -1,0 +1,209 @@
+//! The resources as the server serves them at one moment: each line of the registry with its place in the store, its
+//! behaviour and its ways between versions. A CRD change swaps a new catalog in; requests under way keep theirs.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use knarr_core::{Encoding, GroupResource, GroupVersionKind, Object, Result, Status, Value, ValueExt};
+use knarr_kinds::Strategy;
+use knarr_schema::{
+    codec,
+    registry::{Registry, Resource},
+};
+use knarr_store::ResourceKey;
+
+use crate::{crd::CustomStrategy, discovery::Documents};
+
+/// What a kind does of its own: compiled in, or read from a CRD.
+#[derive(Clone)]
+pub enum Behaviour {
+    BuiltIn(&'static dyn Strategy),
+    Custom(Arc<CustomStrategy>),
+}
+
+impl std::ops::Deref for Behaviour {
+    type Target = dyn Strategy;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::BuiltIn(strategy) => *strategy,
+            Self::Custom(strategy) => &**strategy,
+        }
+    }
+}
+
+/// One resource in one version, ready to be served.
+pub struct Served {
+    pub resource: Arc<Resource>,
+    pub key: ResourceKey,
+    pub gvk: GroupVersionKind,
+    pub group_resource: GroupResource,
+    /// Kind in the version in which it is stored.
+    pub stored: GroupVersionKind,
+    /// Behaviour of the object itself.
+    pub strategy: Behaviour,
+    /// Tells this line of this catalog from all others, for caches of encoded events.
+    pub id: u32,
+    /// What a delete answers: the object it deleted, or a `Status` (upstream: `ReturnDeletedObject`).
+    pub returns_deleted: bool,
+    /// Whether dependents are collected (upstream: not `rest.Unsupported`; events have none).
+    pub collects_garbage: bool,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+
+impl Served {
+    fn new(resource: Arc<Resource>) -> Self {
+        let gvk = resource.gvk();
+        let strategy = match &resource.custom {
+            None => Behaviour::BuiltIn(knarr_kinds::strategy(&resource.group, &resource.plural, "")),
+            Some(_) => Behaviour::Custom(Arc::new(CustomStrategy::new(resource.clone(), ""))),
+        };
+        Self {
+            key: ResourceKey { group: resource.storage.0.clone(), resource: resource.plural.clone() },
+            group_resource: GroupResource::new(&resource.group, &resource.plural),
+            stored: GroupVersionKind::new(&resource.storage.0, &resource.storage.1, &resource.kind),
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            returns_deleted: returns_deleted(&resource),
+            collects_garbage: resource.plural != "events",
+            strategy,
+            gvk,
+            resource,
+        }
+    }
+
+    /// The behaviour of a subresource that is the object itself seen from another side (`status`, `ephemeralcontainers`, …).
+    pub fn behaviour(&self, subresource: &str) -> Behaviour {
+        match (&self.strategy, subresource) {
+            (own, "") => own.clone(),
+            (Behaviour::BuiltIn(_), sub) => Behaviour::BuiltIn(knarr_kinds::strategy(&self.resource.group, &self.resource.plural, sub)),
+            (Behaviour::Custom(_), sub) => Behaviour::Custom(Arc::new(CustomStrategy::new(self.resource.clone(), sub))),
+        }
+    }
+
+    /// Whether the stored form is of another version than the served one.
+    pub fn converts(&self) -> bool {
+        self.gvk != self.stored
+    }
+
+    /// A tree of the served version, to be stored.
+    ///
+    /// # Errors
+    /// When the versions cannot be converted.
+    pub fn to_stored(&self, value: Value) -> Result<Value> {
+        self.convert(value, &self.stored)
+    }
+
+    /// A tree of the stored version, to be served.
+    ///
+    /// # Errors
+    /// When the versions cannot be converted.
+    pub fn to_served(&self, value: Value) -> Result<Value> {
+        self.convert(value, &self.gvk)
+    }
+
+    fn convert(&self, mut value: Value, to: &GroupVersionKind) -> Result<Value> {
+        if !self.converts() {
+            return Ok(value);
+        }
+        if self.resource.custom.is_some() {
+            value.set(&["apiVersion"], to.api_version());
+            return Ok(value);
+        }
+        knarr_kinds::convert(value, &to.group, &to.version)
+    }
+
+    /// The object in the served version: itself, unless it is stored in another one.
+    ///
+    /// # Errors
+    /// When the stored bytes cannot be read or converted.
+    pub fn present<'a>(&self, object: &'a Object) -> Result<Cow<'a, Object>> {
+        if !self.converts() {
+            return Ok(Cow::Borrowed(object));
+        }
+        let value = self.to_served(codec::to_value(object)?)?;
+        let bytes = match object.encoding {
+            Encoding::Protobuf => codec::encode_protobuf(&value)?,
+            Encoding::Json => codec::encode_json(&value),
+        };
+        Ok(Cow::Owned(Object { encoding: object.encoding, resource_version: object.resource_version, bytes: bytes.into() }))
+    }
+
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.resource.group == group && self.resource.plural == plural
+    }
+}
+
+/// Resources whose delete answers with the object (`ReturnDeletedObject: true` in `pkg/registry`).
+const RETURN_DELETED: [(&str, &[&str]); 3] = [
+    ("", &["namespaces", "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"]),
+    ("storage.k8s.io", &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"]),
+    ("resource.k8s.io", &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]),
+];
+
+fn returns_deleted(resource: &Resource) -> bool {
+    RETURN_DELETED.iter().any(|(group, plurals)| *group == resource.group && plurals.contains(&resource.plural.as_str()))
+}
+
+type ByResource = HashMap<String, Arc<Served>>;
+
+/// Everything that follows from one registry.
+pub struct Catalog {
+    pub registry: Registry,
+    served: HashMap<String, HashMap<String, ByResource>>,
+    documents: OnceLock<Documents>,
+}
+
+impl Catalog {
+    pub fn new(registry: Registry) -> Self {
+        let mut served: HashMap<String, HashMap<String, ByResource>> = HashMap::new();
+        for resource in registry.all() {
+            let version = served.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default();
+            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone())));
+        }
+        Self { registry, served, documents: OnceLock::new() }
+    }
+
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
+        self.served.get(group)?.get(version)?.get(plural)
+    }
+
+    /// The same resource in the version that discovery prefers.
+    pub fn preferred(&self, group: &str, plural: &str) -> Option<&Arc<Served>> {
+        let resource = self.registry.all().iter().find(|r| r.group == group && r.plural == plural)?;
+        self.find(group, &resource.version, plural)
+    }
+
+    /// # Errors
+    /// `NotFound` in the words of a server without that resource.
+    pub fn need(&self, group: &str, plural: &str) -> Result<&Arc<Served>> {
+        self.preferred(group, plural).ok_or_else(not_served)
+    }
+
+    pub fn has_group_version(&self, group: &str, version: &str) -> bool {
+        self.served.get(group).is_some_and(|versions| versions.contains_key(version))
+    }
+
+    /// Discovery and OpenAPI documents of this catalog, made when first asked for.
+    pub fn documents(&self) -> &Documents {
+        self.documents.get_or_init(|| Documents::new(self.registry.clone()))
+    }
+}
+
+const NOT_SERVED: &str = "the server could not find the requested resource";
+
+/// What clients see of a path that nobody serves.
+pub fn not_served() -> Status {
+    Status::new(404, knarr_core::Reason::NotFound, NOT_SERVED).with_details(knarr_core::status::Details::default())
+}
+
+/// Whether it is that: on the wire it is plain text, as upstream's.
+pub fn is_not_served(status: &Status) -> bool {
+    status.code == 404 && status.message == NOT_SERVED
+}

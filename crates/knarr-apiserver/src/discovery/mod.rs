@@ -1,0 +1,97 @@
+//! Discovery: which groups, versions and resources there are, in both forms that clients ask for, and the OpenAPI documents.
+//! All of it follows from the registry; each document is made once a catalog and kept encoded.
+
+mod aggregated;
+mod classic;
+mod openapi;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use knarr_core::Value;
+use knarr_schema::{codec, registry::Registry};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    encode::json,
+    http::{Accepted, Convert, Media},
+};
+
+pub use openapi::OpenApi;
+
+/// One document in the encodings that were asked for.
+pub struct Document {
+    json: Bytes,
+    /// What the protobuf is made of; absent when there is none.
+    tree: Option<Value>,
+    protobuf: OnceLock<Bytes>,
+    pub etag: String,
+}
+
+impl Document {
+    fn new(tree: Value) -> Self {
+        Self::with_json(codec::encode_json(&tree), Some(tree))
+    }
+
+    fn with_json(json: Vec<u8>, tree: Option<Value>) -> Self {
+        let etag = hash(&json);
+        Self { json: json.into(), tree, protobuf: OnceLock::new(), etag }
+    }
+
+    /// The document as the client wants it.
+    pub fn bytes(&self, accepted: &Accepted) -> Bytes {
+        match (accepted.media, &self.tree) {
+            (Media::Protobuf, Some(tree)) => self.protobuf.get_or_init(|| codec::encode_protobuf(tree).unwrap_or_default().into()).clone(),
+            _ if accepted.pretty => json::pretty(&self.json).into(),
+            _ => self.json.clone(),
+        }
+    }
+}
+
+/// An ETag without its quotes: upper-case hex, as upstream's.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// All documents of one catalog.
+pub struct Documents {
+    registry: Registry,
+    made: Mutex<HashMap<String, Option<Arc<Document>>>>,
+    pub openapi: OpenApi,
+}
+
+impl Documents {
+    pub fn new(registry: Registry) -> Self {
+        Self { openapi: OpenApi::new(registry.clone()), registry, made: Mutex::default() }
+    }
+
+    /// The document at a path (`/api`, `/apis/apps/v1`), or its aggregated form; absent when nothing is there.
+    pub fn find(&self, path: &str, accepted: &Accepted, server_address: &str) -> Option<Arc<Document>> {
+        let aggregated = accepted.convert == Some(Convert::Discovery);
+        let key = if aggregated { format!("{} {path}", accepted.version) } else { format!("{server_address} {path}") };
+        if let Some(document) = self.made.lock().get(&key) {
+            return document.clone();
+        }
+        let document =
+            if aggregated { aggregated::document(&self.registry, path, accepted.version) } else { classic::document(&self.registry, path, server_address) };
+        let document = document.map(Arc::new);
+        if document.is_some() {
+            self.made.lock().insert(key, document.clone());
+        }
+        document
+    }
+
+    /// The paths below `/apis` and `/api`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+        for (group, versions) in self.registry.groups().into_iter().filter(|(g, _)| !g.is_empty()) {
+            paths.push(format!("/apis/{group}"));
+            paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+        }
+        paths
+    }
+}

@@ -1,0 +1,63 @@
+//! `/openapi/v2` and `/openapi/v3`, made by the schema crate when first asked for, and kept encoded.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use knarr_core::{Value, json};
+use knarr_schema::{openapi, registry::Registry};
+use parking_lot::Mutex;
+
+use super::Document;
+
+/// The OpenAPI documents of one catalog.
+pub struct OpenApi {
+    registry: Registry,
+    v2: OnceLock<Document>,
+    v3: Mutex<HashMap<String, Arc<Document>>>,
+}
+
+impl OpenApi {
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, v2: OnceLock::new(), v3: Mutex::default() }
+    }
+
+    /// `/openapi/v2`.
+    pub fn v2(&self) -> &Document {
+        self.v2.get_or_init(|| plain(&openapi::v2(&self.registry)))
+    }
+
+    /// `/openapi/v3/PATH`.
+    pub fn v3(&self, path: &str) -> Option<Arc<Document>> {
+        if let Some(document) = self.v3.lock().get(path) {
+            return Some(document.clone());
+        }
+        let document = Arc::new(plain(&openapi::v3(&self.registry, path)?));
+        self.v3.lock().insert(path.to_owned(), document.clone());
+        Some(document)
+    }
+
+    /// The same in the binary form that kubectl asks for.
+    pub fn v3_protobuf(&self, _path: &str) -> Option<bytes::Bytes> {
+        None
+    }
+
+    pub fn v3_paths(&self) -> Vec<String> {
+        openapi::v3_paths(&self.registry)
+    }
+
+    /// `/openapi/v3`: where each document is, under a URL that changes with its contents.
+    pub fn v3_index(&self) -> Value {
+        let entry = |path: String| {
+            let hash = self.v3(&path).map(|d| d.etag.clone()).unwrap_or_default();
+            let url = format!("/openapi/v3/{path}?hash={hash}");
+            (path, json!({"serverRelativeURL": url}))
+        };
+        json!({"paths": openapi::v3_paths(&self.registry).into_iter().map(entry).collect::<serde_json::Map<_, _>>()})
+    }
+}
+
+fn plain(tree: &Value) -> Document {
+    Document::with_json(serde_json::to_vec(tree).unwrap_or_default(), None)
+}

@@ -1,0 +1,258 @@
+//! Objects, lists and events as bytes for one client. The common cases copy bytes or make one pass; nothing that a client
+//! did not ask for is decoded.
+
+pub mod json;
+pub mod metadata;
+pub mod proto;
+pub mod table;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use knarr_core::{Encoding, Object, Result, Status, Value, api::EventType};
+use knarr_schema::codec;
+
+use crate::{
+    catalog::Served,
+    http::{Accepted, Convert, Media},
+};
+use table::{Include, ListMeta};
+
+/// How a client wants its answer.
+#[derive(Clone, Debug)]
+pub struct Format {
+    pub accepted: Accepted,
+    pub include: Include,
+    pub now: Timestamp,
+}
+
+impl Format {
+    fn table(&self, headers: bool) -> table::Format {
+        table::Format { version: self.accepted.version, include: self.include, headers, now: self.now }
+    }
+
+    /// Everything that is written as JSON text comes through here once more, for those who want it indented.
+    fn finish(&self, json: Vec<u8>) -> Bytes {
+        if self.accepted.pretty { json::pretty(&json).into() } else { json.into() }
+    }
+}
+
+/// A tree that is not stored: a review, a scale, a `Status`.
+///
+/// # Errors
+/// When it has no protobuf form.
+pub fn value(value: &Value, accepted: &Accepted) -> Result<Bytes> {
+    match accepted.media {
+        Media::Protobuf => Ok(codec::encode_protobuf(value)?.into()),
+        Media::Json | Media::Yaml => {
+            let json = codec::encode_json(value);
+            Ok(if accepted.pretty { json::pretty(&json).into() } else { json.into() })
+        }
+    }
+}
+
+/// One stored object.
+///
+/// # Errors
+/// When it cannot be read or converted, or the client wants it as a list.
+pub fn object(served: &Served, object: &Object, format: &Format) -> Result<Bytes> {
+    let version = format.accepted.version;
+    match format.accepted.convert {
+        None => {
+            let object = served.present(object)?;
+            if format.accepted.media == Media::Protobuf && object.encoding == Encoding::Protobuf {
+                return Ok(object.bytes.clone());
+            }
+            let mut out = Vec::with_capacity(object.bytes.len() * 2 + 256);
+            codec::write_json(&object, &mut out);
+            Ok(format.finish(out))
+        }
+        Some(Convert::Table) => {
+            let mut out = Vec::new();
+            let meta = ListMeta { resource_version: object.resource_version, ..ListMeta::default() };
+            table::put(&mut out, served, &meta, std::iter::once(object), format.table(true))?;
+            Ok(format.finish(out))
+        }
+        Some(Convert::PartialMetadata) if format.accepted.media == Media::Protobuf => Ok(metadata::protobuf(object, version)),
+        Some(Convert::PartialMetadata) => {
+            let mut out = Vec::new();
+            metadata::put_json(&mut out, object, version);
+            Ok(format.finish(out))
+        }
+        Some(_) => Err(Status::not_acceptable("you requested PartialObjectMetadataList, but the requested object is not a list")),
+    }
+}
+
+/// A list of stored objects.
+///
+/// # Errors
+/// When an object cannot be read or converted, or the client wants it as one object.
+pub fn list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object> + Clone, format: &Format) -> Result<Bytes> {
+    let protobuf = format.accepted.media == Media::Protobuf;
+    match format.accepted.convert {
+        None if protobuf => protobuf_list(served, meta, objects),
+        None => Ok(format.finish(json_list(served, meta, objects)?)),
+        Some(Convert::Table) => {
+            let mut out = Vec::new();
+            table::put(&mut out, served, meta, objects, format.table(true))?;
+            Ok(format.finish(out))
+        }
+        Some(Convert::PartialMetadataList) if protobuf => Ok(protobuf_metadata_list(meta, objects, format.accepted.version)),
+        Some(Convert::PartialMetadataList) => Ok(format.finish(json_metadata_list(meta, objects, format.accepted.version))),
+        Some(_) => {
+            Err(Status::not_acceptable(format!("you requested PartialObjectMetadata, but the requested object is a list ({})", served.resource.list_kind)))
+        }
+    }
+}
+
+fn put_list_head(out: &mut Vec<u8>, kind: &str, api_version: &str, meta: &ListMeta) {
+    out.extend_from_slice(b"{\"kind\":");
+    json::put_string(out, kind);
+    out.extend_from_slice(b",\"apiVersion\":");
+    json::put_string(out, api_version);
+    out.extend_from_slice(b",\"metadata\":");
+    meta.put_json(out);
+    out.extend_from_slice(b",\"items\":[");
+}
+
+/// JSON takes about this many times the bytes of protobuf.
+const JSON_GROWTH: usize = 2;
+
+fn json_list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object> + Clone) -> Result<Vec<u8>> {
+    let at_rest: usize = objects.clone().map(|o| o.bytes.len() + 16).sum();
+    let mut out = Vec::with_capacity(at_rest * JSON_GROWTH + 256);
+    put_list_head(&mut out, &served.resource.list_kind, &served.resource.api_version(), meta);
+    for (i, object) in objects.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        codec::write_json_item(&*served.present(object)?, &mut out);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(out)
+}
+
+fn json_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, version: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_list_head(&mut out, "PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta);
+    let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",");
+    for (i, object) in objects.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        let start = out.len();
+        metadata::put_json(&mut out, object, version);
+        out.drain(start + 1..start + head.len());
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// `metav1.ListMeta {1: selfLink, 2: resourceVersion, 3: continue, 4: remainingItemCount}`.
+fn list_meta_message(meta: &ListMeta) -> BytesMut {
+    let mut out = BytesMut::new();
+    proto::put_bytes(&mut out, 1, b"");
+    proto::put_bytes(&mut out, 2, meta.resource_version.to_string().as_bytes());
+    proto::put_bytes(&mut out, 3, meta.continue_token.as_bytes());
+    if let Some(n) = meta.remaining_item_count {
+        out.extend_from_slice(&[4 << 3]);
+        proto::put_varint(&mut out, n as u64);
+    }
+    out
+}
+
+/// `XList {1: metadata, 2: items…}`: the items are the stored messages, copied once.
+fn protobuf_list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object> + Clone) -> Result<Bytes> {
+    if served.converts() {
+        let converted = objects.map(|o| served.present(o).map(std::borrow::Cow::into_owned)).collect::<Result<Vec<_>>>()?;
+        return Ok(splice(served, meta, converted.iter()));
+    }
+    Ok(splice(served, meta, objects))
+}
+
+fn splice<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object> + Clone) -> Bytes {
+    let meta = list_meta_message(meta);
+    let items: usize = objects.clone().map(|o| proto::field_len(proto::raw(&o.bytes).len())).sum();
+    let raw_len = proto::field_len(meta.len()) + items;
+    let mut out = BytesMut::with_capacity(raw_len + 128);
+    proto::envelope_head(&served.resource.api_version(), &served.resource.list_kind, raw_len, &mut out);
+    proto::put_bytes(&mut out, 1, &meta);
+    for object in objects {
+        proto::put_bytes(&mut out, 2, proto::raw(&object.bytes));
+    }
+    out.extend_from_slice(proto::ENVELOPE_TAIL);
+    out.freeze()
+}
+
+/// The fields of `v1beta1` are numbered the other way round.
+fn protobuf_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, version: &str) -> Bytes {
+    let (meta_number, items_number) = if version == "v1" { (1, 2) } else { (2, 1) };
+    let mut message = BytesMut::new();
+    let meta = list_meta_message(meta);
+    if meta_number == 1 {
+        proto::put_bytes(&mut message, meta_number, &meta);
+    }
+    for object in objects {
+        proto::put_bytes(&mut message, items_number, &metadata::raw(object));
+    }
+    if meta_number == 2 {
+        proto::put_bytes(&mut message, meta_number, &meta);
+    }
+    proto::envelope(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).freeze()
+}
+
+/// One event of a watch, framed: a line of JSON, or length and message of protobuf.
+///
+/// # Errors
+/// When the object cannot be read or converted.
+pub fn event(served: &Served, event_type: EventType, object_: &Object, format: &Format, headers: bool) -> Result<Bytes> {
+    let protobuf = format.accepted.media == Media::Protobuf;
+    let mut plain = Format { include: format.include, now: format.now, accepted: format.accepted.clone() };
+    plain.accepted.pretty = false;
+    if protobuf {
+        return Ok(protobuf_frame(event_type.as_str(), &object(served, object_, &plain)?));
+    }
+    let mut out = Vec::with_capacity(object_.bytes.len() * JSON_GROWTH + 256);
+    put_event_head(&mut out, event_type.as_str());
+    match format.accepted.convert {
+        None => codec::write_json(&*served.present(object_)?, &mut out),
+        Some(Convert::Table) => {
+            let meta = ListMeta { resource_version: object_.resource_version, ..ListMeta::default() };
+            table::put(&mut out, served, &meta, std::iter::once(object_), format.table(headers))?;
+        }
+        Some(_) => metadata::put_json(&mut out, object_, format.accepted.version),
+    }
+    out.extend_from_slice(b"}\n");
+    Ok(out.into())
+}
+
+fn put_event_head(out: &mut Vec<u8>, event_type: &str) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(event_type.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+}
+
+/// Four bytes of length, then a bare `WatchEvent {1: type, 2: {1: raw}}`.
+fn protobuf_frame(event_type: &str, object: &[u8]) -> Bytes {
+    let raw_extension = proto::field_len(object.len());
+    let length = proto::field_len(event_type.len()) + proto::field_len(raw_extension);
+    let mut out = BytesMut::with_capacity(4 + length);
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+    proto::put_bytes(&mut out, 1, event_type.as_bytes());
+    proto::put_head(&mut out, 2, raw_extension);
+    proto::put_bytes(&mut out, 1, object);
+    out.freeze()
+}
+
+/// The event that ends a watch which cannot go on.
+pub fn error_event(status: &Status, media: Media) -> Bytes {
+    match media {
+        Media::Protobuf => protobuf_frame("ERROR", &codec::encode_protobuf(&status.to_value()).unwrap_or_default()),
+        Media::Json | Media::Yaml => {
+            let mut out = Vec::new();
+            put_event_head(&mut out, "ERROR");
+            out.extend_from_slice(&status.to_json());
+            out.extend_from_slice(b"}\n");
+            out.into()
+        }
+    }
+}

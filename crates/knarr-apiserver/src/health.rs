@@ -1,0 +1,114 @@
+//! `/healthz`, `/livez`, `/readyz`: named checks, each with a path of its own, `?verbose` and `?exclude=`
+//! (upstream: `server/healthz`).
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::request::Query;
+
+/// Says why not, when something is not well.
+type Probe = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+#[derive(Clone)]
+struct Check {
+    name: String,
+    probe: Probe,
+    /// Only `/readyz` asks it.
+    ready_only: bool,
+}
+
+/// The checks of one server.
+#[derive(Default)]
+pub struct Health {
+    checks: RwLock<Vec<Check>>,
+}
+
+/// What an endpoint answers.
+pub struct Report {
+    pub healthy: bool,
+    pub found: bool,
+    pub text: String,
+}
+
+impl Health {
+    /// Adds a check for all three endpoints.
+    pub fn add(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.push(name, probe, false);
+    }
+
+    /// Adds a check that only says whether the server is ready.
+    pub fn add_ready(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.push(name, probe, true);
+    }
+
+    fn push(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static, ready_only: bool) {
+        self.checks.write().push(Check { name: name.into(), probe: Arc::new(probe), ready_only });
+    }
+
+    /// Answers `endpoint` (`healthz`, `livez`, `readyz`), or one check of it.
+    pub fn report(&self, endpoint: &str, one: Option<&str>, query: &Query) -> Report {
+        let checks: Vec<Check> = self.checks.read().iter().filter(|c| endpoint == "readyz" || !c.ready_only).cloned().collect();
+        if let Some(name) = one {
+            return match checks.iter().find(|c| c.name == name) {
+                None => Report { healthy: false, found: false, text: String::new() },
+                Some(check) => match (check.probe)() {
+                    Ok(()) => Report { healthy: true, found: true, text: "ok".into() },
+                    Err(why) => Report { healthy: false, found: true, text: format!("internal server error: {why}\n") },
+                },
+            };
+        }
+        let excluded: Vec<&str> = query.all("exclude").flat_map(|e| e.split(',')).collect();
+        let (mut lines, mut failed) = (String::new(), Vec::new());
+        for check in &checks {
+            if excluded.contains(&check.name.as_str()) {
+                lines += &format!("[+]{} excluded: ok\n", check.name);
+                continue;
+            }
+            match (check.probe)() {
+                Ok(()) => lines += &format!("[+]{} ok\n", check.name),
+                Err(why) => {
+                    tracing::warn!(endpoint, check = check.name, why, "health check failed");
+                    lines += &format!("[-]{} failed: reason withheld\n", check.name);
+                    failed.push(check.name.as_str());
+                }
+            }
+        }
+        for unknown in excluded.iter().filter(|e| !checks.iter().any(|c| c.name == **e)) {
+            lines += &format!("warn: some health checks cannot be excluded: no matches for {unknown:?}\n");
+        }
+        if !failed.is_empty() {
+            return Report { healthy: false, found: true, text: format!("{lines}{endpoint} check failed\n") };
+        }
+        let text = if query.get("verbose").is_some() { format!("{lines}{endpoint} check passed\n") } else { "ok".into() };
+        Report { healthy: true, found: true, text }
+    }
+
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths = vec!["/healthz".to_owned(), "/livez".into(), "/readyz".into()];
+        for check in self.checks.read().iter() {
+            let endpoints: &[&str] = if check.ready_only { &["readyz"] } else { &["healthz", "livez", "readyz"] };
+            paths.extend(endpoints.iter().map(|e| format!("/{e}/{}", check.name)));
+        }
+        paths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_told_one_by_one() {
+        let health = Health::default();
+        health.add("ping", || Ok(()));
+        health.add_ready("poststarthook/rbac", || Err("not yet".into()));
+        let report = |endpoint, one, query: &str| health.report(endpoint, one, &Query::parse(query)).text;
+        assert_eq!(report("livez", None, ""), "ok");
+        assert_eq!(report("livez", None, "verbose"), "[+]ping ok\nlivez check passed\n");
+        assert_eq!(report("readyz", None, ""), "[+]ping ok\n[-]poststarthook/rbac failed: reason withheld\nreadyz check failed\n");
+        assert_eq!(report("readyz", None, "exclude=poststarthook/rbac"), "ok");
+        assert_eq!(report("readyz", Some("ping"), ""), "ok");
+        assert!(!health.report("readyz", Some("nothing"), &Query::default()).found);
+    }
+}

@@ -1,0 +1,80 @@
+//! Requests that become streams. They are authorized and admitted here, then handed on whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
+use knarr_core::{Result, Status};
+
+use super::body::{Body, BoxError, RequestBody};
+use crate::{
+    admission::{Operation, Review},
+    authn::User,
+    authz::Attributes,
+    catalog::{Catalog, not_served},
+    pipeline::not_allowed,
+    request::RequestInfo,
+    server::Inner,
+    streaming::Connect,
+};
+
+/// Whether a request is of this kind.
+pub fn is_connect(catalog: &Catalog, info: &RequestInfo) -> bool {
+    let known = matches!(
+        (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()),
+        ("", "pods", "exec" | "attach" | "portforward" | "proxy" | "log") | ("", "services" | "nodes", "proxy")
+    );
+    known && catalog.find(&info.group, &info.version, &info.resource).is_some()
+}
+
+/// Authorizes, admits, hands on.
+///
+/// # Errors
+/// Whatever refuses it; 503 when nobody is there to hand it to.
+pub async fn serve<B>(inner: &Inner, catalog: &Catalog, user: Arc<User>, info: RequestInfo, request: Request<B>) -> Result<Response<Body>>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let attributes = Attributes {
+        user: (*user).clone(),
+        verb: info.verb.clone(),
+        namespace: info.namespace.clone(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+        is_resource_request: true,
+        ..Attributes::default()
+    };
+    inner.check(&attributes)?;
+    let interactive = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+    if interactive && info.verb == "get" {
+        // Opening a stream takes the right to create one, also for those who open it by a GET.
+        inner.check(&Attributes { verb: "create".into(), ..attributes.clone() })?;
+    }
+    let served = catalog.find(&info.group, &info.version, &info.resource).ok_or_else(not_served)?;
+    let subresource = served.resource.subresource(&info.subresource).ok_or_else(not_served)?;
+    if !subresource.verbs.contains(&info.verb) {
+        return Err(not_allowed());
+    }
+    if info.subresource != "log" {
+        admit(inner, &attributes, &served.gvk).await?;
+    }
+    let streaming = inner.streaming.load_full().as_ref().clone().ok_or_else(|| Status::service_unavailable("no route to the nodes is configured"))?;
+    let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
+    streaming.connect(Connect { user, info }, request).await
+}
+
+async fn admit(inner: &Inner, attributes: &Attributes, kind: &knarr_core::GroupVersionKind) -> Result<()> {
+    let plugins = inner.plugins.load_full();
+    let review = Review { operation: Operation::Connect, attributes, kind, object: None, old: None, dry_run: false, warnings: Vec::new() };
+    for plugin in plugins.iter().filter(|p| p.handles(Operation::Connect, attributes)) {
+        plugin.validate(&review).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! From a request off the wire to its answer (upstream: the filter chain of `server/config.go`).
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Body as HttpBody;
+use knarr_core::{Result, Status, api::PatchType};
+
+use super::{
+    body::{Body, BoxError, read_all},
+    connect, impersonate,
+    negotiate::{Accepted, Media, Offers, accept, content_essence, content_media},
+    paths,
+    respond::{self, Shape},
+};
+use crate::{
+    authn::{Credentials, User},
+    call::{Call, Input},
+    catalog::Catalog,
+    encode::{Format, table::Include},
+    metrics::Labels,
+    request::{Query, RequestInfo, options_from_query},
+    server::{Inner, Server},
+};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// DER of its certificates, leaf first, verified against the client CA.
+    pub certificates: Arc<Vec<Vec<u8>>>,
+    pub address: Option<SocketAddr>,
+}
+
+const AUDIT_ID: &str = "audit-id";
+
+impl Server {
+    /// Answers one request. Whatever happens, there is an answer.
+    pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let inner = &self.inner;
+        let started = Instant::now();
+        let audit_id = request.headers().get(AUDIT_ID).cloned();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
+            Ok(info) => info,
+            Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
+        };
+        let labels = labels(&info, &query);
+        let errors_as = accept(request.headers(), "", Offers::Plain, false).unwrap_or(Accepted::JSON);
+        let lasting = info.is_long_running();
+        let _guard = match (lasting, inner.inflight.enter(info.is_read_only())) {
+            (true, _) => None,
+            (false, Ok(guard)) => Some(guard),
+            (false, Err(status)) => {
+                inner.metrics.terminate(labels.clone(), 429);
+                inner.metrics.observe(labels, 429, started.elapsed());
+                return finish(inner, audit_id, respond::failure(&status.into(), &errors_as));
+            }
+        };
+        let work = self.route(request, info, query, peer);
+        let response = if lasting {
+            work.await
+        } else {
+            match tokio::time::timeout(inner.config.request_timeout, work).await {
+                Ok(response) => response,
+                Err(_) => {
+                    inner.metrics.terminate(labels.clone(), 504);
+                    let seconds = inner.config.request_timeout.as_secs();
+                    let status = Status::timeout(format!("request did not complete within requested timeout - context deadline exceeded ({seconds}s)"), 0);
+                    Err(Refused { status: status.into(), warnings: Vec::new() })
+                }
+            }
+        };
+        let response = match response {
+            Ok(response) => response,
+            Err(refused) => {
+                let mut response = respond::failure(&refused.status, &errors_as);
+                respond::warn(response.headers_mut(), &refused.warnings);
+                response
+            }
+        };
+        inner.metrics.observe(labels, response.status().as_u16(), started.elapsed());
+        finish(inner, audit_id, response)
+    }
+
+    async fn route<B>(&self, request: Request<B>, info: RequestInfo, query: Query, peer: &Peer) -> Result<Response<Body>, Refused>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let inner = &self.inner;
+        let user = inner.authenticate(request.headers(), peer).await?;
+        let user = impersonate::apply(inner, user, request.headers())?;
+        if !info.is_resource_request {
+            return Ok(paths::serve(inner, &user, &info, &query, request.headers()).await?);
+        }
+        let catalog = inner.catalog.load_full();
+        if connect::is_connect(&catalog, &info) {
+            return Ok(connect::serve(inner, &catalog, Arc::new(user), info, request).await?);
+        }
+        self.serve_resource(request, info, query, user, &catalog).await
+    }
+
+    async fn serve_resource<B>(&self, request: Request<B>, info: RequestInfo, query: Query, user: User, catalog: &Catalog) -> Result<Response<Body>, Refused>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let inner = &self.inner;
+        let (parts, body) = request.into_parts();
+        let custom = catalog.find(&info.group, &info.version, &info.resource).is_some_and(|s| s.resource.custom.is_some());
+        let raw_query = parts.uri.query().unwrap_or_default();
+        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom }, info.verb == "watch")?;
+        let include = if accepted.convert.is_some() { Include::from_query(&query)? } else { Include::Metadata };
+        let options = options_from_query(&query)?;
+        let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
+        let input = read_input(&parts.headers, &info, patch, body).await?;
+        let user_agent = parts.headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();
+        let call = Call { user: Arc::new(user), info, options, query, input, patch, user_agent };
+        let (outcome, warnings) = inner.answer(&call).await;
+        let outcome = outcome.map_err(|status| Refused { status, warnings: warnings.clone() })?;
+        let format = Format { accepted, include, now: inner.env.now() };
+        let response = respond::outcome(outcome, format, Shape::of(&parts.headers)).await;
+        let mut response = response.map_err(|s| Refused { status: s.into(), warnings: warnings.clone() })?;
+        respond::warn(response.headers_mut(), &warnings);
+        Ok(response)
+    }
+}
+
+/// Why there is no good answer.
+pub(super) struct Refused {
+    pub status: crate::call::Failure,
+    pub warnings: Vec<String>,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { status: status.into(), warnings: Vec::new() }
+    }
+}
+
+impl Inner {
+    async fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<User> {
+        let credentials = Credentials { headers, peer_certificates: &peer.certificates };
+        let authenticator = self.authenticator.load_full();
+        match authenticator.authenticate(&credentials).await {
+            Ok(Some(user)) => Ok(user),
+            Ok(None) | Err(_) => Err(Status::unauthorized("Unauthorized")),
+        }
+    }
+}
+
+/// The headers that every answer carries.
+fn finish(inner: &Inner, audit_id: Option<HeaderValue>, mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    let audit_id = audit_id.or_else(|| HeaderValue::try_from(inner.env.uuid()).ok());
+    if let Some(id) = audit_id {
+        headers.insert(AUDIT_ID, id);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+fn patch_type(headers: &HeaderMap) -> Option<PatchType> {
+    let essence = content_essence(headers);
+    [PatchType::Json, PatchType::Merge, PatchType::StrategicMerge, PatchType::Apply].into_iter().find(|t| t.content_type() == essence)
+}
+
+async fn read_input<B>(headers: &HeaderMap, info: &RequestInfo, patch: Option<PatchType>, body: B) -> Result<Input>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let media = match info.verb.as_str() {
+        "create" | "update" => content_media(headers)?,
+        "patch" if patch == Some(PatchType::Apply) => Media::Yaml,
+        "patch" => Media::Json,
+        "delete" | "deletecollection" => {
+            let bytes = read_all(body).await?;
+            let media = if bytes.is_empty() { Media::Json } else { content_media(headers)? };
+            return Ok(Input::Encoded { media, bytes });
+        }
+        _ => return Ok(Input::None),
+    };
+    Ok(Input::Encoded { media, bytes: read_all(body).await? })
+}
+
+/// What the request is counted under (upstream: `metrics.CleanVerb`, `CleanScope`).
+fn labels(info: &RequestInfo, query: &Query) -> Labels {
+    let verb = match info.verb.as_str() {
+        "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection" | "proxy" => info.verb.to_ascii_uppercase(),
+        "post" | "put" | "head" | "options" => info.verb.to_ascii_uppercase(),
+        "connect" => "CONNECT".into(),
+        _ => "other".into(),
+    };
+    let verb = match verb.as_str() {
+        "CREATE" => "POST".into(),
+        "UPDATE" => "PUT".into(),
+        "PATCH" if query.get("fieldManager").is_some() && query.get("force").is_some() => "APPLY".into(),
+        _ => verb,
+    };
+    let scope = match (info.is_resource_request, info.name.is_empty(), info.namespace.is_empty()) {
+        (false, ..) => "",
+        (true, false, _) => "resource",
+        (true, true, false) => "namespace",
+        (true, true, true) => "cluster",
+    };
+    Labels {
+        verb,
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: if info.is_resource_request { info.subresource.clone() } else { String::new() },
+        scope,
+        dry_run: query.get("dryRun").is_some(),
+    }
+}

@@ -1,0 +1,157 @@
+//! The listener: TCP and TLS, HTTP/1.1 and HTTP/2, with a deadline and a limit for everything a client could drag out.
+
+use std::{io, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{body::Body, edge::Peer};
+use crate::server::Server;
+
+/// What one client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time for the headers of an HTTP/1.1 request.
+    pub headers: Duration,
+    /// Streams at once on one HTTP/2 connection (upstream: 100 by default in kube-apiserver).
+    pub streams_max: u32,
+    /// Flow-control windows of HTTP/2: a body of the largest size fits.
+    pub stream_window: u32,
+    pub connection_window: u32,
+    /// Bytes of headers.
+    pub header_list_bytes_max: u32,
+    /// A silent HTTP/2 connection is asked after this time whether it is still there.
+    pub keep_alive: Duration,
+    /// How long connections may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(32),
+            streams_max: 250,
+            stream_window: 256 * 1024,
+            connection_window: 25 * 1024 * 1024,
+            header_list_bytes_max: 1024 * 1024,
+            keep_alive: Duration::from_secs(30),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// After an error of `accept` (out of descriptors) this long passes before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves connections until the server is stopped, then lets those that are open finish. Without `tls` it speaks plain HTTP.
+///
+/// # Errors
+/// When the listener itself fails.
+pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<ServerConfig>>, limits: Limits) -> io::Result<()> {
+    let stop = server.inner.shutdown.clone();
+    let acceptor = tls.map(TlsAcceptor::from);
+    let builder = Arc::new(builder(limits));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                let one = connection(server.clone(), tcp, acceptor.clone(), builder.clone(), limits, stop.clone());
+                connections.spawn(one);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(limits.drain, connections.wait()).await.is_err() {
+        tracing::warn!("connections were still open when the time to drain them had passed");
+    }
+    Ok(())
+}
+
+fn builder(limits: Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_header_list_size(limits.header_list_bytes_max)
+        .keep_alive_interval(limits.keep_alive)
+        .keep_alive_timeout(limits.keep_alive);
+    builder
+}
+
+async fn connection(
+    server: Server,
+    tcp: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    builder: Arc<Builder<TokioExecutor>>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let mut peer = Peer { address: tcp.peer_addr().ok(), ..Peer::default() };
+    let Some(acceptor) = acceptor else { return exchange(server, tcp, peer, &builder, stop).await };
+    match timeout(limits.handshake, acceptor.accept(tcp)).await {
+        Ok(Ok(tls)) => {
+            let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+            peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
+            exchange(server, tls, peer, &builder, stop).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
+        Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake took too long"),
+    }
+}
+
+async fn exchange<S>(server: Server, stream: S, peer: Peer, builder: &Builder<TokioExecutor>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connections = server.clone();
+    connections.inner.metrics.connections.fetch_add(1, Relaxed);
+    let peer = Arc::new(peer);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<Response<Body>, std::convert::Infallible>(server.handle(request, &peer).await) }
+    });
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended in an error");
+    }
+    connections.inner.metrics.connections.fetch_sub(1, Relaxed);
+}

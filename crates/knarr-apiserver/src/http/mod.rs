@@ -1,0 +1,17 @@
+//! The HTTP edge: a request off the wire becomes a [`crate::call::Call`] or the answer to a path that names no resource; an
+//! outcome becomes bytes. Nothing here knows what a verb does.
+
+mod body;
+mod connect;
+mod edge;
+mod impersonate;
+mod listen;
+mod negotiate;
+mod paths;
+mod respond;
+mod watch;
+
+pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
+pub use edge::Peer;
+pub use listen::{Limits, serve};
+pub use negotiate::{Accepted, Convert, Media, Offers, accept, unsupported};

@@ -1,0 +1,245 @@
+//! Which representation a client accepts, and which one it sends
+//! (upstream: `endpoints/handlers/negotiation`, `munnerz/goautoneg`).
+
+use http::{HeaderMap, header};
+use knarr_core::{Result, Status};
+
+/// An encoding of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Media {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+const MEDIA: [(Media, &str, &str); 3] =
+    [(Media::Json, "application", "json"), (Media::Yaml, "application", "yaml"), (Media::Protobuf, "application", "vnd.kubernetes.protobuf")];
+
+impl Media {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Yaml => "application/yaml",
+            Self::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+
+    /// The content type of a watch.
+    pub fn stream_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        }
+    }
+}
+
+/// A wish to get something else than the object itself (`as=…;v=…;g=…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Convert {
+    Table,
+    PartialMetadata,
+    PartialMetadataList,
+    /// `APIGroupDiscoveryList` of `apidiscovery.k8s.io`.
+    Discovery,
+}
+
+/// Which conversions an endpoint offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offers {
+    /// Objects as they are.
+    Plain,
+    /// Tables and metadata beside the objects; no protobuf of custom resources.
+    Resource { custom: bool },
+    /// Aggregated discovery beside the classic one.
+    Discovery,
+}
+
+/// The outcome: how the answer is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    pub media: Media,
+    pub pretty: bool,
+    pub convert: Option<Convert>,
+    /// `v` of the conversion: `v1`, `v1beta1`, `v2`.
+    pub version: &'static str,
+}
+
+impl Accepted {
+    pub const JSON: Self = Self { media: Media::Json, pretty: false, convert: None, version: "v1" };
+}
+
+struct Clause<'a> {
+    media_type: &'a str,
+    subtype: &'a str,
+    quality: f32,
+    params: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Clause<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let (media_type, subtype) = match parts.next()?.split_once('/') {
+            Some((t, s)) => (t.trim(), s.trim()),
+            None => return None,
+        };
+        let mut clause = Self { media_type, subtype, quality: 1.0, params: Vec::new() };
+        for (key, value) in parts.filter_map(|p| p.split_once('=')) {
+            match key.trim() {
+                "q" => clause.quality = value.trim().parse().unwrap_or(1.0),
+                key => clause.params.push((key, value.trim().trim_matches('"'))),
+            }
+        }
+        Some(clause)
+    }
+
+    fn covers(&self, media_type: &str, subtype: &str) -> bool {
+        (self.media_type == media_type || self.media_type == "*" && self.subtype == "*") && (self.subtype == subtype || self.subtype == "*")
+    }
+
+    /// Wildcards come after what is named.
+    fn rank(&self) -> (std::cmp::Reverse<u32>, bool, bool) {
+        (std::cmp::Reverse((self.quality * 1000.0) as u32), self.media_type == "*", self.subtype == "*")
+    }
+
+    fn param(&self, key: &str) -> &str {
+        self.params.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| v)
+    }
+
+    fn accept(&self, media: Media, offers: Offers) -> Option<Accepted> {
+        if !matches!(self.param("stream"), "" | "watch") || !self.param("sv").is_empty() {
+            return None;
+        }
+        let (convert, version) = self.conversion(media, offers)?;
+        Some(Accepted { media, pretty: self.param("pretty") == "1", convert, version })
+    }
+
+    /// `None`: this clause wants something that is not offered.
+    fn conversion(&self, media: Media, offers: Offers) -> Option<(Option<Convert>, &'static str)> {
+        let (kind, group, version) = (self.param("as"), self.param("g"), self.param("v"));
+        if kind.is_empty() && group.is_empty() && version.is_empty() {
+            let protobuf_of_custom = media == Media::Protobuf && offers == Offers::Resource { custom: true };
+            return (!protobuf_of_custom).then_some((None, "v1"));
+        }
+        match (offers, group, kind) {
+            (Offers::Resource { .. }, "meta.k8s.io", _) => {
+                let version = ["v1", "v1beta1"].into_iter().find(|v| *v == version)?;
+                match kind {
+                    "Table" if media != Media::Protobuf => Some((Some(Convert::Table), version)),
+                    "PartialObjectMetadata" => Some((Some(Convert::PartialMetadata), version)),
+                    "PartialObjectMetadataList" => Some((Some(Convert::PartialMetadataList), version)),
+                    _ => None,
+                }
+            }
+            (Offers::Discovery, "apidiscovery.k8s.io", "APIGroupDiscoveryList") if media != Media::Yaml => {
+                ["v2", "v2beta1"].into_iter().find(|v| *v == version).map(|v| (Some(Convert::Discovery), v))
+            }
+            _ => None,
+        }
+    }
+}
+
+const STREAMABLE: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const WRITABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// Chooses how to write the answer.
+///
+/// # Errors
+/// 406 when nothing that the client accepts is offered.
+pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: bool) -> Result<Accepted> {
+    let wanted = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let mut found = match wanted {
+        "" | "*/*" | "application/json" => Accepted::JSON,
+        "application/vnd.kubernetes.protobuf" if offers != (Offers::Resource { custom: true }) => Accepted { media: Media::Protobuf, ..Accepted::JSON },
+        _ => choose(wanted, offers).ok_or_else(|| not_acceptable(streaming))?,
+    };
+    if streaming && found.media == Media::Yaml {
+        return Err(not_acceptable(true));
+    }
+    found.pretty |= wants_pretty(headers, raw_query);
+    Ok(found)
+}
+
+fn not_acceptable(streaming: bool) -> Status {
+    Status::not_acceptable(format!("only the following media types are accepted: {}", if streaming { STREAMABLE } else { WRITABLE }))
+}
+
+fn choose(header: &str, offers: Offers) -> Option<Accepted> {
+    let mut clauses: Vec<Clause<'_>> = header.split(',').filter_map(Clause::parse).collect();
+    clauses.sort_by_key(Clause::rank);
+    clauses.iter().find_map(|clause| {
+        let covered = MEDIA.iter().filter(|(_, t, s)| clause.covers(t, s));
+        covered.into_iter().find_map(|(media, ..)| clause.accept(*media, offers))
+    })
+}
+
+fn wants_pretty(headers: &HeaderMap, raw_query: &str) -> bool {
+    if raw_query.contains("pretty") {
+        let value = raw_query.split('&').find_map(|p| p.strip_prefix("pretty="));
+        if let Some(value) = value.filter(|v| !v.is_empty()) {
+            return matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True");
+        }
+    }
+    let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |v| v.as_bytes());
+    [&b"curl"[..], b"Wget", b"Mozilla/5.0"].iter().any(|human| agent.starts_with(human))
+}
+
+/// The encoding of a request's body; JSON when the client names none.
+///
+/// # Errors
+/// 415 for an encoding that is not understood.
+pub fn content_media(headers: &HeaderMap) -> Result<Media> {
+    let essence = content_essence(headers);
+    if essence.is_empty() {
+        return Ok(Media::Json);
+    }
+    MEDIA.iter().map(|(m, ..)| *m).find(|m| m.content_type().eq_ignore_ascii_case(essence)).ok_or_else(|| unsupported(WRITABLE))
+}
+
+/// The content type without its parameters.
+pub fn content_essence(headers: &HeaderMap) -> &str {
+    let header = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    header.split(';').next().unwrap_or_default().trim()
+}
+
+/// 415 with the list of what would do.
+pub fn unsupported(accepted: &str) -> Status {
+    Status::unsupported_media_type(format!("the body of the request was in an unknown format - accepted media types include: {accepted}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(header: &str, offers: Offers, wanted: &str) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, header.parse().unwrap());
+        let got = match accept(&headers, "", offers, false) {
+            Ok(a) => format!("{:?} {:?} {}", a.media, a.convert, a.version),
+            Err(e) => e.code.to_string(),
+        };
+        assert_eq!(got, wanted, "{header}");
+    }
+
+    const BUILTIN: Offers = Offers::Resource { custom: false };
+    const CUSTOM: Offers = Offers::Resource { custom: true };
+
+    #[test]
+    fn the_best_offered_representation_is_chosen() {
+        check("application/json", BUILTIN, "Json None v1");
+        check("text/html, */*;q=0.8", BUILTIN, "Json None v1");
+        check("application/vnd.kubernetes.protobuf,application/json", BUILTIN, "Protobuf None v1");
+        check("application/vnd.kubernetes.protobuf,application/json", CUSTOM, "Json None v1");
+        check("application/vnd.kubernetes.protobuf", CUSTOM, "406");
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            BUILTIN,
+            "Json Some(Table) v1",
+        );
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", BUILTIN, "406");
+        check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", BUILTIN, "Protobuf Some(PartialMetadataList) v1");
+        check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Offers::Discovery, "Json Some(Discovery) v2");
+        check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Offers::Plain, "Json None v1");
+        check("application/cbor", BUILTIN, "406");
+        check("application/json;q=0.1, application/yaml", BUILTIN, "Yaml None v1");
+    }
+}

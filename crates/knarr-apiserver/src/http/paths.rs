@@ -1,0 +1,201 @@
+//! Paths that name no resource: discovery, OpenAPI, health, metrics, version, keys.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use knarr_core::{KUBERNETES_VERSION, Result, Status, Value, json};
+
+use super::{
+    body::Body,
+    negotiate::{Accepted, Convert, Media, Offers, accept},
+    respond::{self, Shape, answer, page_not_found},
+};
+use crate::{
+    authn::User,
+    authz::Attributes,
+    encode::json,
+    request::{Query, RequestInfo},
+    server::Inner,
+};
+
+const JSON: &str = "application/json";
+
+/// Answers a path, if its user may.
+///
+/// # Errors
+/// `Forbidden`, 405 and 406.
+pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+    let path = info.path.trim_end_matches('/');
+    inner.check(&Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() })?;
+    if !matches!(info.verb.as_str(), "get" | "head") {
+        return Ok(page_not_found());
+    }
+    match path {
+        "" => index(inner),
+        "/version" | "/version/" => Ok(pretty(&version())),
+        "/metrics" => Ok(answer(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", metrics(inner))),
+        "/openapi/v2" => openapi_v2(inner, headers).await,
+        "/openapi/v3" => Ok(answer(200, JSON, inner.catalog.load().documents().openapi.v3_index().to_string())),
+        "/.well-known/openid-configuration" => keys(inner, |t| (t.discovery(), JSON)),
+        "/openid/v1/jwks" => keys(inner, |t| (t.jwks(), "application/jwk-set+json")),
+        _ => below(inner, path, query, headers).await,
+    }
+}
+
+async fn below(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+    for endpoint in ["healthz", "livez", "readyz"] {
+        if let Some(rest) = path.strip_prefix('/').and_then(|p| p.strip_prefix(endpoint)) {
+            match rest.strip_prefix('/') {
+                Some(check) => return Ok(health(inner, endpoint, Some(check), query)),
+                None if rest.is_empty() => return Ok(health(inner, endpoint, None, query)),
+                None => {}
+            }
+        }
+    }
+    if let Some(rest) = path.strip_prefix("/openapi/v3/") {
+        return openapi_v3(inner, rest, query, headers).await;
+    }
+    if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") {
+        return discovery(inner, path, headers).await;
+    }
+    Ok(page_not_found())
+}
+
+fn index(inner: &Inner) -> Result<Response<Body>> {
+    let mut paths = inner.catalog.load().documents().paths();
+    paths.extend(inner.health.paths());
+    paths.extend(["/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"].map(str::to_owned));
+    paths.extend(inner.catalog.load().documents().openapi.v3_paths().into_iter().map(|p| format!("/openapi/v3/{p}")));
+    paths.sort();
+    Ok(pretty(&json!({"paths": paths})))
+}
+
+fn pretty(value: &Value) -> Response<Body> {
+    let mut compact = Vec::new();
+    json::put_value(&mut compact, value);
+    answer(200, JSON, json::pretty(&compact))
+}
+
+/// What `/version` says: the release whose wire this is.
+pub fn version() -> Value {
+    let (major, minor) =
+        KUBERNETES_VERSION.trim_start_matches('v').split_once('.').map_or(("1", "0"), |(major, rest)| (major, rest.split('.').next().unwrap_or("0")));
+    let previous = minor.parse::<u32>().map_or_else(|_| minor.to_owned(), |m| m.saturating_sub(1).to_string());
+    let platform = format!(
+        "linux/{}",
+        match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }
+    );
+    json!({
+        "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": previous,
+        "gitVersion": format!("{KUBERNETES_VERSION}+knarr"), "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": platform,
+    })
+}
+
+fn health(inner: &Inner, endpoint: &str, check: Option<&str>, query: &Query) -> Response<Body> {
+    let report = inner.health.report(endpoint, check, query);
+    if !report.found {
+        return page_not_found();
+    }
+    let mut response = answer(if report.healthy { 200 } else { 500 }, "text/plain; charset=utf-8", report.text);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn metrics(inner: &Inner) -> String {
+    let catalog = inner.catalog.load();
+    let mut keys: Vec<_> = catalog.registry.all().iter().filter(|r| r.is_stored()).map(|r| knarr_store::ResourceKey::new(&r.storage.0, &r.plural)).collect();
+    keys.sort();
+    keys.dedup();
+    let objects: Vec<(String, usize)> = keys.iter().map(|k| (k.to_string(), inner.storage.snapshot(k).len())).collect();
+    inner.metrics.text(inner.inflight.current(), &objects)
+}
+
+fn keys(inner: &Inner, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> (Value, &'static str)) -> Result<Response<Body>> {
+    match inner.tokens.load().as_ref() {
+        None => Ok(page_not_found()),
+        Some(tokens) => {
+            let (value, content_type) = of(tokens.as_ref());
+            let mut response = answer(200, content_type, value.to_string());
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+            Ok(response)
+        }
+    }
+}
+
+async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+    let offers = if matches!(path, "/api" | "/apis") { Offers::Discovery } else { Offers::Plain };
+    let accepted = accept(headers, "", offers, false)?;
+    let address = match (inner.config.advertise_address.as_str(), headers.get(header::HOST)) {
+        ("", Some(host)) => host.to_str().unwrap_or_default().to_owned(),
+        (address, _) => address.to_owned(),
+    };
+    let catalog = inner.catalog.load_full();
+    let Some(document) = catalog.documents().find(path, &accepted, &address) else { return Ok(page_not_found()) };
+    let aggregated = accepted.convert == Some(Convert::Discovery);
+    let content_type = match (aggregated, accepted.media, accepted.version) {
+        (false, media, _) => media.content_type(),
+        (true, Media::Protobuf, "v2") => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        (true, Media::Protobuf, _) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        (true, _, "v2") => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        (true, ..) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    };
+    Ok(tagged(document.bytes(&accepted), &document.etag, content_type, headers).await)
+}
+
+const OPENAPI_V2_PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_V3_PROTO: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+
+/// Whether the client wants the binary form and would not take JSON before it.
+fn wants(headers: &HeaderMap, proto: &str) -> bool {
+    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    accepts.split(',').map(str::trim).find(|a| a.starts_with(proto) || a.starts_with(JSON)).is_some_and(|a| a.starts_with(proto))
+}
+
+async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>> {
+    let catalog = inner.catalog.load_full();
+    let work = move || {
+        let document = catalog.documents().openapi.v2();
+        (document.bytes(&Accepted::JSON), document.etag.clone())
+    };
+    if wants(headers, OPENAPI_V2_PROTO) {
+        return Err(Status::not_acceptable("only the following media types are accepted: application/json"));
+    }
+    let (bytes, etag) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
+    Ok(tagged(bytes, &etag, JSON, headers).await)
+}
+
+async fn openapi_v3(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+    let (catalog, path) = (inner.catalog.load_full(), path.to_owned());
+    let proto = wants(headers, OPENAPI_V3_PROTO);
+    let work = move || {
+        let openapi = &catalog.documents().openapi;
+        openapi.v3(&path).map(|d| (if proto { openapi.v3_protobuf(&path).unwrap_or_default() } else { d.bytes(&Accepted::JSON) }, d.etag.clone()))
+    };
+    let Some((bytes, etag)) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)? else { return Ok(page_not_found()) };
+    let mut response = tagged(bytes, &etag, if proto { OPENAPI_V3_PROTO } else { JSON }, headers).await;
+    match query.get("hash") {
+        // A URL that changes with its contents may be kept for ever.
+        Some(hash) if hash == etag => {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        }
+        _ => {}
+    }
+    Ok(response)
+}
+
+/// A document with its ETag, or 304 when the client has it.
+async fn tagged(bytes: Bytes, etag: &str, content_type: &'static str, headers: &HeaderMap) -> Response<Body> {
+    let etag = format!("\"{etag}\"");
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let mut response = if known { answer(304, content_type, Body::empty()) } else { respond::finish(200, content_type, bytes, Shape::of(headers)).await };
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}

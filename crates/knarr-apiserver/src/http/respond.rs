@@ -1,0 +1,142 @@
+//! Outcomes as HTTP answers.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use knarr_core::{Result, Status, ValueExt};
+use knarr_schema::codec;
+
+use super::{
+    body::Body,
+    negotiate::{Accepted, Media},
+    watch,
+};
+use crate::{
+    call::{Failure, Outcome},
+    encode::{self, Format},
+};
+
+/// Answers above this size are compressed for clients that take it (upstream: `defaultGzipThresholdBytes`).
+const GZIP_BYTES_MIN: usize = 128 * 1024;
+/// Lists above this number of items, and bodies above this size, are encoded beside the event loop.
+const ITEMS_INLINE_MAX: usize = 256;
+const GZIP_INLINE_MAX: usize = 512 * 1024;
+
+/// What the client takes beside the media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    gzip: bool,
+}
+
+impl Shape {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let accepts = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        Self { gzip: accepts.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip") }
+    }
+}
+
+/// An answer of one content type.
+pub fn answer(code: u16, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A good answer.
+///
+/// # Errors
+/// When it cannot be encoded as the client wants it.
+pub async fn outcome(outcome: Outcome, format: Format, shape: Shape) -> Result<Response<Body>> {
+    let media = format.accepted.media.content_type();
+    match outcome {
+        Outcome::Object { served, object, code } => Ok(finish(code, media, encode::object(&served, &object, &format)?, shape).await),
+        Outcome::Value { value, code } => Ok(finish(code, media, encode::value(&value, &format.accepted)?, shape).await),
+        Outcome::List { served, page } => {
+            let encoded = if page.items.len() > ITEMS_INLINE_MAX {
+                let work = move || encode::list(&served, &page.meta, page.items.iter().map(|i| &i.object), &format);
+                tokio::task::spawn_blocking(work).await.map_err(Status::internal)??
+            } else {
+                encode::list(&served, &page.meta, page.items.iter().map(|i| &i.object), &format)?
+            };
+            Ok(finish(200, media, encoded, shape).await)
+        }
+        Outcome::Watch { served, watching } => {
+            let stream_type = format.accepted.media.stream_type();
+            Ok(answer(200, stream_type, watch::body(served, watching, format)))
+        }
+    }
+}
+
+/// Compresses what is large enough.
+pub async fn finish(code: u16, content_type: &'static str, body: Bytes, shape: Shape) -> Response<Body> {
+    if !shape.gzip || body.len() <= GZIP_BYTES_MIN {
+        return answer(code, content_type, body);
+    }
+    let plain = body.clone();
+    let compressed = if body.len() > GZIP_INLINE_MAX { tokio::task::spawn_blocking(move || gzip(&body)).await.ok().flatten() } else { gzip(&body) };
+    let Some(compressed) = compressed else { return answer(code, content_type, plain) };
+    let mut response = answer(code, content_type, compressed);
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    response
+}
+
+/// Level 1, as upstream.
+pub fn gzip(body: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(1));
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
+/// The plain text of a path that nobody serves.
+pub fn page_not_found() -> Response<Body> {
+    let mut response = answer(404, "text/plain; charset=utf-8", "404 page not found\n");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A refusal, as a `Status` in the client's encoding.
+pub fn failure(failure: &Failure, accepted: &Accepted) -> Response<Body> {
+    let status = &failure.status;
+    if crate::catalog::is_not_served(status) {
+        return page_not_found();
+    }
+    let mut tree = status.to_value();
+    if let Some(token) = &failure.continue_token {
+        tree.set(&["metadata", "continue"], token.as_str());
+    }
+    let (media, bytes) = match accepted.media {
+        Media::Protobuf => (Media::Protobuf, codec::encode_protobuf(&tree).unwrap_or_default()),
+        _ => (Media::Json, if accepted.pretty { encode::json::pretty(&codec::encode_json(&tree)) } else { codec::encode_json(&tree) }),
+    };
+    let mut response = answer(status.code, media.content_type(), bytes);
+    let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
+    }
+    response
+}
+
+/// Most bytes of warnings in an answer, and of one of them (upstream: `filters/warning.go`).
+const WARNING_BYTES_MAX: usize = 4 * 1024;
+const WARNING_TEXT_MAX: usize = 256;
+
+/// Adds `Warning: 299 - "…"` headers.
+pub fn warn(headers: &mut HeaderMap, warnings: &[String]) {
+    let total: usize = warnings.iter().map(String::len).sum();
+    let mut written = 0;
+    for text in warnings {
+        let text = if total > WARNING_BYTES_MAX { text.chars().take(WARNING_TEXT_MAX).collect() } else { text.clone() };
+        written += text.len();
+        if written > WARNING_BYTES_MAX {
+            return;
+        }
+        let quoted: String = text.chars().filter(|c| !c.is_control()).flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).collect();
+        if let Ok(value) = HeaderValue::try_from(format!("299 - \"{quoted}\"").into_bytes()) {
+            headers.append(header::WARNING, value);
+        }
+    }
+}

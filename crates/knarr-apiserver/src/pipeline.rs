@@ -1,0 +1,172 @@
+//! The way of a request through the server, after somebody has read it and before somebody writes its answer: authorize,
+//! find the resource, hand it to the verb. The wire and the in-process transport share all of it.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use futures::FutureExt;
+use knarr_core::{GroupResource, Reason, Result, Status};
+
+use crate::{
+    authz::{Attributes, Decision, forbidden_message},
+    call::{Call, Exchange, Failure, Outcome},
+    catalog::not_served,
+    read, reviews,
+    server::Inner,
+    subresource, write,
+};
+
+/// How many requests are under way, and how many may be (upstream: `WithMaxInFlightLimit`).
+pub struct Inflight {
+    reading: AtomicUsize,
+    writing: AtomicUsize,
+    reading_max: usize,
+    writing_max: usize,
+}
+
+/// Counts one request while it lives.
+pub struct InflightGuard<'a>(&'a AtomicUsize);
+
+impl Drop for InflightGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Inflight {
+    pub fn new(reading_max: usize, writing_max: usize) -> Self {
+        Self { reading: AtomicUsize::new(0), writing: AtomicUsize::new(0), reading_max, writing_max }
+    }
+
+    /// # Errors
+    /// 429 when as many requests as may be are under way.
+    pub fn enter(&self, read_only: bool) -> Result<InflightGuard<'_>> {
+        let (count, max) = if read_only { (&self.reading, self.reading_max) } else { (&self.writing, self.writing_max) };
+        let guard = InflightGuard(count);
+        if count.fetch_add(1, Relaxed) >= max {
+            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
+        }
+        Ok(guard)
+    }
+
+    /// Requests under way: reading, writing.
+    pub fn current(&self) -> (usize, usize) {
+        (self.reading.load(Relaxed), self.writing.load(Relaxed))
+    }
+}
+
+/// The refusal of an authorizer.
+pub fn forbidden(attributes: &Attributes, reason: &str) -> Status {
+    let message = forbidden_message(attributes);
+    let why = if reason.is_empty() { message } else { format!("{message}: {reason}") };
+    let resource = GroupResource::new(&attributes.group, &attributes.resource);
+    Status::forbidden(&resource, &attributes.name, why)
+}
+
+impl Inner {
+    pub fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
+        if attributes.user.is_in(crate::authn::MASTERS) {
+            return (Decision::Allow, String::new());
+        }
+        self.authorizer.load().authorize(attributes)
+    }
+
+    /// # Errors
+    /// `Forbidden` unless an authorizer allows it.
+    pub fn check(&self, attributes: &Attributes) -> Result<()> {
+        match self.authorize(attributes) {
+            (Decision::Allow, _) => Ok(()),
+            (_, reason) => Err(forbidden(attributes, &reason)),
+        }
+    }
+
+    /// Answers a call for a resource: authorization first, then existence, as upstream has it. The second part of the result
+    /// are warnings.
+    pub async fn answer(&self, call: &Call) -> (Result<Outcome, Failure>, Vec<String>) {
+        if let Err(refused) = self.check(&attributes_of(call)) {
+            return (Err(refused.into()), Vec::new());
+        }
+        let catalog = self.catalog.load_full();
+        let info = &call.info;
+        let Some(served) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
+            return (Err(not_served().into()), Vec::new());
+        };
+        let ex = Exchange::new(self, catalog, served, call);
+        let outcome = match AssertUnwindSafe(dispatch(&ex)).catch_unwind().await {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(panicked(panic.as_ref(), call).into()),
+        };
+        (outcome, ex.take_warnings())
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send), call: &Call) -> Status {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    tracing::error!(verb = call.info.verb, path = call.info.path, panic = text, "a handler panicked");
+    Status::new(500, Reason::InternalError, "This request caused apiserver to panic. Look in the logs for details.")
+}
+
+/// What the authorizer is asked about a call.
+pub fn attributes_of(call: &Call) -> Attributes {
+    let info = &call.info;
+    Attributes {
+        user: (*call.user).clone(),
+        verb: info.verb.clone(),
+        namespace: info.namespace.clone(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+        is_resource_request: info.is_resource_request,
+        label_selector: info.label_selector.clone(),
+        field_selector: info.field_selector.clone(),
+    }
+}
+
+async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
+    check_scope(ex)?;
+    let info = &ex.call.info;
+    if !info.subresource.is_empty() {
+        return Ok(subresource::dispatch(ex).await?);
+    }
+    let verbs = &ex.served.resource.verbs;
+    if !verbs.contains(&info.verb) {
+        return Err(not_allowed().into());
+    }
+    if !ex.served.resource.is_stored() {
+        return Ok(reviews::create(ex).await?);
+    }
+    match info.verb.as_str() {
+        "get" => Ok(read::get(ex).await?),
+        "list" => read::list(ex).await,
+        "watch" => Ok(read::watch(ex).await?),
+        "create" if !info.name.is_empty() => Err(not_allowed().into()),
+        "create" => Ok(write::create(ex).await?),
+        "update" => Ok(write::update(ex).await?),
+        "patch" => Ok(write::patch(ex).await?),
+        "delete" => Ok(write::delete(ex).await?),
+        "deletecollection" => write::delete_collection(ex).await,
+        _ => Err(not_allowed().into()),
+    }
+}
+
+/// 405, in upstream's words.
+pub fn not_allowed() -> Status {
+    Status::new(405, Reason::MethodNotAllowed, "the server does not allow this method on the requested resource").with_details(Default::default())
+}
+
+/// A namespaced object is reached through its namespace only, a cluster-scoped one never.
+fn check_scope(ex: &Exchange<'_>) -> Result<()> {
+    let info = &ex.call.info;
+    let is_namespaces = ex.served.is("", "namespaces");
+    let wrong = if ex.served.resource.namespaced {
+        info.namespace.is_empty() && (!info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") || info.verb == "deletecollection")
+    } else {
+        !info.namespace.is_empty() && !is_namespaces
+    };
+    if wrong { Err(not_served()) } else { Ok(()) }
+}

@@ -1,0 +1,127 @@
+//! Lists: all `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` combinations are a choice of snapshot and of
+//! the place in it where the page begins (upstream: `storage/etcd3/store.go` `GetList` and the cacher's delegation).
+
+use std::sync::Arc;
+
+use knarr_core::{Result, Status};
+use knarr_store::{Error, Item, Snapshot, storage::FRESH_TIMEOUT};
+
+use super::{parse_revision, selection::Selection, store_error, token::Token};
+use crate::{
+    call::{Exchange, Failure, Outcome},
+    encode::table::ListMeta,
+    request::validate_list_options,
+};
+
+/// One page of a list.
+pub struct Page {
+    pub meta: ListMeta,
+    pub items: Vec<Arc<Item>>,
+}
+
+/// Answers a list.
+///
+/// # Errors
+/// `BadRequest` and `Invalid` for bad options, `Expired` for a revision that is gone (with a token to go on when the client
+/// was paging), `Timeout` for one that does not come.
+pub async fn list(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
+    let page = page(ex).await?;
+    Ok(Outcome::List { served: ex.served.clone(), page })
+}
+
+/// See [`list`].
+///
+/// # Errors
+/// As [`list`].
+pub async fn page(ex: &Exchange<'_>) -> Result<Page, Failure> {
+    let options = &ex.call.options;
+    validate_list_options(options, false)?;
+    let indexed = ex.server.storage.resource(&ex.served.key).indexed_field();
+    let selection = Selection::new(&ex.served, ex.namespace(), &ex.call.info.name, options, indexed.as_deref())?;
+    let token = options.continue_token.as_deref().map(Token::decode).transpose();
+    let token = token.map_err(|why| Status::bad_request(format!("invalid continue token: {why}")))?;
+    let snapshot = snapshot(ex, token.as_ref()).await?;
+    Ok(cut(ex, &selection, &snapshot, token.as_ref()))
+}
+
+/// The state that the list is to show.
+async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, Failure> {
+    let (storage, key, options) = (&ex.server.storage, &ex.served.key, &ex.call.options);
+    let wanted = parse_revision(options.resource_version.as_deref())?;
+    if let Some(token) = token {
+        if wanted != 0 {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue").into());
+        }
+        return match u64::try_from(token.revision) {
+            Err(_) => Ok(storage.snapshot(key)),
+            Ok(revision) => storage.snapshot_at(key, revision).map_err(|_| expired(token)),
+        };
+    }
+    let exact = match options.resource_version_match.as_deref() {
+        Some("Exact") => true,
+        None => wanted > 0 && options.limit.is_some_and(|l| l > 0),
+        Some(_) => false,
+    };
+    storage.wait_for_revision(wanted, FRESH_TIMEOUT).await.map_err(|e| store_error(&e, &ex.served.group_resource, ""))?;
+    if !exact {
+        return Ok(storage.snapshot(key));
+    }
+    storage.snapshot_at(key, wanted).map_err(|e| match e {
+        Error::TooOld { .. } => Status::expired("The resourceVersion for the provided list is too old.").into(),
+        other => store_error(&other, &ex.served.group_resource, "").into(),
+    })
+}
+
+fn expired(token: &Token) -> Failure {
+    const TEXT: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+    Failure { status: Status::expired(TEXT), continue_token: Some(Token::new(-1, token.after(), None).encode()) }
+}
+
+/// Takes the wanted items out of the snapshot, up to the limit.
+fn cut(ex: &Exchange<'_>, selection: &Selection, snapshot: &Snapshot, token: Option<&Token>) -> Page {
+    let served = &ex.served;
+    let meta = ListMeta { resource_version: snapshot.revision(), ..ListMeta::default() };
+    let namespace = Some(selection.namespace.as_str()).filter(|n| !n.is_empty());
+    let matcher = selection.matcher(served);
+    if let (Some(name), true) = (&selection.name, namespace.is_some() || !served.resource.namespaced) {
+        let path = namespace.map_or_else(|| name.clone(), |n| format!("{n}/{name}"));
+        let items = snapshot.get(&path).filter(|i| matcher.matches(i)).cloned().into_iter().collect();
+        return Page { meta, items };
+    }
+    let after = token.map(|t| match namespace {
+        Some(n) if !ex.namespace().is_empty() => format!("{n}/{}", t.after()),
+        _ => t.after().to_owned(),
+    });
+    let mut objects = snapshot.iter(namespace, after.as_deref());
+    let everything = !selection.is_narrowed && selection.name.is_none();
+    // A list at "any" revision is never cut, as upstream's cache does not cut it.
+    let any = ex.call.options.resource_version.as_deref() == Some("0");
+    let limit = ex.call.options.limit.filter(|l| *l > 0 && (!any || token.is_some())).and_then(|l| usize::try_from(l).ok());
+    let Some(limit) = limit else {
+        let items = if everything { objects.cloned().collect() } else { objects.filter(|i| matcher.matches(i)).cloned().collect() };
+        return Page { meta, items };
+    };
+    let mut items = Vec::with_capacity(limit.min(1024));
+    while items.len() < limit
+        && let Some(item) = objects.next()
+    {
+        if everything || matcher.matches(item) {
+            items.push(item.clone());
+        }
+    }
+    let more = objects.next().is_some();
+    let mut page = Page { meta, items };
+    if more && let Some(last) = page.items.last().cloned() {
+        let taken = page.items.len() as i64;
+        let left = everything.then(|| match token.and_then(|t| t.left) {
+            Some(left) => left - taken,
+            None => 1 + objects.count() as i64,
+        });
+        let relative = if ex.namespace().is_empty() { last.path() } else { last.name() };
+        // Inconsistent pages go on at the revision of now: the client is told which one.
+        page.meta.continue_token = Token::new(snapshot.revision() as i64, relative, left).encode();
+        page.meta.remaining_item_count = left;
+        ex.server.storage.keep_snapshot(&served.key, snapshot);
+    }
+    page
+}

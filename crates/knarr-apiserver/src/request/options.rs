@@ -1,0 +1,278 @@
+//! The options of each verb, from the query or (for deletes) the body, and the rules between them
+//! (upstream: `metav1.*Options` and their validation).
+
+use std::time::Duration;
+
+use knarr_core::{
+    GroupVersionKind, Result, Status, Value, ValueExt,
+    api::Options,
+    field::{self, Path},
+};
+
+use super::query::{Query, parse_bool};
+
+/// Longest allowed `fieldManager`, in bytes.
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
+
+/// Reads the query parameters that all verbs share.
+///
+/// # Errors
+/// `BadRequest` for a number that is none, `Invalid` for a value outside its set.
+pub fn options_from_query(query: &Query) -> Result<Options> {
+    if query.is_empty() {
+        return Ok(Options::default());
+    }
+    let text = |key: &str| query.get(key).filter(|v| !v.is_empty()).map(str::to_owned);
+    Ok(Options {
+        label_selector: text("labelSelector"),
+        field_selector: text("fieldSelector"),
+        resource_version: text("resourceVersion"),
+        resource_version_match: text("resourceVersionMatch"),
+        limit: number(query, "limit")?,
+        continue_token: text("continue"),
+        timeout: number(query, "timeoutSeconds")?.map(|s| Duration::from_secs(u64::try_from(s).unwrap_or(0))),
+        allow_watch_bookmarks: query.get("allowWatchBookmarks").is_some_and(parse_bool),
+        send_initial_events: query.get("sendInitialEvents").map(parse_bool),
+        dry_run: dry_run(query)?,
+        field_manager: text("fieldManager"),
+        field_validation: text("fieldValidation"),
+        force: query.get("force").map(parse_bool),
+    })
+}
+
+fn number(query: &Query, key: &str) -> Result<Option<i64>> {
+    let Some(text) = query.get(key) else { return Ok(None) };
+    match text.parse::<i64>() {
+        Ok(n) => Ok(Some(n)),
+        Err(e) if matches!(e.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
+            Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: value out of range", field::go_quote(text))))
+        }
+        Err(_) => Err(Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", field::go_quote(text)))),
+    }
+}
+
+fn meta_kind(kind: &str) -> GroupVersionKind {
+    GroupVersionKind::new("meta.k8s.io", "v1", kind)
+}
+
+fn dry_run(query: &Query) -> Result<bool> {
+    let mut found = false;
+    for value in query.all("dryRun") {
+        if value != "All" {
+            return Err(bad_dry_run("CreateOptions", value));
+        }
+        found = true;
+    }
+    Ok(found)
+}
+
+fn bad_dry_run(kind: &str, value: &str) -> Status {
+    Status::invalid(&meta_kind(kind), "", &[field::Error::not_supported(&Path::new("dryRun"), serde_json::json!([value]), &["All"])])
+}
+
+/// The rules between the options of a list or a watch (upstream: `ValidateListOptions`).
+///
+/// # Errors
+/// `Invalid` with every broken rule.
+pub fn validate_list_options(options: &Options, watch: bool) -> Result<()> {
+    let errors = if watch { watch_problems(options) } else { list_problems(options) };
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind("ListOptions"), "", &errors)) }
+}
+
+const MATCH: &str = "resourceVersionMatch";
+
+fn list_problems(options: &Options) -> field::ErrorList {
+    let (mut errors, path) = (Vec::new(), Path::new(MATCH));
+    if let Some(wanted) = &options.resource_version_match {
+        if options.resource_version.is_none() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if options.continue_token.is_some() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if wanted != "Exact" && wanted != "NotOlderThan" {
+            errors.push(field::Error::not_supported(&path, wanted.as_str(), &["Exact", "NotOlderThan", ""]));
+        }
+        if wanted == "Exact" && options.resource_version.as_deref() == Some("0") {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+        }
+    }
+    if options.send_initial_events.is_some() {
+        errors.push(field::Error::forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+fn watch_problems(options: &Options) -> field::ErrorList {
+    let (mut errors, path) = (Vec::new(), Path::new(MATCH));
+    let wanted = options.resource_version_match.as_deref();
+    if options.send_initial_events.is_some() && wanted != Some("NotOlderThan") {
+        errors.push(field::Error::forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+    }
+    if let Some(wanted) = wanted {
+        if options.send_initial_events.is_none() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        }
+        if wanted != "NotOlderThan" {
+            errors.push(field::Error::not_supported(&path, wanted, &["NotOlderThan"]));
+        }
+        if options.continue_token.is_some() {
+            errors.push(field::Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+    }
+    errors
+}
+
+/// The rules for the options of a write: `fieldManager`, `fieldValidation`, and what goes with apply alone
+/// (upstream: `ValidateCreateOptions`, `ValidateUpdateOptions`, `ValidatePatchOptions`).
+///
+/// # Errors
+/// `Invalid` with every broken rule.
+pub fn validate_write_options(options: &Options, kind: &str, apply: bool) -> Result<()> {
+    let mut errors = Vec::new();
+    let manager = Path::new("fieldManager");
+    if kind == "PatchOptions" {
+        if !apply && options.force.is_some() {
+            errors.push(field::Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        } else if apply && options.field_manager.is_none() {
+            errors.push(field::Error::required(&manager, "is required for apply patch"));
+        }
+    }
+    if let Some(name) = &options.field_manager {
+        if name.len() > FIELD_MANAGER_BYTES_MAX {
+            errors.push(field::Error::too_long(&manager, FIELD_MANAGER_BYTES_MAX as i64));
+        }
+        if let Some((at, c)) = name.char_indices().find(|(_, c)| c.is_control()) {
+            let detail = format!("should only contain printable characters: {} (U+{:04X} at {at})", field::go_quote(name), c as u32);
+            errors.push(field::Error::invalid(&manager, name.as_str(), detail));
+        }
+    }
+    if let Some(v) = options.field_validation.as_deref()
+        && !matches!(v, "Ignore" | "Warn" | "Strict")
+    {
+        errors.push(field::Error::not_supported(&Path::new("fieldValidation"), v, &["Ignore", "Strict", "Warn"]));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind(kind), "", &errors)) }
+}
+
+/// What must hold of the stored object for a delete to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+}
+
+/// What becomes of the dependents of a deleted object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+/// `metav1.DeleteOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    pub grace_period_seconds: Option<i64>,
+    pub preconditions: Preconditions,
+    /// The deprecated predecessor of `propagation`.
+    pub orphan_dependents: Option<bool>,
+    pub propagation: Option<Propagation>,
+    pub dry_run: bool,
+}
+
+/// # Errors
+/// `BadRequest` for a number that is none, `Invalid` for an unknown policy or two policies at once.
+pub fn delete_options_from_query(query: &Query) -> Result<DeleteOptions> {
+    let policy = query.get("propagationPolicy").filter(|p| !p.is_empty());
+    let options = DeleteOptions {
+        grace_period_seconds: number(query, "gracePeriodSeconds")?,
+        preconditions: Preconditions::default(),
+        orphan_dependents: query.get("orphanDependents").map(parse_bool),
+        propagation: policy.map(propagation).transpose()?,
+        dry_run: dry_run(query)?,
+    };
+    one_policy(options)
+}
+
+/// Reads a body of kind `DeleteOptions`; `apiVersion` may be any group's.
+///
+/// # Errors
+/// `BadRequest` for another kind, `Invalid` for an unknown policy or two policies at once.
+pub fn delete_options_from_value(body: &Value) -> Result<DeleteOptions> {
+    if let Some(kind) = body.str_at(&["kind"]).filter(|k| *k != "DeleteOptions") {
+        return Err(Status::bad_request(format!("no kind {} is registered for version \"meta.k8s.io/__internal\"", field::go_quote(kind))));
+    }
+    let text = |path: &[&str]| body.str_at(path).map(str::to_owned);
+    for value in body.list_at(&["dryRun"]) {
+        if value.as_str() != Some("All") {
+            return Err(bad_dry_run("DeleteOptions", value.as_str().unwrap_or_default()));
+        }
+    }
+    let policy = body.str_at(&["propagationPolicy"]);
+    let options = DeleteOptions {
+        grace_period_seconds: body.i64_at(&["gracePeriodSeconds"]),
+        preconditions: Preconditions { uid: text(&["preconditions", "uid"]), resource_version: text(&["preconditions", "resourceVersion"]) },
+        orphan_dependents: body.bool_at(&["orphanDependents"]),
+        propagation: policy.map(propagation).transpose()?,
+        dry_run: !body.list_at(&["dryRun"]).is_empty(),
+    };
+    one_policy(options)
+}
+
+fn propagation(text: &str) -> Result<Propagation> {
+    match text {
+        "Orphan" => Ok(Propagation::Orphan),
+        "Background" => Ok(Propagation::Background),
+        "Foreground" => Ok(Propagation::Foreground),
+        other => {
+            let error = field::Error::not_supported(&Path::new("propagationPolicy"), other, &["Foreground", "Background", "Orphan", "nil"]);
+            Err(Status::invalid(&meta_kind("DeleteOptions"), "", &[error]))
+        }
+    }
+}
+
+fn one_policy(options: DeleteOptions) -> Result<DeleteOptions> {
+    if options.orphan_dependents.is_some() && options.propagation.is_some() {
+        let text = "orphanDependents and deletionPropagation cannot be both set";
+        let shown = options.propagation.map_or("", |p| match p {
+            Propagation::Orphan => "Orphan",
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+        });
+        return Err(Status::invalid(&meta_kind("DeleteOptions"), "", &[field::Error::invalid(&Path::new("propagationPolicy"), shown, text)]));
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list_error(query: &str, watch: bool) -> String {
+        let options = options_from_query(&Query::parse(query)).unwrap();
+        validate_list_options(&options, watch).err().map(|s| s.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn options_that_contradict_are_refused_in_upstreams_words() {
+        assert_eq!(
+            list_error("resourceVersionMatch=Exact", false),
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+        );
+        assert_eq!(list_error("resourceVersion=5&resourceVersionMatch=Exact&limit=3", false), "");
+        assert_eq!(list_error("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true), "");
+        assert!(list_error("sendInitialEvents=true", true).contains("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        assert_eq!(options_from_query(&Query::parse("limit=x")).unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+    }
+
+    #[test]
+    fn delete_options_come_from_query_or_body() {
+        let q = delete_options_from_query(&Query::parse("gracePeriodSeconds=0&propagationPolicy=Foreground&dryRun=All")).unwrap();
+        let body =
+            serde_json::json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0, "propagationPolicy": "Foreground", "dryRun": ["All"]});
+        assert_eq!(delete_options_from_value(&body).unwrap(), q);
+        assert!(delete_options_from_query(&Query::parse("orphanDependents=true&propagationPolicy=Orphan")).is_err());
+        assert!(delete_options_from_value(&serde_json::json!({"kind": "Pod"})).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! Resources that are questions: who am I, who is this, may they. They are answered and not stored, as are bindings.
+
+use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json};
+
+use crate::{
+    authz::{Attributes, Decision},
+    call::{Exchange, Outcome},
+    pipeline::not_allowed,
+    subresource,
+    write::decode,
+};
+
+/// Answers the create of a resource that is not stored.
+///
+/// # Errors
+/// `BadRequest` for a question that cannot be read.
+pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
+    let info = &ex.call.info;
+    if info.verb != "create" {
+        return Err(not_allowed());
+    }
+    let mut object = decode::object(ex)?;
+    match (info.group.as_str(), info.resource.as_str()) {
+        ("", "bindings") => return subresource::bind(ex, object).await,
+        ("authentication.k8s.io", "tokenreviews") => review_token(ex, &mut object).await,
+        ("authentication.k8s.io", "selfsubjectreviews") => object.set(&["status", "userInfo"], user_info(&ex.call.user)),
+        ("authorization.k8s.io", "selfsubjectrulesreviews") => rules(ex, &mut object)?,
+        ("authorization.k8s.io", resource) => review_access(ex, resource, &mut object)?,
+        _ => return Err(not_allowed()),
+    }
+    object.remove(&["metadata", "creationTimestamp"]);
+    Ok(Outcome::Value { value: object, code: 201 })
+}
+
+fn user_info(user: &crate::authn::User) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info.set(&["uid"], user.uid.as_str());
+    }
+    if !user.extra.is_empty() {
+        info.set(&["extra"], serde_json::to_value(&user.extra).unwrap_or_default());
+    }
+    info
+}
+
+async fn review_token(ex: &Exchange<'_>, review: &mut Value) {
+    let token = review.str_at(&["spec", "token"]).unwrap_or_default().to_owned();
+    let audiences: Vec<String> = review.list_at(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let authenticator = ex.server.authenticator.load_full();
+    let status = match authenticator.review_token(&token, &audiences).await {
+        Ok(Some((user, audiences))) => json!({"authenticated": true, "user": user_info(&user), "audiences": audiences}),
+        Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
+        Err(e) => json!({"user": {}, "error": e.message}),
+    };
+    review.set(&["status"], status);
+}
+
+fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) -> Result<()> {
+    let own = resource == "selfsubjectaccessreviews";
+    let spec = review.at(&["spec"]).cloned().unwrap_or_default();
+    let text = |path: &[&str]| spec.str_at(path).unwrap_or_default().to_owned();
+    let user = if own {
+        (*ex.call.user).clone()
+    } else {
+        crate::authn::User {
+            name: text(&["user"]),
+            uid: text(&["uid"]),
+            groups: spec.list_at(&["groups"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            extra: serde_json::from_value(spec.at(&["extra"]).cloned().unwrap_or_else(|| json!({}))).unwrap_or_default(),
+        }
+    };
+    let (on_resource, on_path) = (spec.at(&["resourceAttributes"]).is_some(), spec.at(&["nonResourceAttributes"]).is_some());
+    if on_resource == on_path {
+        return Err(bad_access_review(ex, on_resource));
+    }
+    if !own && user.name.is_empty() && user.groups.is_empty() {
+        let error =
+            knarr_core::field::Error::invalid(&knarr_core::field::Path::new("spec").child("user"), "", "at least one of user or group must be specified");
+        return Err(Status::invalid(&ex.served.gvk, "", &[error]));
+    }
+    let mut attributes = if on_path {
+        Attributes { user, verb: text(&["nonResourceAttributes", "verb"]), path: text(&["nonResourceAttributes", "path"]), ..Attributes::default() }
+    } else {
+        let r = |field: &str| text(&["resourceAttributes", field]);
+        Attributes {
+            user,
+            verb: r("verb"),
+            namespace: r("namespace"),
+            group: r("group"),
+            version: r("version"),
+            resource: r("resource"),
+            subresource: r("subresource"),
+            name: r("name"),
+            is_resource_request: true,
+            ..Attributes::default()
+        }
+    };
+    if resource == "localsubjectaccessreviews" {
+        attributes.namespace = ex.call.info.namespace.clone();
+    }
+    let (decision, reason) = ex.server.authorize(&attributes);
+    let mut status = json!({"allowed": decision == Decision::Allow});
+    if decision == Decision::Deny {
+        status.set(&["denied"], true);
+    }
+    if !reason.is_empty() {
+        status.set(&["reason"], reason);
+    }
+    review.set(&["status"], status);
+    Ok(())
+}
+
+fn bad_access_review(ex: &Exchange<'_>, both: bool) -> Status {
+    use knarr_core::field::{Error, Path};
+    let path = Path::new("spec");
+    let error = if both {
+        Error::invalid(&path.child("nonResourceAttributes"), "", "cannot be specified in combination with resourceAttributes")
+    } else {
+        Error::invalid(&path.child("resourceAttributes"), "", "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+    };
+    let kind = GroupVersionKind::new("authorization.k8s.io", "v1", &ex.served.gvk.kind);
+    Status::invalid(&kind, "", &[error])
+}
+
+/// What the user may do in a namespace, as far as the authorizers can list it.
+fn rules(ex: &Exchange<'_>, review: &mut Value) -> Result<()> {
+    let namespace = review.str_at(&["spec", "namespace"]).unwrap_or_default().to_owned();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let rules = ex.server.authorizer.load().rules(&ex.call.user, &namespace);
+    let mut status = json!({"resourceRules": rules.resource, "nonResourceRules": rules.non_resource, "incomplete": rules.incomplete});
+    if !rules.error.is_empty() {
+        status.set(&["evaluationError"], rules.error);
+    }
+    review.set(&["status"], status);
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! The server: what it is made of, and how it is put together.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use knarr_core::clock::Env;
+use knarr_schema::registry::Registry;
+use knarr_store::Storage;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::Plugin,
+    alloc::Allocators,
+    authn::{self, Authenticator, User},
+    authz::{self, Authorizer},
+    catalog::Catalog,
+    health::Health,
+    metrics::Metrics,
+    streaming::Streaming,
+    tokens::TokenIssuer,
+    transport::InProcess,
+};
+
+/// What can be set from outside. The defaults are kube-apiserver's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where ClusterIPs come from; the first is the primary family.
+    pub service_cidrs: Vec<IpNet>,
+    pub node_ports: RangeInclusive<u16>,
+    /// Deadline of everything that is not long-running (`--request-timeout`).
+    pub request_timeout: Duration,
+    /// Shortest time a watch lasts that names no timeout; up to twice as long, at random (`--min-request-timeout`).
+    pub watch_timeout_min: Duration,
+    /// Concurrent requests that only read (`--max-requests-inflight`).
+    pub read_inflight_max: usize,
+    /// Concurrent requests that write (`--max-mutating-requests-inflight`).
+    pub write_inflight_max: usize,
+    /// How long events are kept (`--event-ttl`).
+    pub event_ttl: Duration,
+    /// `host:port` that discovery tells clients; empty: what the client asked for.
+    pub advertise_address: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            service_cidrs: vec![IpNet::new([10, 96, 0, 0].into(), 16).expect("16 is a prefix length")],
+            node_ports: 30000..=32767,
+            request_timeout: Duration::from_secs(60),
+            watch_timeout_min: Duration::from_secs(1800),
+            read_inflight_max: 400,
+            write_inflight_max: 200,
+            event_ttl: Duration::from_secs(3600),
+            advertise_address: String::new(),
+        }
+    }
+}
+
+/// The parts that handlers reach. One for each server, behind [`Server`].
+pub struct Inner {
+    pub config: Config,
+    pub env: Env,
+    pub storage: Arc<Storage>,
+    pub catalog: ArcSwap<Catalog>,
+    pub authenticator: ArcSwap<Arc<dyn Authenticator>>,
+    pub authorizer: ArcSwap<Arc<dyn Authorizer>>,
+    pub plugins: ArcSwap<Vec<Arc<dyn Plugin>>>,
+    pub tokens: ArcSwap<Option<Arc<dyn TokenIssuer>>>,
+    pub streaming: ArcSwap<Option<Arc<dyn Streaming>>>,
+    pub allocators: Allocators,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub inflight: crate::pipeline::Inflight,
+    /// Cancelled when the server stops: watches end.
+    pub shutdown: CancellationToken,
+}
+
+/// An API server. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Server {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// Puts a server together. Authenticators, authorizers and plugins that are clients of the server themselves can also be
+/// given later, by the setters of [`Server`].
+pub struct ServerBuilder {
+    config: Config,
+    env: Env,
+    storage: Arc<Storage>,
+    registry: Registry,
+    authenticator: Arc<dyn Authenticator>,
+    authorizer: Arc<dyn Authorizer>,
+    plugins: Vec<Arc<dyn Plugin>>,
+    tokens: Option<Arc<dyn TokenIssuer>>,
+    streaming: Option<Arc<dyn Streaming>>,
+}
+
+impl ServerBuilder {
+    pub fn new(storage: Arc<Storage>) -> Self {
+        Self {
+            config: Config::default(),
+            env: Env::system(),
+            storage,
+            registry: Registry::builtin(),
+            authenticator: Arc::new(authn::Union::new(Vec::new(), false)),
+            authorizer: Arc::new(authz::Union(Vec::new())),
+            plugins: Vec::new(),
+            tokens: None,
+            streaming: None,
+        }
+    }
+
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = env;
+        self
+    }
+
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Without one, nobody is let in.
+    #[must_use]
+    pub fn authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
+        self.authenticator = authenticator;
+        self
+    }
+
+    /// Without one, only `system:masters` may do anything.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.authorizer = authorizer;
+        self
+    }
+
+    /// Admission plugins, in the order in which they run.
+    #[must_use]
+    pub fn plugins(mut self, plugins: Vec<Arc<dyn Plugin>>) -> Self {
+        self.plugins = plugins;
+        self
+    }
+
+    #[must_use]
+    pub fn tokens(mut self, tokens: Arc<dyn TokenIssuer>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    #[must_use]
+    pub fn streaming(mut self, streaming: Arc<dyn Streaming>) -> Self {
+        self.streaming = Some(streaming);
+        self
+    }
+
+    /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
+    pub fn build(self) -> Server {
+        let inner = Arc::new(Inner {
+            catalog: ArcSwap::from_pointee(Catalog::new(self.registry)),
+            authenticator: ArcSwap::from_pointee(self.authenticator),
+            authorizer: ArcSwap::from_pointee(self.authorizer),
+            plugins: ArcSwap::from_pointee(self.plugins),
+            tokens: ArcSwap::from_pointee(self.tokens),
+            streaming: ArcSwap::from_pointee(self.streaming),
+            allocators: Allocators::new(&self.config),
+            metrics: Metrics::default(),
+            health: Health::default(),
+            inflight: crate::pipeline::Inflight::new(self.config.read_inflight_max, self.config.write_inflight_max),
+            shutdown: CancellationToken::new(),
+            config: self.config,
+            env: self.env,
+            storage: self.storage,
+        });
+        let server = Server { inner };
+        crate::crd::start(&server);
+        server
+    }
+}
+
+impl Server {
+    /// A way in for a component of this process, as this user. Everything but encoding happens as over the wire.
+    pub fn transport(&self, user: User) -> InProcess {
+        InProcess::new(self.clone(), user)
+    }
+
+    pub fn set_authenticator(&self, authenticator: Arc<dyn Authenticator>) {
+        self.inner.authenticator.store(Arc::new(authenticator));
+    }
+
+    pub fn set_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
+        self.inner.authorizer.store(Arc::new(authorizer));
+    }
+
+    pub fn set_plugins(&self, plugins: Vec<Arc<dyn Plugin>>) {
+        self.inner.plugins.store(Arc::new(plugins));
+    }
+
+    pub fn set_tokens(&self, tokens: Arc<dyn TokenIssuer>) {
+        self.inner.tokens.store(Arc::new(Some(tokens)));
+    }
+
+    pub fn set_streaming(&self, streaming: Arc<dyn Streaming>) {
+        self.inner.streaming.store(Arc::new(Some(streaming)));
+    }
+
+    /// The checks behind `/readyz` and its like: register here what must be done before the server is ready.
+    pub fn health(&self) -> &Health {
+        &self.inner.health
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    pub fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    pub fn registry(&self) -> Registry {
+        self.inner.catalog.load().registry.clone()
+    }
+
+    /// Ends watches and accepts nothing new; requests under way go on.
+    pub fn stop(&self) {
+        self.inner.shutdown.cancel();
+    }
+}

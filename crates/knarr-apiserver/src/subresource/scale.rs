@@ -1,0 +1,167 @@
+//! `scale`: the number of replicas of whatever has some (upstream: `ScaleREST` of each workload, and of custom resources).
+
+use knarr_core::{
+    GroupVersionKind, Result, Status, Value, ValueExt,
+    api::PatchType,
+    field::{self, Path},
+    json,
+    selector::LabelSelector,
+};
+use knarr_schema::{codec, patch, types};
+
+use crate::{
+    call::{Exchange, Outcome},
+    read,
+    write::{self, Writer, decode, meta},
+};
+
+/// Serves all verbs of the subresource.
+///
+/// # Errors
+/// As those of the object itself.
+pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
+    let paths = Paths::of(ex);
+    if ex.call.info.verb == "get" {
+        let item = read::item(ex, ex.name()?).await?;
+        let object = ex.served.to_served(codec::to_value(&item.object)?)?;
+        return Ok(Outcome::value(paths.scale_of(&object)));
+    }
+    let wish = match ex.call.patch {
+        None => Wish::Put(decode::other(ex, &GroupVersionKind::new("autoscaling", "v1", "Scale"))?),
+        Some(patch_type) => Wish::Patch(patch_type, decode::untyped(ex)?),
+    };
+    let change = Rescale { paths, wish };
+    match write::replace(&Writer::new(ex), ex.name()?, &change).await? {
+        Outcome::Object { object, code, .. } => {
+            let object = ex.served.to_served(codec::to_value(&object)?)?;
+            Ok(Outcome::Value { value: change.paths.scale_of(&object), code })
+        }
+        other => Ok(other),
+    }
+}
+
+/// Where an object keeps what a scale shows.
+struct Paths {
+    replicas: Vec<String>,
+    status_replicas: Vec<String>,
+    selector: Selector,
+}
+
+enum Selector {
+    /// `metav1.LabelSelector`.
+    Labels(&'static [&'static str]),
+    /// A plain map of labels.
+    Map(&'static [&'static str]),
+    /// A string in a custom resource.
+    Text(Vec<String>),
+}
+
+/// `.spec.replicas` as steps.
+fn steps(path: &str) -> Vec<String> {
+    path.split('.').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+}
+
+fn at<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |v, key| v.get(key)).filter(|v| !v.is_null())
+}
+
+impl Paths {
+    fn of(ex: &Exchange<'_>) -> Self {
+        let resource = &ex.served.resource;
+        if let Some((replicas, status_replicas, selector)) = resource.custom.as_ref().and_then(|c| c.scale.clone()) {
+            let selector = Selector::Text(selector.as_deref().map(steps).unwrap_or_default());
+            return Self { replicas: steps(&replicas), status_replicas: steps(&status_replicas), selector };
+        }
+        let selector = &["spec", "selector"];
+        let selector = if resource.plural == "replicationcontrollers" { Selector::Map(selector) } else { Selector::Labels(selector) };
+        Self { replicas: steps("spec.replicas"), status_replicas: steps("status.replicas"), selector }
+    }
+
+    fn selector_text(&self, object: &Value) -> String {
+        match &self.selector {
+            Selector::Labels(path) => LabelSelector::from_value(object.at(path)).map(|s| s.to_string()).unwrap_or_default(),
+            Selector::Map(path) => LabelSelector::from_map(object.at(path)).to_string(),
+            Selector::Text(path) if path.is_empty() => String::new(),
+            Selector::Text(path) => at(object, path).and_then(Value::as_str).unwrap_or_default().to_owned(),
+        }
+    }
+
+    fn scale_of(&self, object: &Value) -> Value {
+        let mut metadata = json!({});
+        for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = object.at(&["metadata", field]) {
+                metadata.set(&[field], value.clone());
+            }
+        }
+        let number = |path: &[String]| at(object, path).and_then(Value::as_i64).unwrap_or(0);
+        let mut scale = json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+            "spec": {}, "status": {"replicas": number(&self.status_replicas)},
+        });
+        let replicas = number(&self.replicas);
+        if replicas != 0 {
+            scale.set(&["spec", "replicas"], replicas);
+        }
+        let selector = self.selector_text(object);
+        if !selector.is_empty() {
+            scale.set(&["status", "selector"], selector);
+        }
+        scale
+    }
+}
+
+enum Wish {
+    Put(Value),
+    Patch(PatchType, Value),
+}
+
+struct Rescale {
+    paths: Paths,
+    wish: Wish,
+}
+
+impl Rescale {
+    fn wanted(&self, old: &Value) -> Result<Value> {
+        match &self.wish {
+            Wish::Put(scale) => Ok(scale.clone()),
+            Wish::Patch(PatchType::Json, p) => patch::json_patch(old, p),
+            Wish::Patch(PatchType::StrategicMerge, p) => match types::of_kind("autoscaling", "v1", "Scale") {
+                Some(type_id) => patch::strategic_merge(type_id, old, p),
+                None => Ok(patch::merge_patch(old, p)),
+            },
+            Wish::Patch(_, p) => Ok(patch::merge_patch(old, p)),
+        }
+    }
+}
+
+impl write::Change for Rescale {
+    fn apply(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
+        let name = writer.ex.name()?;
+        let Some(live) = live else { return Err(writer.not_found(name)) };
+        let mut scale = self.wanted(&self.paths.scale_of(live))?;
+        meta::ensure_name(&mut scale, name)?;
+        meta::ensure_namespace(&mut scale, writer.ex.namespace())?;
+        let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
+        let replicas = match scale.at(&["spec", "replicas"]) {
+            None => 0,
+            Some(value) => value.as_i64().ok_or_else(|| {
+                Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal string into Go struct field ScaleSpec.spec.replicas of type int32")
+            })?,
+        };
+        if replicas < 0 {
+            let error = field::Error::invalid(&Path::new("spec").child("replicas"), replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid(&kind, name, &[error]));
+        }
+        let mut new = live.clone();
+        let path: Vec<&str> = self.paths.replicas.iter().map(String::as_str).collect();
+        new.set(&path, replicas);
+        let version = scale.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
+        new.set(&["metadata", "resourceVersion"], version);
+        let wanted = scale.str_at(&["metadata", "uid"]).unwrap_or_default();
+        if !wanted.is_empty() && Some(wanted) != live.str_at(&["metadata", "uid"]) {
+            return Err(Status::modified(&writer.ex.served.group_resource, name));
+        }
+        writer.track(Some(live), &mut new);
+        Ok(new)
+    }
+}

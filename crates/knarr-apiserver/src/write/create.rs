@@ -1,0 +1,130 @@
+//! Create (upstream: `endpoints/handlers/create.go`, `registry/generic/registry/store.go` `Create`).
+
+use knarr_core::{Object, Result, Status, Value, ValueExt};
+use knarr_store::Error;
+
+use super::{Writer, decode, meta};
+use crate::{
+    admission::Operation,
+    call::{Exchange, Outcome},
+    read::store_error,
+    request::validate_write_options,
+};
+
+/// How often a generated name is tried (upstream: `maxNameGenerationCreateAttempts`).
+const NAME_ATTEMPTS_MAX: usize = 8;
+/// Longest generated name, and the length of its random tail.
+const GENERATED_NAME_MAX: usize = 63;
+const GENERATED_TAIL: usize = 5;
+
+/// Creates the object in the body.
+///
+/// # Errors
+/// Whatever refuses it on its way.
+pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
+    validate_write_options(&ex.call.options, "CreateOptions", false)?;
+    let object = decode::object(ex)?;
+    let created = insert(&Writer::new(ex), object).await?;
+    Ok(Outcome::Object { served: ex.served.clone(), object: created, code: 201 })
+}
+
+/// Creates a decoded object of the request's version.
+///
+/// # Errors
+/// As [`create`].
+pub async fn insert(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
+    let ex = writer.ex;
+    let is_namespace = ex.served.is("", "namespaces");
+    if object.str_at(&["metadata", "resourceVersion"]).is_some_and(|v| !v.is_empty()) {
+        return Err(Status::new(500, knarr_core::Reason::Unknown, "resourceVersion should not be set on objects to be created"));
+    }
+    object.ensure(&["metadata"]);
+    meta::wipe_system_fields(&mut object);
+    meta::ensure_namespace(&mut object, if is_namespace { "" } else { ex.namespace() })?;
+    meta::dedup_owners(ex, &mut object, false);
+    writer.track(None, &mut object);
+    let object = writer.mutate(Operation::Create, ex.served.to_stored(object)?, None).await?;
+    store_new(writer, object).await
+}
+
+/// The part of a create after mutating admission; `object` is in its stored version.
+pub(super) async fn store_new(writer: &Writer<'_>, object: Value) -> Result<Object> {
+    if !needs_name(&object) {
+        return attempt(writer, object).await;
+    }
+    let mut last = Err(Status::internal("no name was generated"));
+    for _ in 0..NAME_ATTEMPTS_MAX {
+        last = attempt(writer, object.clone()).await;
+        if !last.as_ref().is_err_and(Status::is_already_exists) {
+            return last;
+        }
+    }
+    last
+}
+
+fn needs_name(object: &Value) -> bool {
+    let is_set = |field: &str| object.str_at(&["metadata", field]).is_some_and(|v| !v.is_empty());
+    is_set("generateName") && !is_set("name")
+}
+
+async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
+    let ex = writer.ex;
+    meta::fill_system_fields(&mut object, &ex.server.env);
+    let generated = needs_name(&object);
+    if generated {
+        let base = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
+        let cut = (0..=base.len().min(GENERATED_NAME_MAX - GENERATED_TAIL)).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0);
+        let name = format!("{}{}", &base[..cut], ex.server.env.suffix(GENERATED_TAIL));
+        object.set(&["metadata", "name"], name);
+    }
+    let mut reserved = ex.server.allocators.begin_create(ex, &mut object).await?;
+    let cx = writer.context();
+    writer.behaviour.prepare_for_create(&cx, &mut object);
+    let errors = create_errors(writer, &object);
+    writer.refuse(&object, &errors)?;
+    ex.warn_all(writer.behaviour.warnings(&object, None));
+    drop(cx);
+    let object = writer.admit(Operation::Create, Some(object), None).await?.unwrap_or_default();
+    let name = object.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+    let bytes = writer.encode(&object)?;
+    if ex.dry_run() {
+        if writer.current(&name).is_some() {
+            return Err(Status::already_exists(&ex.served.group_resource, &name));
+        }
+        return Ok(knarr_schema::codec::with_resource_version(&bytes, 0));
+    }
+    match ex.server.storage.create(&ex.served.key, &writer.key(&name), bytes, writer.ttl()).await {
+        Ok(object) => {
+            reserved.commit();
+            Ok(object)
+        }
+        Err(Error::Exists) => Err(already_exists(writer, &name, generated)),
+        Err(e) => Err(store_error(&e, &ex.served.group_resource, &name)),
+    }
+}
+
+/// The kind's own rules first, then those of all metadata, so that the more telling text is shown.
+fn create_errors(writer: &Writer<'_>, object: &Value) -> knarr_core::field::ErrorList {
+    let errors = writer.behaviour.validate_create(&writer.context(), object);
+    if !errors.is_empty() {
+        return errors;
+    }
+    knarr_kinds::validate_metadata(object, writer.ex.served.resource.namespaced, &*writer.behaviour)
+}
+
+fn already_exists(writer: &Writer<'_>, name: &str, generated: bool) -> Status {
+    let resource = &writer.ex.served.group_resource;
+    let mut status = Status::already_exists(resource, name);
+    if generated {
+        status.message =
+            format!("{resource} {} already exists, the server was not able to generate a unique name for the object", knarr_core::field::go_quote(name));
+        if let Some(details) = &mut status.details {
+            details.retry_after_seconds = 1;
+        }
+    }
+    let deleting = writer.current(name).is_some_and(|item| knarr_schema::codec::meta(&item.object).deleting);
+    if deleting {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}

@@ -1,0 +1,118 @@
+//! From the body of a request to a tree of the wanted kind.
+
+use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field, yaml};
+use knarr_schema::{
+    codec::{self, FieldValidation},
+    registry::Resource,
+};
+
+use crate::{
+    call::{Exchange, Input},
+    http::Media,
+};
+
+/// How strictly unknown and duplicate fields are taken (`fieldValidation`).
+pub fn field_validation(ex: &Exchange<'_>) -> FieldValidation {
+    match ex.call.options.field_validation.as_deref() {
+        Some("Ignore") => FieldValidation::Ignore,
+        Some("Strict") => FieldValidation::Strict,
+        _ => FieldValidation::Warn,
+    }
+}
+
+/// The body as an object of the request's resource: fields checked, declared defaults filled in.
+///
+/// # Errors
+/// `BadRequest` for a body that cannot be read or is of another kind.
+pub fn object(ex: &Exchange<'_>) -> Result<Value> {
+    let resource = &ex.served.resource;
+    let decoded = match &ex.call.input {
+        Input::None => codec::decode_json(resource, b"", field_validation(ex))?,
+        Input::Tree(tree) => codec::decode_value(resource, tree, field_validation(ex))?,
+        Input::Encoded { media: Media::Json, bytes } => codec::decode_json(resource, bytes, field_validation(ex))?,
+        Input::Encoded { media: Media::Yaml, bytes } => codec::decode_value(resource, &from_yaml(ex, bytes)?, field_validation(ex))?,
+        Input::Encoded { media: Media::Protobuf, bytes } => codec::Decoded { value: from_protobuf(resource, bytes)?, warnings: Vec::new() },
+    };
+    ex.warn_all(decoded.warnings);
+    let mut value = decoded.value;
+    defaults(ex, &mut value);
+    Ok(value)
+}
+
+/// Declared defaults, then those that the kind's own code knows.
+pub fn defaults(ex: &Exchange<'_>, value: &mut Value) {
+    if let Some(type_id) = ex.served.resource.type_id {
+        codec::apply_declared_defaults(type_id, value);
+    }
+    ex.served.strategy.default(value);
+}
+
+fn from_yaml(ex: &Exchange<'_>, body: &[u8]) -> Result<Value> {
+    let kind = &ex.served.resource.kind;
+    let bad = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why}"));
+    let text = std::str::from_utf8(body).map_err(|e| bad(e.to_string()))?;
+    let document = yaml::parse_document(text).map_err(|e| bad(format!("error converting YAML to JSON: {e}")))?;
+    for duplicate in document.duplicates {
+        match field_validation(ex) {
+            FieldValidation::Strict => return Err(bad(format!("strict decoding error: yaml: unmarshal errors:\n  {duplicate}"))),
+            FieldValidation::Warn => ex.warn(duplicate),
+            FieldValidation::Ignore => {}
+        }
+    }
+    Ok(document.value)
+}
+
+fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
+    let (found, value) = codec::decode_protobuf(body)?;
+    let wanted = resource.gvk();
+    if found.kind != wanted.kind {
+        let version = field::go_quote(&found.version);
+        return Err(Status::bad_request(format!("{} in version {version} cannot be handled as a {}: unknown conversion", found.kind, wanted.kind)));
+    }
+    if found != wanted {
+        let (found, wanted) = (found.group_version(), wanted.group_version());
+        return Err(Status::bad_request(format!("the API version in the data ({found}) does not match the expected API version ({wanted})")));
+    }
+    Ok(value)
+}
+
+/// A body that is some built-in kind beside the resource's own (a binding, an eviction, a scale, delete options). An empty
+/// body is an empty object.
+///
+/// # Errors
+/// `BadRequest` for a body that cannot be read or is of another kind.
+pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
+    if ex.call.input.is_empty() {
+        return Ok(Value::Object(Default::default()));
+    }
+    let json = match &ex.call.input {
+        Input::Encoded { media: Media::Protobuf, bytes } => {
+            let (found, mut value) = codec::decode_protobuf(bytes)?;
+            if found.kind != kind.kind {
+                return Err(Status::bad_request(format!("{} cannot be handled as a {}", found.kind, kind.kind)));
+            }
+            value.set(&["kind"], kind.kind.as_str());
+            value.set(&["apiVersion"], kind.api_version());
+            return Ok(value);
+        }
+        Input::Encoded { media: Media::Json, bytes } => bytes.clone(),
+        Input::Encoded { media: Media::Yaml, bytes } => serde_json::to_vec(&from_yaml(ex, bytes)?).map_err(Status::internal)?.into(),
+        Input::Tree(tree) => serde_json::to_vec(tree).map_err(Status::internal)?.into(),
+        Input::None => bytes::Bytes::new(),
+    };
+    let decoded = codec::decode_json_kind(kind, &json, field_validation(ex))?;
+    ex.warn_all(decoded.warnings);
+    Ok(decoded.value)
+}
+
+/// A body of which nothing is known: a patch.
+///
+/// # Errors
+/// `BadRequest` for what is no JSON.
+pub fn untyped(ex: &Exchange<'_>) -> Result<Value> {
+    match &ex.call.input {
+        Input::Tree(tree) => Ok(tree.clone()),
+        Input::None => codec::parse_json(b"").map_err(Status::bad_request),
+        Input::Encoded { bytes, .. } => codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}"))),
+    }
+}

@@ -1,0 +1,196 @@
+//! Writes. The order of every one of them: decode → default → managed fields → mutating admission → what the server and the
+//! kind set themselves → validation → validating admission → compare-and-swap. No watcher sees a state that was not allowed.
+//!
+//! Managed fields come before admission, as upstream has it: what admission adds belongs to nobody.
+
+mod collection;
+mod create;
+pub mod decode;
+mod delete;
+pub mod meta;
+mod patch;
+mod update;
+
+use std::{sync::Arc, time::Duration};
+
+use knarr_core::{Result, Status, Value, ValueExt, field::ErrorList, time};
+use knarr_kinds::Context;
+use knarr_schema::{
+    apply::{self, Manager},
+    codec,
+};
+use knarr_store::{Item, ObjectKey};
+
+pub use collection::delete_collection;
+pub use create::{create, insert};
+pub use delete::{delete, remove};
+pub use patch::patch;
+pub use update::{Change, replace, update};
+
+use crate::{
+    admission::{Operation, Review},
+    authz::Attributes,
+    call::Exchange,
+    catalog::Behaviour,
+};
+
+/// How often a write that lost the swap without its client's fault is tried again.
+const ATTEMPTS_MAX: usize = 64;
+
+/// The steps that all writes share, for one object of one request.
+pub struct Writer<'a> {
+    pub ex: &'a Exchange<'a>,
+    pub behaviour: Behaviour,
+    pub attributes: Attributes,
+    extra: Option<Value>,
+    now: String,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(ex: &'a Exchange<'a>) -> Self {
+        let user = &ex.call.user;
+        let extra = (!user.extra.is_empty()).then(|| serde_json::to_value(&user.extra).unwrap_or_default());
+        Self { behaviour: ex.served.behaviour(&ex.call.info.subresource), attributes: attributes(ex), extra, now: time::format(ex.server.env.now()), ex }
+    }
+
+    pub fn context(&self) -> Context<'_> {
+        let user = &self.ex.call.user;
+        Context { env: &self.ex.server.env, namespace: self.ex.namespace(), user: &user.name, uid: &user.uid, groups: &user.groups, extra: self.extra.as_ref() }
+    }
+
+    pub fn manager(&self) -> Manager<'_> {
+        Manager { name: self.ex.call.manager(), subresource: &self.ex.call.info.subresource, now: &self.now }
+    }
+
+    /// Brings `managedFields` up to date, in the version of the request. `old` and `new` are in that version.
+    pub fn track(&self, old: Option<&Value>, new: &mut Value) {
+        apply::track_update(&self.ex.served.resource, old, new, self.manager());
+    }
+
+    /// Lets the plugins change the object (in its stored version), and fills in defaults again.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn mutate(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
+        if self.ex.server.plugins.load().iter().any(|p| p.handles(operation, &self.attributes)) {
+            object = self.mutate_other(operation, object, old).await?;
+            decode::defaults(self.ex, &mut object);
+            meta::dedup_owners(self.ex, &mut object, true);
+        }
+        Ok(object)
+    }
+
+    /// The same for an object that is not of the request's resource (a binding, an eviction): nobody fills in defaults.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn mutate_other(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
+        let plugins = self.ex.server.plugins.load_full();
+        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
+            let mut review = self.review(operation, Some(object), old);
+            plugin.mutate(&mut review).await?;
+            self.ex.warn_all(std::mem::take(&mut review.warnings));
+            object = review.object.take().unwrap_or_default();
+        }
+        Ok(object)
+    }
+
+    /// Lets the plugins refuse. Gives the object back.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn admit(&self, operation: Operation, object: Option<Value>, old: Option<&Value>) -> Result<Option<Value>> {
+        let plugins = self.ex.server.plugins.load_full();
+        let mut review = self.review(operation, object, old);
+        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
+            plugin.validate(&review).await?;
+        }
+        self.ex.warn_all(std::mem::take(&mut review.warnings));
+        Ok(review.object)
+    }
+
+    /// Both passes for a write without an object: a delete.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn admit_delete(&self, old: &Value) -> Result<()> {
+        let plugins = self.ex.server.plugins.load_full();
+        let handles = |p: &&Arc<dyn crate::admission::Plugin>| p.handles(Operation::Delete, &self.attributes);
+        let mut review = self.review(Operation::Delete, None, Some(old));
+        for plugin in plugins.iter().filter(handles) {
+            plugin.mutate(&mut review).await?;
+        }
+        for plugin in plugins.iter().filter(handles) {
+            plugin.validate(&review).await?;
+        }
+        self.ex.warn_all(std::mem::take(&mut review.warnings));
+        Ok(())
+    }
+
+    fn review<'r>(&'r self, operation: Operation, object: Option<Value>, old: Option<&'r Value>) -> Review<'r> {
+        Review { operation, attributes: &self.attributes, kind: &self.ex.served.stored, object, old, dry_run: self.ex.dry_run(), warnings: Vec::new() }
+    }
+
+    /// Turns what validation found into a refusal.
+    ///
+    /// # Errors
+    /// `Invalid`, when anything was found.
+    pub fn refuse(&self, object: &Value, errors: &ErrorList) -> Result<()> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&self.ex.served.gvk, object.str_at(&["metadata", "name"]).unwrap_or_default(), errors))
+    }
+
+    pub fn key(&self, name: &str) -> ObjectKey {
+        ObjectKey::new(self.ex.namespace(), name)
+    }
+
+    /// The stored object as it is now.
+    pub fn current(&self, name: &str) -> Option<Arc<Item>> {
+        self.ex.server.storage.get_now(&self.ex.served.key, &self.key(name))
+    }
+
+    pub fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.ex.served.group_resource, name)
+    }
+
+    /// How long the object lives: events alone end by themselves.
+    pub fn ttl(&self) -> Option<Duration> {
+        (self.ex.served.resource.plural == "events" && self.ex.served.key.group.is_empty()).then_some(self.ex.server.config.event_ttl)
+    }
+
+    /// A tree for the store: stored version, no resource version.
+    ///
+    /// # Errors
+    /// When it cannot be encoded, or is larger than the store takes.
+    pub fn encode(&self, object: &Value) -> Result<bytes::Bytes> {
+        let bytes = codec::encode_stored(&self.ex.served.resource, object)?;
+        if bytes.len() > OBJECT_BYTES_MAX {
+            return Err(Status::too_large("limit is 3145728"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Largest stored object (etcd's default request limit).
+const OBJECT_BYTES_MAX: usize = 1_572_864;
+
+/// What authorization and admission are asked about.
+pub fn attributes(ex: &Exchange<'_>) -> Attributes {
+    let info = &ex.call.info;
+    Attributes {
+        user: (*ex.call.user).clone(),
+        verb: info.verb.clone(),
+        namespace: info.namespace.clone(),
+        group: info.group.clone(),
+        version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+        is_resource_request: true,
+        label_selector: None,
+        field_selector: None,
+    }
+}

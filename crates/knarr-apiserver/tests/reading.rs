@@ -1,0 +1,114 @@
+//! Reads over the wire: representations, lists in pages, watches.
+
+mod support;
+
+use knarr_core::{ValueExt, json};
+use support::{Cluster, config_map};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn what_was_created_is_read_back() {
+    let cluster = Cluster::start().await;
+    let created = cluster.post(MAPS, &config_map("a", json!({"k": "v"}))).await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    let got = cluster.get(&format!("{MAPS}/a")).await;
+    assert_eq!((got.code, got.json()), (200, created.json()));
+    assert!(got.text().starts_with(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":""#), "{}", got.text());
+    assert!(got.headers.contains_key("audit-id"));
+    assert_eq!(got.headers["cache-control"], "no-cache, private");
+    let missing = cluster.get(&format!("{MAPS}/b")).await;
+    assert_eq!(missing.code, 404);
+    assert_eq!(missing.json().str_at(&["message"]), Some("configmaps \"b\" not found"));
+    assert_eq!(cluster.get("/apis/nothing/v1/here").await.text(), "404 page not found\n");
+    assert_eq!(cluster.send("POST", &format!("{MAPS}/a"), &[], "").await.code, 405);
+}
+
+#[tokio::test]
+async fn a_list_comes_in_pages_of_one_state() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        assert_eq!(cluster.post(MAPS, &config_map(name, json!({}))).await.code, 201);
+    }
+    let first = cluster.get(&format!("{MAPS}?limit=2")).await.json();
+    assert_eq!(first.i64_at(&["metadata", "remainingItemCount"]), Some(3));
+    let names =
+        |list: &knarr_core::Value| list.list_at(&["items"]).iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join("");
+    assert_eq!(names(&first), "ab");
+    assert!(first["items"][0].get("kind").is_none());
+    cluster.delete(&format!("{MAPS}/d")).await;
+    let token = first.str_at(&["metadata", "continue"]).unwrap();
+    let second = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await.json();
+    assert_eq!((names(&second).as_str(), second.i64_at(&["metadata", "remainingItemCount"])), ("cd", Some(1)));
+    assert_eq!(second.str_at(&["metadata", "resourceVersion"]), first.str_at(&["metadata", "resourceVersion"]));
+    let token = second.str_at(&["metadata", "continue"]).unwrap();
+    let third = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await.json();
+    assert_eq!((names(&third).as_str(), third.str_at(&["metadata", "continue"])), ("e", None));
+    assert_eq!(names(&cluster.get(MAPS).await.json()), "abce");
+    assert_eq!(cluster.get(&format!("{MAPS}?continue=zzz")).await.code, 400);
+    assert_eq!(cluster.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dc")).await.json().list_at(&["items"]).len(), 1);
+    let refused = cluster.get(&format!("{MAPS}?fieldSelector=spec.x%3Dc")).await;
+    assert_eq!((refused.code, refused.json()["message"].as_str().unwrap()), (400, "field label not supported: spec.x"));
+}
+
+#[tokio::test]
+async fn a_watch_shows_what_happens_to_what_it_selects() {
+    let cluster = Cluster::start().await;
+    let mut labelled = config_map("a", json!({}));
+    labelled.set(&["metadata", "labels"], json!({"app": "web"}));
+    let created = cluster.post(MAPS, &labelled).await.json();
+    let mut all = cluster.open(&format!("{MAPS}?watch=1&resourceVersion={}", created["metadata"]["resourceVersion"].as_str().unwrap()), &[]).await;
+    let mut web = cluster.open(&format!("{MAPS}?watch=1&labelSelector=app%3Dweb"), &[]).await;
+    assert_eq!(web.short().await, "ADDED a");
+    let mut changed = created.clone();
+    changed.set(&["metadata", "labels"], json!({"app": "db"}));
+    assert_eq!(cluster.put(&format!("{MAPS}/a"), &changed).await.code, 200);
+    assert_eq!(all.short().await, "MODIFIED a");
+    assert_eq!(web.short().await, "DELETED a");
+    cluster.delete(&format!("{MAPS}/a")).await;
+    assert_eq!(all.short().await, "DELETED a");
+    cluster.post(MAPS, &labelled).await;
+    assert_eq!(web.short().await, "ADDED a");
+    cluster.server.stop();
+    assert_eq!(web.short().await, "end");
+}
+
+#[tokio::test]
+async fn a_watch_list_ends_its_first_state_with_a_marked_bookmark() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", json!({}))).await;
+    let path = format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let mut watch = cluster.open(&path, &[]).await;
+    assert_eq!(watch.short().await, "ADDED a");
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["kind"], "ConfigMap");
+    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    let refused = cluster.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await;
+    assert_eq!(refused.code, 422);
+}
+
+#[tokio::test]
+async fn every_representation_is_served() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", json!({"k": "v"}))).await;
+    let get = async |path: &str, accept: &str| cluster.send("GET", path, &[("accept", accept)], "").await;
+    let one = format!("{MAPS}/a");
+    let table = get(MAPS, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.json();
+    assert_eq!((table["kind"].as_str(), table["rows"][0]["cells"][0].as_str()), (Some("Table"), Some("a")));
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let partial = get(&one, "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await.json();
+    assert_eq!((partial["kind"].as_str(), partial["metadata"]["name"].as_str(), partial.get("data")), (Some("PartialObjectMetadata"), Some("a"), None));
+    let list = get(MAPS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.json();
+    assert_eq!((list["kind"].as_str(), list["items"][0]["metadata"]["name"].as_str()), (Some("PartialObjectMetadataList"), Some("a")));
+    let proto = get(&one, "application/vnd.kubernetes.protobuf").await;
+    assert_eq!(proto.headers["content-type"], "application/vnd.kubernetes.protobuf");
+    assert!(proto.body.starts_with(b"k8s\0"));
+    let list = get(MAPS, "application/vnd.kubernetes.protobuf").await;
+    let (kind, tree) = knarr_schema::codec::decode_protobuf(&list.body).unwrap();
+    assert_eq!((kind.kind.as_str(), tree["items"][0]["data"]["k"].as_str()), ("ConfigMapList", Some("v")));
+    assert_eq!(get(&one, "application/cbor").await.code, 406);
+    assert!(get(&format!("{one}?pretty=1"), "application/json").await.text().starts_with("{\n  \"kind\": \"ConfigMap\",\n"));
+    let error = get(&format!("{MAPS}/zzz"), "application/vnd.kubernetes.protobuf").await;
+    assert_eq!(knarr_schema::codec::decode_protobuf(&error.body).unwrap().1["code"], 404);
+}
