@@ -1,1 +1,35 @@
-//! placeholder
+//! The controllers: what makes the state of the cluster follow what users declared. Upstream: `k8s.io/kubernetes/pkg/controller`.
+//!
+//! ```text
+//! informer → index → queue of keys → reconcile: observed state → plan (a pure function) → API calls
+//! ```
+//!
+//! One module per controller, each named as upstream names it. Each comes in as a user of its own
+//! (`system:serviceaccount:kube-system:NAME`), so RBAC holds for it too. They share one set of informers; what informers
+//! keep of an object beside its bytes are the projections [`pods::PodView`] and [`ownership::Owned`].
+//!
+//! Nothing here polls. A controller that must see its own writes before it decides again waits for them in the informer
+//! ([`ledger::Ledger`]); that is what upstream's expectations are for.
+
+pub mod context;
+pub mod ledger;
+pub mod ownership;
+pub mod pods;
+
+mod batch;
+mod deployment;
+mod hash;
+mod quantities;
+mod replicaset;
+mod root_ca;
+mod serviceaccount;
+
+pub use context::{Config, ControllerContext};
+
+/// Starts every controller. They stop with the context's token.
+pub fn start_all(context: &ControllerContext) {
+    serviceaccount::start(context);
+    root_ca::start(context);
+    replicaset::start(context);
+    deployment::start(context);
+}

@@ -111,7 +111,10 @@ impl FakeApi {
     /// Stores what the subresource lets through of `wanted`.
     fn replace(&self, request: &Request, resource: &GroupResource, old: &Value, wanted: Value) -> Reply {
         let mut new = match request.subresource.as_deref() {
-            Some("status") => with(old.clone(), &["status"], wanted["status"].clone()),
+            // As upstream: the status of some kinds brings annotations along (the revision of a Deployment).
+            Some("status") => {
+                with(with(old.clone(), &["status"], wanted["status"].clone()), &["metadata", "annotations"], wanted["metadata"]["annotations"].clone())
+            }
             Some("finalize") => with(old.clone(), &["spec", "finalizers"], wanted["spec"]["finalizers"].clone()),
             Some("scale") => with(old.clone(), &["spec", "replicas"], wanted["spec"]["replicas"].clone()),
             _ => keep_system_fields(old, wanted),

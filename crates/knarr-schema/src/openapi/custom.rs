@@ -4,8 +4,8 @@
 
 use knarr_core::{Map, Value, json};
 
+use super::Dialect;
 use super::schema::Definitions;
-use super::{Dialect, descriptions};
 use crate::registry::{Custom, Registry, Resource};
 
 /// Keywords of a schema that check values and do not shape it.
@@ -89,16 +89,16 @@ fn list(definitions: &mut Definitions, resource: &Resource) -> Value {
         "type": "object",
         "description": format!("{} is a list of {}", resource.list_kind, resource.kind),
         "required": ["items"],
-        "properties": {"apiVersion": type_meta("apiVersion"), "kind": type_meta("kind"), "items": {"type": "array", "items": item}, "metadata": meta},
+        "properties": {"apiVersion": type_meta(definitions, "apiVersion"), "kind": type_meta(definitions, "kind"), "items": {"type": "array", "items": item}, "metadata": meta},
         "x-kubernetes-group-version-kind": kind_of(resource, &resource.list_kind),
     });
     selectable(&mut schema, resource);
     schema
 }
 
-fn type_meta(name: &str) -> Value {
+fn type_meta(definitions: &Definitions, name: &str) -> Value {
     let mut schema = json!({"type": "string"});
-    if let Some(text) = descriptions::of_type_meta(name) {
+    if let Some(text) = definitions.texts.of_type_meta(name) {
         schema["description"] = text.into();
     }
     schema
@@ -109,7 +109,7 @@ fn add_object_fields(schema: &mut Value, definitions: &mut Definitions) {
     if !schema["properties"].is_object() {
         schema["properties"] = json!({});
     }
-    for (name, property) in [("apiVersion", type_meta("apiVersion")), ("kind", type_meta("kind")), ("metadata", meta)] {
+    for (name, property) in [("apiVersion", type_meta(definitions, "apiVersion")), ("kind", type_meta(definitions, "kind")), ("metadata", meta)] {
         schema["properties"][name] = property;
     }
 }

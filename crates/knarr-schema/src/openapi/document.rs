@@ -62,7 +62,7 @@ pub(super) fn v3(registry: &Registry, path: &str) -> Option<Value> {
         Some((group, version)) => paths::group_version(registry, group, version),
         None => global(registry).into_iter().find(|(p, _)| p == path)?.1,
     };
-    let mut definitions = Definitions { dialect: Dialect::V3, own, referred: Vec::new() };
+    let mut definitions = Definitions::new(Dialect::V3, own);
     let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), path_v3(&mut definitions, item))).collect();
     let schemas = closure(&mut definitions, registry);
     let mut components = json!({"securitySchemes": security()});
@@ -77,7 +77,7 @@ pub(super) fn v2(registry: &Registry) -> Value {
     for (group, version) in group_versions(registry) {
         items.extend(paths::group_version(registry, &group, &version));
     }
-    let mut definitions = Definitions { dialect: Dialect::V2, own: None, referred: Vec::new() };
+    let mut definitions = Definitions::new(Dialect::V2, None);
     let mut shared = Map::new();
     let paths: Map<String, Value> = items.iter().map(|item| (item.path.clone(), path_v2(&mut definitions, &mut shared, item))).collect();
     json!({

@@ -2,7 +2,8 @@
 
 use knarr_core::{Map, Value, json};
 
-use super::{Dialect, descriptions};
+use super::Dialect;
+use super::descriptions::Descriptions;
 use crate::types::{self, Field, ListType, Shape, Type};
 
 /// The types with codecs of their own, and what each dialect says of them.
@@ -44,9 +45,14 @@ pub(super) struct Definitions {
     /// The document's own group version: kinds that exist in every group version are listed for this one and for core.
     pub own: Option<(String, String)>,
     pub referred: Vec<String>,
+    pub texts: Descriptions,
 }
 
 impl Definitions {
+    pub fn new(dialect: Dialect, own: Option<(String, String)>) -> Self {
+        Self { dialect, own, referred: Vec::new(), texts: Descriptions::load() }
+    }
+
     /// A reference to a definition by its full name.
     pub fn reference(&mut self, name: &str) -> Value {
         self.referred.push(name.to_owned());
@@ -64,7 +70,7 @@ impl Definitions {
         } else {
             self.of_type(types::get(types::by_name(name)?))
         };
-        if let (Some(text), Some(map)) = (descriptions::of_type(name), schema.as_object_mut()) {
+        if let (Some(text), Some(map)) = (self.texts.of_type(name), schema.as_object_mut()) {
             map.insert("description".to_owned(), text.into());
         }
         Some(schema)
@@ -77,7 +83,7 @@ impl Definitions {
         let mut properties = Map::new();
         if t.has_type_meta() {
             for name in ["apiVersion", "kind"] {
-                properties.insert(name.to_owned(), described(json!({"type": "string"}), descriptions::of_type_meta(name)));
+                properties.insert(name.to_owned(), described(json!({"type": "string"}), self.texts.of_type_meta(name)));
             }
         }
         let mut required = Vec::new();
@@ -153,7 +159,7 @@ impl Definitions {
         let mut schema = self.of_shape(&field.shape);
         self.add_to_items(field, &mut schema);
         let schema = self.extended(schema, extras);
-        match descriptions::of_field(t.name, field.json) {
+        match self.texts.of_field(t.name, field.json) {
             Some(text) => self.extended(schema, Map::from_iter([("description".to_owned(), text.into())])),
             None => schema,
         }
@@ -212,7 +218,7 @@ impl Definitions {
     }
 }
 
-fn described(mut schema: Value, text: Option<&str>) -> Value {
+fn described(mut schema: Value, text: Option<String>) -> Value {
     if let Some(text) = text {
         schema["description"] = text.into();
     }
