@@ -92,10 +92,20 @@ impl ControllerContext {
         F: Fn(K) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Outcome>> + Send + 'static,
     {
+        self.run_after(name, WORKERS, std::future::ready(()), queue, reconcile);
+    }
+
+    /// The same with another number of workers, and after `ready`.
+    pub fn run_after<K, F, R>(&self, name: &'static str, workers: usize, ready: impl Future<Output = ()> + Send + 'static, queue: WorkQueue<K>, reconcile: F)
+    where
+        K: Ord + Clone + Send + Sync + std::fmt::Debug + 'static,
+        F: Fn(K) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Outcome>> + Send + 'static,
+    {
         let (informers, stop) = (self.informers.clone(), self.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = informers.wait_synced() => controller::run(name, queue, WORKERS, stop, reconcile).await,
+                ((), ()) = async { (informers.wait_synced().await, ready.await) } => controller::run(name, queue, workers, stop, reconcile).await,
                 () = stop.cancelled() => {}
             }
         });

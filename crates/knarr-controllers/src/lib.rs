@@ -18,9 +18,12 @@ pub mod pods;
 
 mod batch;
 mod deployment;
+mod garbagecollector;
 mod hash;
+mod namespace;
 mod quantities;
 mod replicaset;
+mod resources;
 mod root_ca;
 mod serviceaccount;
 
@@ -28,6 +31,9 @@ pub use context::{Config, ControllerContext};
 
 /// Starts every controller. They stop with the context's token.
 pub fn start_all(context: &ControllerContext) {
+    let census = garbagecollector::census::Census::start(context);
+    garbagecollector::start(context, &census);
+    namespace::start(context, &census);
     serviceaccount::start(context);
     root_ca::start(context);
     replicaset::start(context);

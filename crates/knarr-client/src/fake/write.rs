@@ -123,7 +123,13 @@ impl FakeApi {
             new.set(&["metadata", "generation"], old.i64_at(&["metadata", "generation"]).unwrap_or(1) + 1);
         }
         let scale = (request.subresource.as_deref() == Some("scale")).then(|| Reply::Value(scale_of(&new)));
-        let reply = if is_finished(resource, &new) { self.remove(resource, &key_of(&new)) } else { self.put_as_is(resource, new) };
+        let reply = if is_finished(resource, &new) {
+            // The last finalizer is gone: the answer is the object as it was when it went.
+            self.remove(resource, &key_of(&new));
+            Reply::Object(at_rest(&new))
+        } else {
+            self.put_as_is(resource, new)
+        };
         scale.unwrap_or(reply)
     }
 

@@ -34,6 +34,11 @@ impl SharedInformers {
         Self(Arc::new(Inner { client, env, stop, shared: Mutex::new(BTreeMap::new()) }))
     }
 
+    /// The client that the informers ask by.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
     /// The informer of this query with this projection, started on first use.
     ///
     /// # Panics
