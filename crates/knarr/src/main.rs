@@ -1,1 +1,80 @@
-fn main() {}
+//! The one binary. What it does depends on how it is called: a verb for people, or a role that such a verb starts in the
+//! background (`server`, `agent`, `shim`).
+
+mod images;
+mod machine;
+mod roles;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use knarr_cli::cluster::failure::Failure;
+use knarr_cli::cluster::verbs::{self, ClusterVerb};
+
+#[derive(Parser)]
+#[command(name = "knarr", version, about = "A complete Kubernetes in one binary")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Cluster(ClusterVerb),
+    /// Images on the nodes of this machine
+    Image {
+        #[command(flatten)]
+        which: verbs::Which,
+        #[command(subcommand)]
+        verb: images::ImageVerb,
+    },
+    /// The control plane's process
+    #[command(hide = true)]
+    Server {
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// A node's process
+    #[command(hide = true)]
+    Agent {
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long)]
+        node: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == "shim") {
+        return roles::shim(&args[2..]);
+    }
+    if called_as_kubectl(&args) {
+        return roles::kubectl(&args[1..]);
+    }
+    if args.get(1).is_some_and(|a| a == "kubectl") {
+        return roles::kubectl(&args.split_off(2));
+    }
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn called_as_kubectl(args: &[std::ffi::OsString]) -> bool {
+    args.first().is_some_and(|name| std::path::Path::new(name).file_name().is_some_and(|n| n == "kubectl"))
+}
+
+fn run(verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Server { data } => roles::server(&data),
+        Verb::Agent { data, node } => roles::agent(&data, &node),
+        Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),
+        Verb::Image { which, verb } => roles::for_a_person(images::run(which.load()?, verb)),
+    }
+}

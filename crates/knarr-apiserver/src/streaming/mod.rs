@@ -1,6 +1,10 @@
 //! Requests that become streams: `exec`, `attach`, `portforward`, `log` and the proxies of pods, nodes and services. The
 //! server authorizes and admits them, then hands them on whole.
 
+pub mod backend;
+mod target;
+mod trust;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,0 +1,159 @@
+//! Hands a connecting request on to its target and the answer back. Only an answer of 101 makes a tunnel; anything else is an
+//! ordinary answer, however it was asked for. Redirects are handed back, never followed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
+use http::{Method, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use knarr_core::{Result, Status};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::target::{self, Target, Tls};
+use super::{Connect, Streaming};
+use crate::admission::Objects;
+use crate::http::{Body, RequestBody};
+
+/// A backend that does not take the connection within this time is down.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Headers that belong to one connection, or that tell who the client is to us.
+const NOT_HANDED_ON: [&str; 6] = ["proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding", "proxy-authorization"];
+
+/// Serves exec, attach, log, port-forward and proxies.
+pub struct Backend {
+    objects: Arc<dyn Objects>,
+    /// Trusts the cluster's CA and shows the server's client certificate.
+    node_tls: Arc<rustls::ClientConfig>,
+    /// Trusts anybody.
+    any_tls: Arc<rustls::ClientConfig>,
+}
+
+impl Backend {
+    pub fn new(objects: Arc<dyn Objects>, node_tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { objects, node_tls, any_tls: Arc::new(super::trust::anybody()) }
+    }
+
+    async fn send<T>(&self, target: &Target, io: T, request: http::Request<RequestBody>) -> Result<Response<hyper::body::Incoming>>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let failed = |e: hyper::Error| Status::service_unavailable(format!("error trying to reach service: {e}"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(failed)?;
+        let address = target.address;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%address, %error, "a proxied connection ended");
+            }
+        });
+        sender.send_request(request).await.map_err(failed)
+    }
+
+    async fn dial(&self, target: &Target, request: http::Request<RequestBody>) -> Result<Response<hyper::body::Incoming>> {
+        let unreachable = |why: String| Status::service_unavailable(format!("error trying to reach service: {why}"));
+        let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(target.address)).await;
+        let stream = dialled.map_err(|_| unreachable(format!("dial tcp {}: i/o timeout", target.address)))?;
+        let stream = stream.map_err(|e| unreachable(format!("dial tcp {}: {e}", target.address)))?;
+        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+        let (config, name) = match &target.tls {
+            Tls::None => return self.send(target, TokioIo::new(stream), request).await,
+            Tls::Node(name) => (&self.node_tls, name.clone()),
+            Tls::Unverified => (&self.any_tls, target.address.ip().to_string()),
+        };
+        let name = ServerName::try_from(name).map_err(|e| unreachable(e.to_string()))?;
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(|e| unreachable(format!("tls: {e}")))?;
+        self.send(target, TokioIo::new(stream), request).await
+    }
+}
+
+#[async_trait]
+impl Streaming for Backend {
+    async fn connect(&self, connect: Connect, mut request: http::Request<RequestBody>) -> Result<Response<Body>> {
+        let (raw_path, raw_query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+        if let Some(redirect) = with_slash(&connect, request.method(), &raw_path, &raw_query) {
+            return Ok(redirect);
+        }
+        let target = target::resolve(self.objects.as_ref(), &connect.info, &raw_path, &raw_query)?;
+        let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let mut answer = self.dial(&target, outgoing(request, &target)?).await?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
+            let backend = hyper::upgrade::on(&mut answer);
+            tokio::spawn(tunnel(client, backend));
+            let (parts, _) = answer.into_parts();
+            return Ok(Response::from_parts(parts, Body::empty()));
+        }
+        Ok(incoming(answer, &target))
+    }
+}
+
+/// A proxied root is asked for with a slash at its end, so that relative links work.
+fn with_slash(connect: &Connect, method: &Method, raw_path: &str, raw_query: &str) -> Option<Response<Body>> {
+    let is_root = connect.info.subresource == "proxy" && raw_path.ends_with("/proxy") && matches!(*method, Method::GET | Method::HEAD);
+    if !is_root {
+        return None;
+    }
+    let query = if raw_query.is_empty() { String::new() } else { format!("?{raw_query}") };
+    Response::builder().status(StatusCode::MOVED_PERMANENTLY).header(LOCATION, format!("{raw_path}/{query}")).body(Body::empty()).ok()
+}
+
+/// The request as the backend gets it: HTTP/1.1, its own path and host, without our client's credentials.
+fn outgoing(request: http::Request<RequestBody>, target: &Target) -> Result<http::Request<RequestBody>> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.headers.get(UPGRADE).cloned();
+    strip(&mut parts.headers);
+    parts.headers.remove(AUTHORIZATION);
+    let impersonation: Vec<HeaderName> = parts.headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    impersonation.iter().for_each(|k| drop(parts.headers.remove(k)));
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(UPGRADE, upgrade);
+    }
+    let host = HeaderValue::from_str(&target.address.to_string()).map_err(Status::internal)?;
+    parts.headers.insert(HOST, host);
+    parts.uri = target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Ok(http::Request::from_parts(parts, body))
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        headers.get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect();
+    named.iter().for_each(|n| drop(headers.remove(n)));
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+    NOT_HANDED_ON.iter().for_each(|n| drop(headers.remove(*n)));
+}
+
+/// The backend's answer as the client gets it; redirects within the backend stay within the proxy.
+fn incoming(answer: Response<hyper::body::Incoming>, target: &Target) -> Response<Body> {
+    let (mut parts, body) = answer.into_parts();
+    strip(&mut parts.headers);
+    if let (Some(prefix), Some(location)) = (&target.prefix, parts.headers.get(LOCATION).and_then(|l| l.to_str().ok()))
+        && location.starts_with('/')
+        && let Ok(moved) = HeaderValue::from_str(&format!("{prefix}{location}"))
+    {
+        parts.headers.insert(LOCATION, moved);
+    }
+    let stream = body.into_data_stream().map(|chunk| chunk.map_err(Into::into));
+    Response::from_parts(parts, Body::Stream(Box::pin(stream)))
+}
+
+/// Copies both ways until either side is done.
+async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
+    let (client, backend) = match tokio::try_join!(client, backend) {
+        Ok(both) => both,
+        Err(error) => return tracing::debug!(%error, "a tunnel was not made"),
+    };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+        tracing::debug!(%error, "a tunnel ended");
+    }
+}

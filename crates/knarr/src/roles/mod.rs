@@ -1,0 +1,105 @@
+//! The roles a process can play, each with the runtime that fits it.
+
+mod agent;
+mod server;
+mod tls;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use knarr_cli::cluster::config::{Cluster, Desired};
+use knarr_cli::cluster::failure::{Failure, Result};
+use knarr_cli::cluster::{process, supervise};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged unless `KNARR_LOG` says otherwise.
+const LOG_DEFAULT: &str = "info";
+
+/// The control plane.
+pub fn server(data: &Path) -> Result<()> {
+    let cluster = begin(data, "server")?;
+    runtime(2)?.block_on(async {
+        for node in &cluster.nodes {
+            look_after(data, Cluster::agent_role(node), supervise::agent_args(&cluster, &node.name));
+        }
+        server::run(&cluster).await
+    })
+}
+
+/// One node.
+pub fn agent(data: &Path, name: &str) -> Result<()> {
+    let cluster = Cluster::load(data)?;
+    let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
+        return Err(Failure::program(format!("the cluster has no node {name:?}")));
+    };
+    agent::enter_node(&cluster, &node)?;
+    let cluster = begin(data, &Cluster::agent_role(&node))?;
+    runtime(2)?.block_on(async {
+        look_after(data, "server".into(), supervise::server_args(&cluster));
+        agent::run(&cluster, &node).await
+    })
+}
+
+/// A pod's shim.
+pub fn shim(args: &[OsString]) -> ExitCode {
+    drop(args);
+    ExitCode::FAILURE
+}
+
+/// The built-in kubectl.
+pub fn kubectl(args: &[OsString]) -> ExitCode {
+    let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    match runtime(1) {
+        Ok(_) => {
+            drop(args);
+            ExitCode::FAILURE
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A verb that a person waits for.
+pub fn for_a_person(verb: impl Future<Output = Result<()>>) -> Result<()> {
+    runtime(1)?.block_on(verb)
+}
+
+/// Log, pid file: what every background role begins with.
+fn begin(data: &Path, role: &str) -> Result<Cluster> {
+    let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let cluster = Cluster::load(data)?;
+    process::write_pid_file(&cluster, role)?;
+    // Whoever has no provider of its own (the registry's client) uses this one. A second call changes nothing.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Ok(cluster)
+}
+
+fn look_after(data: &Path, role: String, args: Vec<String>) {
+    let data = data.to_owned();
+    tokio::spawn(async move { supervise::keep_alive(&data, role, args).await });
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::program)
+}
+
+/// Waits for the signal to stop.
+async fn until_told_to_stop() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::program)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::program)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Whether the cluster was told to stop (and not only this process).
+pub fn is_stopping(data: &Path) -> bool {
+    Cluster::load(data).is_ok_and(|c| c.desired == Desired::Stopped)
+}

@@ -1,0 +1,168 @@
+//! The control plane: store, API server, controllers, scheduler, in one process and with one way in for all of them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use knarr_apiserver::authn::{self, Authenticator, ClientCertificates, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use knarr_apiserver::authz::node::NodeAuthorizer;
+use knarr_apiserver::authz::rbac::Rbac;
+use knarr_apiserver::authz::{self, Authorizer};
+use knarr_apiserver::http::{Limits, serve};
+use knarr_apiserver::pki::{Leaf, Pki};
+use knarr_apiserver::stored::Stored;
+use knarr_apiserver::streaming::backend::Backend;
+use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
+use knarr_cli::cluster::config::Cluster;
+use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_cli::cluster::preflight;
+use knarr_client::{Client, SharedInformers};
+use knarr_controllers::ControllerContext;
+use knarr_core::api::Transport;
+use knarr_core::clock::Env;
+use knarr_store::log::LogEngine;
+use knarr_store::{Engine, Storage};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::tls;
+
+/// Issuer and default audience of service account tokens.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// Runs until told to stop.
+pub async fn run(cluster: &Cluster) -> Result<()> {
+    let env = Env::system();
+    let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
+    let storage = open_store(cluster, &env)?;
+    let server = build(cluster, &pki, &storage, &env).await?;
+    let listener = listen(cluster).await?;
+    let identity = pki.serving(&server_names(cluster), &server_addresses(cluster)?, env.now()).map_err(Failure::program)?;
+    admin(&pki, &env)?;
+    let config = tls::server(&identity, &pki.ca.certificate, &["h2", "http/1.1"])?;
+    let bootstrapped = Arc::new(AtomicBool::new(false));
+    let probe = bootstrapped.clone();
+    server.health().add_ready("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits::default()));
+    let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
+    bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
+    bootstrapped.store(true, Ordering::Release);
+    tracing::info!(address = %cluster.server_url(), "the API server is ready");
+    let stop = CancellationToken::new();
+    start_components(cluster, &server, &pki, &env, &stop)?;
+    super::until_told_to_stop().await?;
+    stop.cancel();
+    server.stop();
+    serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
+    storage.stop();
+    Ok(())
+}
+
+fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
+    let folder = cluster.data.join("store");
+    let failed =
+        |e: knarr_store::Error| Failure::new("STORE", Exit::Resource, format!("{}: {e}", folder.display()), "look into the folder, or restore a backup");
+    let engine: Arc<dyn Engine> = Arc::new(LogEngine::at(&folder, env.clock.clone()).map_err(failed)?);
+    Storage::open(engine, env.clone()).map_err(failed)
+}
+
+async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) -> Result<Server> {
+    let stored = Arc::new(Stored(storage.clone()));
+    let objects: Arc<dyn admission::Objects> = stored.clone();
+    let key = Arc::new(ServiceAccountKey::from_pem(&pki.service_account_key, ISSUER).map_err(Failure::program)?);
+    let tokens: Arc<dyn Authenticator> =
+        Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: vec![ISSUER.to_owned()], env: env.clone() });
+    let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
+    authz::feed::start(storage, &rbac, &node).await;
+    let authorizers: Vec<Arc<dyn Authorizer>> = vec![node, rbac];
+    let kubelet_client = Leaf {
+        common_name: "kube-apiserver-kubelet-client",
+        organization: Some("kubeadm:cluster-admins"),
+        dns_names: &[],
+        addresses: &[],
+        client: true,
+        server: false,
+    };
+    let identity = pki.leaf("apiserver-kubelet-client", &kubelet_client, env.now()).map_err(Failure::program)?;
+    let config = knarr_apiserver::Config {
+        service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
+        advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
+        ..knarr_apiserver::Config::default()
+    };
+    Ok(ServerBuilder::new(storage.clone())
+        .config(config)
+        .env(env.clone())
+        .authenticator(Arc::new(authn::Union::new(vec![Arc::new(ClientCertificates), tokens], true)))
+        .authorizer(Arc::new(authz::Union(authorizers)))
+        .plugins(admission::default_plugins(&objects))
+        .tokens(key)
+        .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, &identity)?)))
+        .build())
+}
+
+async fn listen(cluster: &Cluster) -> Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, cluster.port));
+    TcpListener::bind(address).await.map_err(|_| match preflight::port_free(cluster.port) {
+        Err(failure) => failure,
+        Ok(()) => Failure::program(format!("cannot listen on {address}")),
+    })
+}
+
+fn server_names(cluster: &Cluster) -> Vec<String> {
+    let domain = &cluster.cluster_domain;
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).into();
+    names.push(format!("kubernetes.default.svc.{domain}"));
+    names.extend(nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).filter(|h| !h.is_empty() && !names.contains(h)));
+    names
+}
+
+fn server_addresses(cluster: &Cluster) -> Result<Vec<IpAddr>> {
+    let services: ipnet::IpNet = cluster.service_cidr.parse().map_err(Failure::program)?;
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), cluster.advertise];
+    addresses.extend(services.hosts().next());
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// The administrator's certificate, for kubeconfigs.
+fn admin(pki: &Pki, env: &Env) -> Result<()> {
+    let leaf =
+        Leaf { common_name: "kubernetes-admin", organization: Some("kubeadm:cluster-admins"), dns_names: &[], addresses: &[], client: true, server: false };
+    pki.leaf("admin", &leaf, env.now()).map(drop).map_err(Failure::program)
+}
+
+fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
+    Ok(bootstrap::Config {
+        advertise: cluster.advertise,
+        port: cluster.port,
+        service_cidr: cluster.service_cidr.parse().map_err(Failure::program)?,
+        cluster_dns: cluster.cluster_dns,
+        client_ca: pki.ca.certificate.clone(),
+        front_proxy_ca: pki.front_proxy_ca.certificate.clone(),
+    })
+}
+
+/// Controllers and scheduler, each as the user that upstream gives it.
+fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, stop: &CancellationToken) -> Result<()> {
+    let client = |user: User| Client::new(Arc::new(server.transport(user)));
+    let manager = client(User { groups: vec![authn::MASTERS.into()], ..User::component("system:kube-controller-manager") });
+    let informers = SharedInformers::new(manager, env.clone(), stop.clone());
+    tokio::spawn(knarr_scheduler::start(client(User::component("system:kube-scheduler")), informers.clone(), env.clone(), stop.clone()));
+    let transports = server.clone();
+    let config = knarr_controllers::Config {
+        root_ca: pki.ca.certificate.clone(),
+        cluster_cidrs: vec![cluster.pod_cidr.parse().map_err(Failure::program)?],
+        service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
+        ..knarr_controllers::Config::default()
+    };
+    let context = ControllerContext {
+        client_for: Arc::new(move |name| Client::new(Arc::new(transports.transport(User::service_account("kube-system", name))))),
+        metrics_for: None,
+        informers,
+        env: env.clone(),
+        config: Arc::new(config),
+        stop: stop.clone(),
+    };
+    knarr_controllers::start_all(&context);
+    Ok(())
+}

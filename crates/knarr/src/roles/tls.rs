@@ -1,0 +1,53 @@
+//! TLS configurations of the roles: who shows what to whom.
+
+use std::sync::Arc;
+
+use knarr_apiserver::pki::Identity;
+use knarr_cli::cluster::failure::{Failure, Result};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Shows `identity`; takes clients without a certificate, and those whose certificate `client_ca` has signed.
+pub fn server(identity: &Identity, client_ca: &str, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(client_ca)?.into(), provider.clone()).allow_unauthenticated().build().map_err(Failure::program)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Failure::program)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain(&identity.certificate)?, key(&identity.key)?)
+        .map_err(Failure::program)?;
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// Trusts `ca` and shows `identity`.
+pub fn client(ca: &str, identity: &Identity) -> Result<Arc<ClientConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Failure::program)?
+        .with_root_certificates(roots(ca)?)
+        .with_client_auth_cert(chain(&identity.certificate)?, key(&identity.key)?)
+        .map_err(Failure::program)?;
+    Ok(Arc::new(config))
+}
+
+fn roots(pem: &str) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for certificate in chain(pem)? {
+        store.add(certificate).map_err(Failure::program)?;
+    }
+    Ok(store)
+}
+
+fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<std::result::Result<_, _>>().map_err(|e| Failure::program(format!("certificate: {e:?}")))
+}
+
+fn key(pem: &str) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| Failure::program(format!("key: {e:?}")))
+}
