@@ -90,3 +90,99 @@ fn one(pod: &Pod, text: &str, index: usize, word: &str) -> Seen {
         log_path: format!("{name}/{earlier}.log").into(),
     }
 }
+
+/// A network that gives `10.0.0.N` to everybody.
+#[derive(Default)]
+pub struct FakeNetwork {
+    given: parking_lot::Mutex<Vec<String>>,
+    serial: std::sync::atomic::AtomicU8,
+}
+
+impl FakeNetwork {
+    /// Sandboxes that are attached now.
+    pub fn attached(&self) -> Vec<String> {
+        self.given.lock().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::network::PodNetwork for FakeNetwork {
+    async fn attach(&self, sandbox: &SandboxStatus, _pod: &crate::network::PodAttachment) -> crate::network::Result<Vec<std::net::IpAddr>> {
+        self.given.lock().push(sandbox.id.clone());
+        let n = 1 + self.serial.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(vec![std::net::IpAddr::from([10, 0, 0, n])])
+    }
+
+    async fn detach(&self, sandbox: &SandboxStatus, _pod: &crate::network::PodAttachment) -> crate::network::Result<()> {
+        self.given.lock().retain(|id| *id != sandbox.id);
+        Ok(())
+    }
+
+    async fn restore(&self, sandboxes: &[(SandboxStatus, crate::network::PodAttachment)]) -> crate::network::Result<()> {
+        *self.given.lock() = sandboxes.iter().map(|(s, _)| s.id.clone()).collect();
+        Ok(())
+    }
+}
+
+/// An API whose strategic merge patches of a status are done here: lists are merged by the keys that a pod's status uses.
+pub struct MergesStatus(pub std::sync::Arc<knarr_client::fake::FakeApi>);
+
+impl MergesStatus {
+    async fn merged(&self, request: &knarr_core::api::Request) -> knarr_core::Result<Value> {
+        use knarr_core::api::{Request, Transport, Verb};
+        let get = Request { verb: Verb::Get, subresource: None, body: None, ..request.clone() };
+        let knarr_core::api::Reply::Object(object) = self.0.call(get).await? else { unreachable!("a get gives an object") };
+        let mut whole: Value = knarr_client::read::value(&object)?;
+        let body = request.body.clone().unwrap_or_default();
+        whole["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        whole["metadata"]["uid"] = body["metadata"]["uid"].clone();
+        if !whole["status"].is_object() {
+            whole["status"] = json!({});
+        }
+        for (field, value) in body["status"].as_object().unwrap().iter().filter(|(f, _)| !f.starts_with('$')) {
+            let key = if field == "conditions" { Some("type") } else { ["podIPs", "hostIPs"].contains(&field.as_str()).then_some("ip") };
+            let status = whole["status"].as_object_mut().unwrap();
+            match key {
+                _ if value.is_null() => drop(status.remove(field)),
+                None => drop(status.insert(field.clone(), value.clone())),
+                Some(key) => merge(status.entry(field.clone()).or_insert(json!([])), value, key),
+            }
+        }
+        Ok(whole)
+    }
+}
+
+fn merge(list: &mut Value, patch: &Value, key: &str) {
+    let list = list.as_array_mut().unwrap();
+    for element in patch.as_array().unwrap() {
+        let at = list.iter().position(|e| e[key] == element[key]);
+        let mut clean = element.clone();
+        clean.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+        match at {
+            Some(at) if element.get("$patch").is_some() => drop(list.remove(at)),
+            Some(at) => list[at] = clean,
+            None => list.push(clean),
+        }
+    }
+}
+
+impl knarr_core::api::Transport for MergesStatus {
+    fn call(&self, request: knarr_core::api::Request) -> futures::future::BoxFuture<'_, knarr_core::Result<knarr_core::api::Reply>> {
+        use knarr_core::api::{PatchType, Request, Verb};
+        Box::pin(async move {
+            if request.verb != Verb::Patch(PatchType::StrategicMerge) {
+                return self.0.call(request).await;
+            }
+            let body = self.merged(&request).await?;
+            self.0.call(Request { verb: Verb::Update, body: Some(body), ..request }).await
+        })
+    }
+
+    fn list(&self, request: knarr_core::api::Request) -> futures::future::BoxFuture<'_, knarr_core::Result<knarr_core::api::List>> {
+        self.0.list(request)
+    }
+
+    fn watch(&self, request: knarr_core::api::Request) -> futures::future::BoxFuture<'_, knarr_core::Result<knarr_core::api::Watch>> {
+        self.0.watch(request)
+    }
+}

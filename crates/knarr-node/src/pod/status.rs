@@ -43,7 +43,13 @@ fn is_terminal(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }
 
-pub fn generate(input: &Input) -> PodStatus {
+/// A status, and whether the pod has come to its end though that may not be told yet.
+pub struct Made {
+    pub status: PodStatus,
+    pub finished: bool,
+}
+
+pub fn generate(input: &Input) -> Made {
     let pod = input.pod;
     let mut status = PodStatus { qos_class: Some(Qos::of(pod).as_str().into()), ..Default::default() };
     addresses(input, &mut status);
@@ -53,9 +59,10 @@ pub fn generate(input: &Input) -> PodStatus {
     set_phase(input, &mut status);
     status.conditions = Some(conditions::conditions(input, &status));
     keep_others(input, &mut status);
+    let finished = is_terminal(status.phase.as_deref().unwrap_or_default());
     hold_back(input, &mut status);
     trim_messages(pod, &mut status);
-    status
+    Made { status, finished }
 }
 
 fn containers(input: &Input, status: &mut PodStatus) {

@@ -37,6 +37,7 @@ impl Case {
             now: second(200),
             agent_started: second(0),
         })
+        .status
     }
 
     /// `Phase; condition=Status …; container: state …` in one line.

@@ -1,0 +1,42 @@
+//! What everything on the node shares: the ways to the API, the runtime, the network, the clock.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use knarr_client::Client;
+use knarr_core::clock::Env;
+use knarr_runtime::cri::Runtime;
+
+use crate::config::AgentConfig;
+use crate::events::Recorder;
+use crate::images::Images;
+use crate::machine::Machine;
+use crate::network::PodNetwork;
+use crate::objects::Objects;
+use crate::pod::spec::ResourceList;
+use crate::services::Services;
+use crate::tokens::Tokens;
+use crate::volumes::mounter::Mounter;
+
+pub struct Context {
+    pub config: AgentConfig,
+    pub client: Client,
+    pub runtime: Arc<dyn Runtime>,
+    pub network: Arc<dyn PodNetwork>,
+    pub env: Env,
+    pub mounter: Arc<dyn Mounter>,
+    pub events: Arc<dyn Recorder>,
+    pub objects: Objects,
+    pub tokens: Tokens,
+    pub services: Services,
+    pub images: Images,
+    pub machine: Machine,
+    pub started: Timestamp,
+}
+
+impl Context {
+    /// What pods can use of the node.
+    pub fn allocatable(&self) -> ResourceList {
+        self.machine.allocatable(&self.config)
+    }
+}

@@ -1,0 +1,4 @@
+//! Containers' log files: reading, following, rotating, linking.
+
+pub mod cri;
+pub mod links;
