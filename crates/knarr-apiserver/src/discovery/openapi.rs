@@ -5,11 +5,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use knarr_core::{Value, json};
-use knarr_schema::{openapi, registry::Registry};
+use knarr_core::{KUBERNETES_VERSION, Value, json};
+use knarr_schema::{
+    openapi,
+    registry::{Registry, Resource},
+};
 use parking_lot::Mutex;
 
-use super::Document;
+use super::{Document, hash};
 
 /// The OpenAPI documents of one catalog.
 pub struct OpenApi {
@@ -33,9 +36,22 @@ impl OpenApi {
         if let Some(document) = self.v3.lock().get(path) {
             return Some(document.clone());
         }
-        let document = Arc::new(plain(&openapi::v3(&self.registry, path)?));
+        let mut document = plain(&openapi::v3(&self.registry, path)?);
+        document.etag = self.tag(path);
+        let document = Arc::new(document);
         self.v3.lock().insert(path.to_owned(), document.clone());
         Some(document)
+    }
+
+    /// A tag that changes when the document does, without making the document: of this build and of the definitions of the
+    /// custom resources in it.
+    fn tag(&self, path: &str) -> String {
+        let mut facts = format!("{KUBERNETES_VERSION} {} {path}", env!("CARGO_PKG_VERSION"));
+        let in_path = |r: &&Arc<Resource>| r.custom.is_some() && path == format!("apis/{}/{}", r.group, r.version);
+        for resource in self.registry.all().iter().filter(in_path) {
+            facts += &format!(" {resource:?}");
+        }
+        hash(facts.as_bytes())
     }
 
     /// The same in the binary form that kubectl asks for.
@@ -50,8 +66,7 @@ impl OpenApi {
     /// `/openapi/v3`: where each document is, under a URL that changes with its contents.
     pub fn v3_index(&self) -> Value {
         let entry = |path: String| {
-            let hash = self.v3(&path).map(|d| d.etag.clone()).unwrap_or_default();
-            let url = format!("/openapi/v3/{path}?hash={hash}");
+            let url = format!("/openapi/v3/{path}?hash={}", self.tag(&path));
             (path, json!({"serverRelativeURL": url}))
         };
         json!({"paths": openapi::v3_paths(&self.registry).into_iter().map(entry).collect::<serde_json::Map<_, _>>()})

@@ -1,6 +1,6 @@
 //! Create (upstream: `endpoints/handlers/create.go`, `registry/generic/registry/store.go` `Create`).
 
-use knarr_core::{Object, Result, Status, Value, ValueExt};
+use knarr_core::{Encoding, Object, Result, Status, Value, ValueExt};
 use knarr_store::Error;
 
 use super::{Writer, decode, meta};
@@ -77,7 +77,7 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
         let name = format!("{}{}", &base[..cut], ex.server.env.suffix(GENERATED_TAIL));
         object.set(&["metadata", "name"], name);
     }
-    let mut reserved = ex.server.allocators.begin_create(ex, &mut object).await?;
+    let reserved = ex.server.allocators.begin_create(ex, &mut object).await?;
     let cx = writer.context();
     writer.behaviour.prepare_for_create(&cx, &mut object);
     let errors = create_errors(writer, &object);
@@ -91,11 +91,13 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
         if writer.current(&name).is_some() {
             return Err(Status::already_exists(&ex.served.group_resource, &name));
         }
-        return Ok(knarr_schema::codec::with_resource_version(&bytes, 0));
+        // What was not stored has no version.
+        let encoding = if ex.served.resource.custom.is_some() { Encoding::Json } else { Encoding::Protobuf };
+        return Ok(Object { encoding, resource_version: 0, bytes });
     }
     match ex.server.storage.create(&ex.served.key, &writer.key(&name), bytes, writer.ttl()).await {
         Ok(object) => {
-            reserved.commit();
+            reserved.commit().await;
             Ok(object)
         }
         Err(Error::Exists) => Err(already_exists(writer, &name, generated)),

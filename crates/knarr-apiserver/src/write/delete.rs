@@ -134,7 +134,7 @@ async fn erase(writer: &Writer<'_>, name: &str, item: &Arc<Item>, old: &Value, o
     }
     match writer.ex.server.storage.delete(&writer.ex.served.key, &writer.key(name), item.revision()).await {
         Ok(object) => {
-            writer.ex.server.allocators.release(writer.ex, old);
+            writer.ex.server.allocators.release(writer.ex, old).await;
             Ok(Some(Removed::Gone(object)))
         }
         Err(Error::Conflict(_)) => Ok(None),

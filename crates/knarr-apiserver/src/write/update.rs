@@ -151,7 +151,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &imp
     };
     let mut new = writer.mutate(Operation::Update, new, Some(&old)).await?;
     check_version(writer, name, &mut new, item.revision())?;
-    let mut reserved = ex.server.allocators.begin_update(ex, &mut new, &old).await?;
+    let reserved = ex.server.allocators.begin_update(ex, &mut new, &old).await?;
     prepare(writer, &mut new, &old)?;
     keep_times_of_unchanged_fields(&mut new, &old);
     let new = writer.admit(Operation::Update, Some(new), Some(&old)).await?.unwrap_or_default();
@@ -165,7 +165,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &imp
     }
     match ex.server.storage.update(&ex.served.key, &writer.key(name), bytes, item.revision(), writer.ttl()).await {
         Ok(object) => {
-            reserved.commit();
+            reserved.commit().await;
             done(object)
         }
         Err(Error::Conflict(_) | Error::NotFound) => Ok(None),
@@ -267,7 +267,7 @@ async fn delete_instead(writer: &Writer<'_>, name: &str, item: &Arc<Item>, new: 
     let object = codec::with_resource_version(&writer.encode(new)?, item.revision());
     if !ex.dry_run() {
         match ex.server.storage.delete(&ex.served.key, &writer.key(name), item.revision()).await {
-            Ok(_) => ex.server.allocators.release(ex, new),
+            Ok(_) => ex.server.allocators.release(ex, new).await,
             Err(Error::NotFound) => {}
             Err(Error::Conflict(_)) => return Ok(None),
             Err(e) => return Err(store_error(&e, &ex.served.group_resource, name)),

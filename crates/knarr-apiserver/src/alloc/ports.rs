@@ -1,0 +1,76 @@
+//! Node ports: a set in memory, filled from the stored Services when it is first needed.
+
+use std::{collections::HashSet, ops::RangeInclusive};
+
+use knarr_core::clock::Env;
+use knarr_schema::codec;
+use knarr_store::{ResourceKey, Storage};
+use parking_lot::Mutex;
+
+const ALREADY: &str = "provided port is already allocated";
+const FULL: &str = "range is full";
+
+/// See the module.
+pub struct Ports {
+    range: RangeInclusive<u16>,
+    used: Mutex<Option<HashSet<u16>>>,
+}
+
+impl Ports {
+    pub fn new(range: RangeInclusive<u16>) -> Self {
+        Self { range, used: Mutex::new(None) }
+    }
+
+    fn with<T>(&self, storage: &Storage, change: impl FnOnce(&mut HashSet<u16>) -> T) -> T {
+        change(self.used.lock().get_or_insert_with(|| stored(storage)))
+    }
+
+    /// Takes one port.
+    ///
+    /// # Errors
+    /// Upstream's words when it is taken or outside the range.
+    pub fn take(&self, storage: &Storage, port: u16, dry_run: bool) -> Result<(), String> {
+        if !self.range.contains(&port) {
+            let (first, last) = (self.range.start(), self.range.end());
+            return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+        }
+        let free = self.with(storage, |used| if dry_run { !used.contains(&port) } else { used.insert(port) });
+        if free { Ok(()) } else { Err(ALREADY.into()) }
+    }
+
+    /// Takes any port: from the upper part of the range first, so that the lower one stays for those who name theirs
+    /// (upstream: `calculateRangeOffset`).
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn take_any(&self, storage: &Storage, env: &Env, dry_run: bool) -> Result<u16, String> {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let size = u32::from(last - first) + 1;
+        let offset = if size <= 16 { 0 } else { (size / 32).clamp(16, 128) };
+        self.with(storage, |used| {
+            let scan = |from: u32, count: u32| {
+                let start = env.below(u64::from(count.max(1))) as u32;
+                (0..count).map(|i| first + (from + (start + i) % count) as u16).find(|p| !used.contains(p))
+            };
+            let port = scan(offset, size - offset).or_else(|| if offset > 0 { scan(0, offset) } else { None }).ok_or(FULL)?;
+            if !dry_run {
+                used.insert(port);
+            }
+            Ok(port)
+        })
+    }
+
+    pub fn release(&self, ports: &[u16]) {
+        if let Some(used) = self.used.lock().as_mut() {
+            for port in ports {
+                used.remove(port);
+            }
+        }
+    }
+}
+
+fn stored(storage: &Storage) -> HashSet<u16> {
+    let services = storage.snapshot(&ResourceKey::new("", "services"));
+    let trees = services.iter(None, None).filter_map(|item| codec::to_value(&item.object).ok());
+    trees.flat_map(|service| super::all_ports(&service)).collect()
+}

@@ -1,0 +1,233 @@
+//! Writes over the wire: conflicts, names, dry runs, deletes, subresources, what is allocated.
+
+mod support;
+
+use knarr_core::{Value, ValueExt, json};
+use support::{Answer, Cluster, config_map};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn refused(answer: &Answer, code: u16, message: &str) {
+    assert_eq!((answer.code, answer.json().str_at(&["message"])), (code, Some(message)), "{}", answer.text());
+}
+
+fn pod(name: &str) -> Value {
+    json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn an_update_is_for_the_version_it_names() {
+    let cluster = Cluster::start().await;
+    let old = cluster.post(MAPS, &config_map("a", json!({}))).await.json();
+    let path = format!("{MAPS}/a");
+    let mut new = old.clone();
+    new.set(&["data"], json!({"k": "v"}));
+    let updated = cluster.put(&path, &new).await;
+    assert_eq!(updated.code, 200);
+    assert_eq!(updated.json()["metadata"]["uid"], old["metadata"]["uid"]);
+    let text = "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again";
+    refused(&cluster.put(&path, &new).await, 409, text);
+    new.remove(&["metadata", "resourceVersion"]);
+    new.set(&["data", "k"], "w");
+    let unconditional = cluster.put(&path, &new).await;
+    assert_eq!((unconditional.code, unconditional.json()["data"]["k"].as_str()), (200, Some("w")));
+    let again = cluster.put(&path, &new).await.json();
+    assert_eq!(again["metadata"]["resourceVersion"], unconditional.json()["metadata"]["resourceVersion"], "what changes nothing is not written");
+    refused(&cluster.put(&path, &config_map("b", json!({}))).await, 400, "the name of the object (b) does not match the name on the URL (a)");
+    new.set(&["metadata", "namespace"], "other");
+    refused(&cluster.put(&path, &new).await, 400, "the namespace of the provided object does not match the namespace sent on the request");
+    refused(&cluster.put(&format!("{MAPS}/zzz"), &config_map("zzz", json!({}))).await, 404, "configmaps \"zzz\" not found");
+}
+
+#[tokio::test]
+async fn creates_are_named_checked_and_tried() {
+    let cluster = Cluster::start().await;
+    let generated = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"generateName": "a-"}});
+    let name = cluster.post(MAPS, &generated).await.json()["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(name.starts_with("a-") && name.len() == 7, "{name}");
+    refused(&cluster.post(MAPS, &config_map(&name, json!({}))).await, 409, &format!("configmaps \"{name}\" already exists"));
+    let tried = cluster.post(&format!("{MAPS}?dryRun=All"), &config_map("dry", json!({}))).await;
+    assert_eq!((tried.code, tried.json()["metadata"]["resourceVersion"].as_str()), (201, None));
+    assert_eq!(cluster.get(&format!("{MAPS}/dry")).await.code, 404);
+    let bad = cluster.post(MAPS, &config_map("A_b", json!({}))).await;
+    assert_eq!((bad.code, bad.json().str_at(&["reason"])), (422, Some("Invalid")));
+    let unknown = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "u"}, "daata": {}});
+    let warned = cluster.post(MAPS, &unknown).await;
+    assert_eq!((warned.code, warned.headers["warning"].to_str().unwrap()), (201, "299 - \"unknown field \\\"daata\\\"\""));
+    let strict = cluster.post(&format!("{MAPS}?fieldValidation=Strict"), &unknown).await;
+    refused(&strict, 400, "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"daata\"");
+    assert_eq!(cluster.send("POST", MAPS, &[("content-type", "text/plain")], "x").await.code, 415);
+    let yaml =
+        cluster.send("POST", MAPS, &[("content-type", "application/yaml")], "kind: ConfigMap\napiVersion: v1\nmetadata: {name: y}\ndata: {a: 'yes'}\n").await;
+    assert_eq!((yaml.code, yaml.json()["data"]["a"].as_str()), (201, Some("yes")));
+    let too_large = cluster.send("POST", MAPS, &[("content-type", "application/json")], vec![b' '; 4 << 20]).await;
+    assert_eq!(too_large.code, 413);
+}
+
+#[tokio::test]
+async fn finalizers_and_preconditions_hold_a_delete_back() {
+    let cluster = Cluster::start().await;
+    let mut held = config_map("a", json!({}));
+    held.set(&["metadata", "finalizers"], json!(["example.com/hold"]));
+    let created = cluster.post(MAPS, &held).await.json();
+    let path = format!("{MAPS}/a");
+    let json = [("content-type", "application/json")];
+    let wrong = cluster.send("DELETE", &path, &json, r#"{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"x"}}"#).await;
+    assert_eq!(wrong.code, 409, "{}", wrong.text());
+    let deleting = cluster.delete(&path).await.json();
+    assert_eq!(deleting["kind"], "ConfigMap");
+    assert!(deleting.at(&["metadata", "deletionTimestamp"]).is_some());
+    let mut freed = cluster.get(&path).await.json();
+    freed.set(&["metadata", "finalizers"], json!([]));
+    assert_eq!(cluster.put(&path, &freed).await.code, 200);
+    assert_eq!(cluster.get(&path).await.code, 404);
+    let plain = cluster.post(MAPS, &config_map("b", json!({}))).await.json();
+    let gone = cluster.delete(&format!("{MAPS}/b")).await;
+    let wanted = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": "b", "kind": "configmaps", "uid": plain["metadata"]["uid"]}});
+    assert_eq!((gone.code, gone.json()), (200, wanted));
+    cluster.post(MAPS, &config_map("c", json!({}))).await;
+    let foreground = cluster.delete(&format!("{MAPS}/c?propagationPolicy=Foreground")).await.json();
+    assert_eq!(foreground["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    assert_ne!(created["metadata"]["uid"], plain["metadata"]["uid"]);
+}
+
+#[tokio::test]
+async fn a_running_pod_is_given_its_grace() {
+    let cluster = Cluster::start().await;
+    cluster.post(PODS, &pod("p")).await;
+    let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    let bound = cluster.post(&format!("{PODS}/p/binding"), &binding).await;
+    assert_eq!((bound.code, bound.json()), (201, json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})));
+    let again = cluster.post(&format!("{PODS}/p/binding"), &binding).await;
+    refused(&again, 409, "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"");
+    let on_node = cluster.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn1")).await.json();
+    assert_eq!(on_node.list_at(&["items"]).len(), 1);
+    let mut running = cluster.get(&format!("{PODS}/p")).await.json();
+    running.set(&["status", "phase"], "Running");
+    assert_eq!(cluster.put(&format!("{PODS}/p/status"), &running).await.code, 200);
+    let dying = cluster.delete(&format!("{PODS}/p")).await.json();
+    assert_eq!(dying.i64_at(&["metadata", "deletionGracePeriodSeconds"]), Some(30));
+    let shorter = cluster.delete(&format!("{PODS}/p?gracePeriodSeconds=5")).await.json();
+    assert_eq!(shorter.i64_at(&["metadata", "deletionGracePeriodSeconds"]), Some(5));
+    assert_eq!(cluster.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await.code, 200);
+    assert_eq!(cluster.get(&format!("{PODS}/p")).await.code, 404);
+}
+
+#[tokio::test]
+async fn an_eviction_asks_the_budget() {
+    let cluster = Cluster::start().await;
+    cluster.post(PODS, &pod("p")).await;
+    let mut running = cluster.get(&format!("{PODS}/p")).await.json();
+    running.set(&["status"], json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+    assert_eq!(cluster.put(&format!("{PODS}/p/status"), &running).await.code, 200);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"kind": "PodDisruptionBudget", "apiVersion": "policy/v1", "metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    let mut budget = cluster.post(budgets, &budget).await.json();
+    budget.set(&["status"], json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}));
+    let set = cluster.put(&format!("{budgets}/b/status"), &budget).await;
+    assert_eq!(set.code, 200, "{}", set.text());
+    let eviction = json!({"kind": "Eviction", "apiVersion": "policy/v1", "metadata": {"name": "p", "namespace": "default"}});
+    let no = cluster.post(&format!("{PODS}/p/eviction"), &eviction).await;
+    refused(&no, 429, "Cannot evict pod as it would violate the pod's disruption budget.");
+    assert_eq!(no.json()["details"]["causes"][0]["message"], "The disruption budget b needs 1 healthy pods and has 1 currently");
+    let mut budget = set.json();
+    budget.set(&["status", "disruptionsAllowed"], 1);
+    assert_eq!(cluster.put(&format!("{budgets}/b/status"), &budget).await.code, 200);
+    assert_eq!(cluster.post(&format!("{PODS}/p/eviction"), &eviction).await.code, 201);
+    assert_eq!(cluster.get(&format!("{budgets}/b")).await.json().i64_at(&["status", "disruptionsAllowed"]), Some(0));
+    assert_eq!(cluster.get(&format!("{PODS}/p")).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_service_gets_an_address_and_ports_of_its_own() {
+    let cluster = Cluster::start().await;
+    let ports = json!([{"port": 80}]);
+    let first = cluster.post(SERVICES, &service("a", json!({"type": "NodePort", "ports": ports, "clusterIP": "10.96.0.10"}))).await;
+    assert_eq!(first.code, 201, "{}", first.text());
+    let first = first.json();
+    assert_eq!(first["spec"]["clusterIPs"], json!(["10.96.0.10"]));
+    assert!((30000..=32767).contains(&first["spec"]["ports"][0]["nodePort"].as_i64().unwrap()));
+    assert_eq!(cluster.get("/apis/networking.k8s.io/v1/ipaddresses/10.96.0.10").await.json()["spec"]["parentRef"]["name"], "a");
+    let taken = cluster.post(SERVICES, &service("b", json!({"ports": ports, "clusterIP": "10.96.0.10"}))).await;
+    refused(
+        &taken,
+        422,
+        "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is already allocated",
+    );
+    let port = first["spec"]["ports"][0]["nodePort"].clone();
+    let taken = cluster.post(SERVICES, &service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}))).await;
+    refused(&taken, 422, &format!("Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated"));
+    assert_eq!(cluster.get("/apis/networking.k8s.io/v1/ipaddresses").await.json().list_at(&["items"]).len(), 1, "what a refused write took goes back");
+    let headless = cluster.post(SERVICES, &service("h", json!({"ports": ports, "clusterIP": "None", "selector": {"a": "b"}}))).await.json();
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    assert_eq!(cluster.delete(&format!("{SERVICES}/a")).await.code, 200);
+    let again = cluster.post(SERVICES, &service("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}], "clusterIP": "10.96.0.10"}))).await;
+    assert_eq!(again.code, 201, "{}", again.text());
+    let mut external = again.json();
+    external.set(&["spec"], json!({"type": "ExternalName", "externalName": "example.com"}));
+    let external = cluster.put(&format!("{SERVICES}/b"), &external).await;
+    assert_eq!(external.code, 200, "{}", external.text());
+    assert_eq!(cluster.get("/apis/networking.k8s.io/v1/ipaddresses").await.json().list_at(&["items"]).len(), 0);
+}
+
+#[tokio::test]
+async fn replicas_are_set_through_the_scale() {
+    let cluster = Cluster::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({"app": "web"});
+    let deployment = json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    assert_eq!(cluster.post(deployments, &deployment).await.code, 201);
+    let path = format!("{deployments}/d/scale");
+    let mut scale = cluster.get(&path).await.json();
+    assert_eq!((scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some(1), Some("app=web")));
+    scale.set(&["spec", "replicas"], 3);
+    assert_eq!(cluster.put(&path, &scale).await.json()["spec"]["replicas"], 3);
+    let scaled = cluster.get(&format!("{deployments}/d")).await.json();
+    assert_eq!((scaled["spec"]["replicas"].as_i64(), scaled["metadata"]["generation"].as_i64()), (Some(3), Some(2)));
+    refused(
+        &cluster.put(&path, &scale).await,
+        409,
+        "Operation cannot be fulfilled on deployments.apps \"d\": the object has been modified; please apply your changes to the latest version and try again",
+    );
+}
+
+#[tokio::test]
+async fn a_namespace_waits_for_its_finalizer_and_a_collection_goes_at_once() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c"] {
+        cluster.post(MAPS, &config_map(name, json!({}))).await;
+    }
+    let deleted = cluster.delete(MAPS).await;
+    assert_eq!((deleted.code, deleted.json()["kind"].as_str(), deleted.json().list_at(&["items"]).len()), (200, Some("ConfigMapList"), 3));
+    assert_eq!(cluster.get(MAPS).await.json().list_at(&["items"]).len(), 0);
+    let dying = cluster.delete("/api/v1/namespaces/default").await.json();
+    assert_eq!((dying["status"]["phase"].as_str(), dying["spec"]["finalizers"][0].as_str()), (Some("Terminating"), Some("kubernetes")));
+    let mut empty = dying.clone();
+    empty.set(&["spec", "finalizers"], json!([]));
+    assert_eq!(cluster.put("/api/v1/namespaces/default/finalize", &empty).await.code, 200);
+    assert_eq!(cluster.get("/api/v1/namespaces/default").await.code, 404);
+}
+
+#[tokio::test]
+async fn questions_are_answered_and_refusals_say_who_may_not_what() {
+    let cluster = Cluster::start().await;
+    let alice = [("x-user", "alice"), ("content-type", "application/json")];
+    let text = "configmaps is forbidden: User \"alice\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+    refused(&cluster.send("GET", MAPS, &alice, "").await, 403, text);
+    let review = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"});
+    let answer = cluster.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &review).await.json();
+    assert_eq!(answer["status"]["userInfo"]["username"], "admin");
+    let review = json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": {"user": "bob", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let answer = cluster.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await;
+    assert_eq!((answer.code, answer.json()["status"]["allowed"].as_bool()), (201, Some(false)), "{}", answer.text());
+    let impersonating = cluster.send("GET", MAPS, &[("impersonate-user", "bob")], "").await;
+    assert!(impersonating.text().contains("User \\\"bob\\\" cannot list"), "{}", impersonating.text());
+}
