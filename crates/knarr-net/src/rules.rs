@@ -25,18 +25,19 @@ pub(crate) fn tuple_key(address: Ipv4Addr, protocol: u8, port: u16) -> Vec<u8> {
     [&address.octets()[..], &[protocol, 0, 0, 0], &port.to_be_bytes(), &[0, 0]].concat()
 }
 
-/// Loads (destination address . protocol . destination port) into registers 0 to 2.
-pub(crate) fn load_destination_tuple() -> Vec<Expression> {
+/// Loads (destination address . protocol . destination port) into three registers from `first` on. With `any_address`
+/// 0.0.0.0 stands in for the address: entries for every address of the node.
+pub(crate) fn load_front(first: u8, any_address: bool) -> Vec<Expression> {
+    let address = if any_address {
+        Expression::Immediate { to: reg(first), value: vec![0; 4] }
+    } else {
+        Expression::Payload { base: PayloadBase::Network, offset: DESTINATION, len: 4, to: reg(first) }
+    };
     vec![
-        Expression::Payload { base: PayloadBase::Network, offset: DESTINATION, len: 4, to: reg(0) },
-        Expression::Meta { key: MetaKey::Protocol, to: reg(1) },
-        Expression::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: reg(2) },
+        address,
+        Expression::Meta { key: MetaKey::Protocol, to: reg(first + 1) },
+        Expression::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to: reg(first + 2) },
     ]
-}
-
-/// Puts 0.0.0.0 in place of the address in register 0: entries for every address of the node.
-pub(crate) fn any_address() -> Expression {
-    Expression::Immediate { to: reg(0), value: vec![0; 4] }
 }
 
 /// Goes on only for packets to an address of this machine. Uses register 0.
@@ -67,4 +68,9 @@ pub(crate) fn if_address_within(offset: u32, network: &Ipv4Net, op: Compare) -> 
 /// Translates the destination to (address . port) in two registers from `first` on.
 pub(crate) fn dnat(first: u8) -> Expression {
     Expression::Dnat { ipv6: false, address: reg(first), port: Some(reg(first + 1)) }
+}
+
+/// The 64-bit FNV-1a hash: the same in every build, unlike the standard library's.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -69,7 +69,11 @@ impl Machine {
 
     /// Like [`Self::serve_tcp`], over UDP.
     pub fn serve_udp(&self, port: u16, name: &'static str) {
-        let socket = self.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+        self.serve_udp_at(Ipv4Addr::UNSPECIFIED, port, name);
+    }
+
+    pub fn serve_udp_at(&self, address: Ipv4Addr, port: u16, name: &'static str) {
+        let socket = self.run(|| UdpSocket::bind((address, port)).unwrap());
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((_, peer)) = socket.recv_from(&mut buffer) {

@@ -34,16 +34,11 @@ pub(super) struct Wire {
 
 /// The name of the node's end for a sandbox.
 pub(super) fn name(sandbox: &str) -> String {
-    format!("{NAME_PREFIX}{}", &format!("{:016x}", fnv1a(sandbox.as_bytes()))[..NAME_HASH_LEN])
+    format!("{NAME_PREFIX}{}", &format!("{:016x}", crate::rules::fnv1a(sandbox.as_bytes()))[..NAME_HASH_LEN])
 }
 
 pub(super) fn is_ours(link: &str) -> bool {
     link.strip_prefix(NAME_PREFIX).is_some_and(|rest| rest.len() == NAME_HASH_LEN && rest.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// The 64-bit FNV-1a hash: the same in every build, unlike the standard library's.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A link-layer address made of an IPv4 address, in the range for local use.

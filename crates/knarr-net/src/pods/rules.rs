@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, MetaKey, Set, Verdict};
+use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, MetaKey, PayloadBase, Set, Verdict};
 
 use super::HostPort;
 use crate::rules::{
-    DESTINATION, PRIORITY_DNAT, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, any_address, destination_is_local, dnat, if_address_within, load_destination_tuple,
-    not_from_loopback_link, reg, tuple_key,
+    DESTINATION, PRIORITY_DNAT, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, destination_is_local, dnat, if_address_within, load_front, not_from_loopback_link, reg,
+    tuple_key,
 };
 
 const HOST_PORTS: &str = "host-ports";
@@ -47,10 +47,7 @@ fn chains(batch: &mut Batch) {
     batch.push(Change::AddChain(Chain::regular("to-host-ports")));
     for any in [false, true] {
         let mut rule = if any { destination_is_local() } else { Vec::new() };
-        rule.extend(load_destination_tuple());
-        if any {
-            rule.push(any_address());
-        }
+        rule.extend(load_front(0, any));
         rule.push(Expression::Lookup { map: HOST_PORTS.into(), key: reg(0), to: reg(4) });
         rule.push(dnat(4));
         batch.rule("to-host-ports", rule);
@@ -64,7 +61,8 @@ fn chains(batch: &mut Batch) {
     batch.rule(
         "nat-postrouting",
         vec![
-            Expression::Payload { base: knarr_sys::nft::PayloadBase::Network, offset: SOURCE, len: 8, to: reg(0) },
+            Expression::Payload { base: PayloadBase::Network, offset: SOURCE, len: 4, to: reg(0) },
+            Expression::Payload { base: PayloadBase::Network, offset: DESTINATION, len: 4, to: reg(1) },
             Expression::In { set: HAIRPIN.into(), key: reg(0), inverted: false },
             Expression::Masquerade { random: true },
         ],

@@ -295,6 +295,7 @@ fn expression(m: &mut Writer, e: &Expression, family: Family) {
     match e {
         Expression::Payload { base, offset, len, to } => numbered(m, "payload", &[(1, to.code()), (2, *base as u32), (3, *offset), (4, *len)]),
         Expression::Meta { key, to } => numbered(m, "meta", &[(1, to.code()), (2, *key as u32)]),
+        Expression::SetPriority { from } => numbered(m, "meta", &[(2, super::MetaKey::Priority as u32), (3, from.code())]),
         Expression::SetMark { from } => numbered(m, "meta", &[(2, super::MetaKey::Mark as u32), (3, from.code())]),
         Expression::Ct { key, to } => numbered(m, "ct", &[(1, to.code()), (2, *key as u32)]),
         Expression::Compare { register, op, value: wanted } => named(m, "cmp", |d| {
@@ -375,6 +376,14 @@ fn expression(m: &mut Writer, e: &Expression, family: Family) {
             }
             if let Some(timeout) = timeout {
                 d.be64(6, milliseconds(*timeout));
+            }
+        }),
+        Expression::Forget { set, key, data } => named(m, "dynset", |d| {
+            d.text(1, set);
+            d.be32(3, 2);
+            d.be32(4, key.code());
+            if let Some(data) = data {
+                d.be32(5, data.code());
             }
         }),
         Expression::Counter => named(m, "counter", |d| {

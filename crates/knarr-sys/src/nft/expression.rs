@@ -34,6 +34,8 @@ pub enum PayloadBase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum MetaKey {
+    /// The queueing priority: a 32-bit number that rules can set and look up by.
+    Priority = 2,
     Mark = 3,
     IncomingLink = 4,
     OutgoingLink = 5,
@@ -88,6 +90,9 @@ pub enum Expression {
         to: Register,
     },
     SetMark {
+        from: Register,
+    },
+    SetPriority {
         from: Register,
     },
     Ct {
@@ -167,12 +172,18 @@ pub enum Expression {
         per: Duration,
         burst: u32,
     },
-    /// Adds an element, or renews its time.
+    /// Adds an element, or renews its time; what a map has for the key stays as it is.
     Update {
         set: String,
         key: Register,
         data: Option<Register>,
         timeout: Option<Duration>,
+    },
+    /// Takes an element out; `data` may be anything, a map's is asked for by the kernel.
+    Forget {
+        set: String,
+        key: Register,
+        data: Option<Register>,
     },
     Counter,
 }
@@ -187,6 +198,7 @@ impl fmt::Display for Expression {
             Self::Payload { base, offset, len, to } => write!(f, "{to} = {base:?}[{offset}..{}]", offset + len),
             Self::Meta { key, to } => write!(f, "{to} = {key:?}"),
             Self::SetMark { from } => write!(f, "Mark = {from}"),
+            Self::SetPriority { from } => write!(f, "Priority = {from}"),
             Self::Ct { key, to } => write!(f, "{to} = ct {key:?}"),
             Self::Compare { register, op, value } => write!(f, "{register} {} {}", if *op == Compare::Equal { "==" } else { "!=" }, hex(value)),
             Self::Bitwise { from, to, mask, xor } => write!(f, "{to} = ({from} & {}) ^ {}", hex(mask), hex(xor)),
@@ -210,6 +222,7 @@ impl fmt::Display for Expression {
                 data.map_or(Ok(()), |d| write!(f, " = {d}"))?;
                 timeout.map_or(Ok(()), |t| write!(f, " for {t:?}"))
             }
+            Self::Forget { set, key, .. } => write!(f, "forget @{set}[{key}]"),
             Self::Counter => f.write_str("counter"),
         }
     }
