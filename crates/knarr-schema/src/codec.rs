@@ -23,7 +23,7 @@ pub(crate) mod wire;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use knarr_core::{Encoding, GroupVersionKind, Object, Result, Status, Value, ValueExt as _};
+use knarr_core::{Encoding, GroupVersionKind, Map, Object, Result, Status, Value, ValueExt as _};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
@@ -32,8 +32,9 @@ use self::wire::{Back, Malformed};
 use crate::registry::Resource;
 use crate::types::{self, Type, TypeId};
 
-/// How deep messages may be nested. The deepest legitimate ones are JSON schemas.
-const MESSAGE_DEPTH_MAX: usize = 256;
+/// How deep trees and messages may be nested. Go allows JSON 10,000 levels; a tree that deep could not even be dropped on the
+/// stack of a thread. The deepest legitimate objects are JSON schemas of some 50 levels.
+const DEPTH_MAX: usize = 256;
 
 /// The one type that is part of itself.
 fn schema_props() -> &'static Type {
@@ -42,6 +43,11 @@ fn schema_props() -> &'static Type {
         types::get(id.expect("the table has JSON schemas"))
     });
     &PROPS
+}
+
+fn object_meta() -> &'static Type {
+    static META: LazyLock<&Type> = LazyLock::new(|| types::get(types::by_name("apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("the table has ObjectMeta")));
+    &META
 }
 
 /// The type of a tree by its `apiVersion` and `kind`.
@@ -205,12 +211,46 @@ pub fn protobuf_message(object: &Object) -> &[u8] {
     }
 }
 
+/// The protobuf message of an object's `metadata`, which is also all there is in a `PartialObjectMetadata` (its field 1).
+/// Empty for JSON.
+pub fn metadata_message(object: &Object) -> &[u8] {
+    wire::last_bytes(protobuf_message(object), view::METADATA).unwrap_or_default()
+}
+
+/// Appends the JSON of an object's `metadata` alone, in Go's order for both encodings.
+pub fn write_metadata_json(object: &Object, out: &mut Vec<u8>) {
+    let meta = object_meta();
+    let start = out.len();
+    let written = match object.encoding {
+        Encoding::Protobuf => to_json::Writer::new(out).message(meta, metadata_message(object), None).is_ok(),
+        Encoding::Json => match to_value(object) {
+            Ok(tree) => {
+                tree_json::object(out, meta, tree.at(&["metadata"]).and_then(Value::as_object).unwrap_or(&Map::new()));
+                true
+            }
+            Err(_) => false,
+        },
+    };
+    if !written {
+        tracing::error!(resource_version = object.resource_version, "the metadata of an object at rest cannot be decoded");
+        out.truncate(start);
+        out.extend_from_slice(b"{}");
+    }
+}
+
 /// The object at rest as a tree.
 ///
 /// # Errors
 /// `InternalError` for bytes that cannot be read.
 pub fn to_value(object: &Object) -> Result<Value> {
-    to_typed(object)
+    match object.encoding {
+        Encoding::Json => parse_json(&object.bytes).map_err(unreadable),
+        Encoding::Protobuf => to_typed(object),
+    }
+}
+
+fn unreadable(why: impl std::fmt::Display) -> Status {
+    Status::internal(format!("cannot read an object at rest: {why}"))
 }
 
 /// The object at rest as a typed struct, straight from its bytes (a serde `Deserializer` over protobuf).
@@ -218,15 +258,14 @@ pub fn to_value(object: &Object) -> Result<Value> {
 /// # Errors
 /// `InternalError` for bytes that cannot be read or do not fit the struct.
 pub fn to_typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
-    let unreadable = |e: &dyn std::fmt::Display| Status::internal(format!("cannot read an object at rest: {e}"));
     match object.encoding {
-        Encoding::Json => serde_json::from_slice(&object.bytes).map_err(|e| unreadable(&e)),
+        Encoding::Json => T::deserialize(to_value(object)?).map_err(unreadable),
         Encoding::Protobuf => {
-            let envelope = Envelope::open(&object.bytes).map_err(|e| unreadable(&e))?;
+            let envelope = Envelope::open(&object.bytes).map_err(unreadable)?;
             let (group, version) = envelope.group_version();
-            let id = types::of_kind(group, version, envelope.kind).ok_or_else(|| unreadable(&Malformed::Envelope))?;
+            let id = types::of_kind(group, version, envelope.kind).ok_or_else(|| unreadable(Malformed::Envelope))?;
             let message = typed::Message::new(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
-            T::deserialize(message).map_err(|e| unreadable(&e))
+            T::deserialize(message).map_err(unreadable)
         }
     }
 }

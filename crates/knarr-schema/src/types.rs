@@ -180,6 +180,11 @@ impl Type {
         self.index.flat.iter().map(|f| f.field)
     }
 
+    /// One bit for each of `fields`: lists and maps; and what JSON can show though nothing is on the wire.
+    pub(crate) fn masks(&self) -> Masks {
+        self.index.masks
+    }
+
     /// Its fields in descending order of protobuf numbers.
     pub(crate) fn descending(&self) -> impl Iterator<Item = &'static Field> {
         self.index.by_number.iter().rev().filter(|i| **i != NONE).map(|i| &self.fields[usize::from(*i)])
@@ -214,6 +219,25 @@ struct FieldIndex {
     /// Fields that are written though nothing was set.
     always: Vec<&'static Field>,
     has_type_meta: bool,
+    masks: Masks,
+}
+
+/// Properties of fields as sets of bits, so that a message is worked through without looking at fields it has not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Masks {
+    pub repeated: u64,
+    pub always: u64,
+}
+
+impl Masks {
+    fn of(fields: &[Field]) -> Self {
+        assert!(fields.len() <= 64, "a mask has a bit for each field");
+        let bits = |wanted: fn(&Field) -> bool| fields.iter().enumerate().filter(|(_, f)| wanted(f)).map(|(i, _)| 1 << i).sum();
+        Self {
+            repeated: bits(|f| matches!(f.shape, Shape::List(_) | Shape::Map(_))),
+            always: bits(|f| f.shape != Shape::TypeMeta && (f.inline || f.is_always_written())),
+        }
+    }
 }
 
 /// A field of the JSON object, and the inlined structs in which it is, outermost first.
@@ -250,7 +274,7 @@ impl FieldIndex {
         }
         let always = flat.iter().map(|f| f.field).filter(|f| f.is_always_written()).collect();
         let has_type_meta = fields.iter().any(|f| f.shape == Shape::TypeMeta);
-        Self { flat, by_name, by_number, always, has_type_meta }
+        Self { flat, by_name, by_number, always, has_type_meta, masks: Masks::of(fields) }
     }
 
     fn flat(&self, json: &str) -> Option<usize> {

@@ -21,7 +21,7 @@ pub(super) struct Wanted<'a> {
 }
 
 pub(super) fn decode(wanted: Wanted<'_>, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
-    let text = String::from_utf8_lossy(body);
+    let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
     let strict = validation != FieldValidation::Ignore;
     let id = if wanted.custom { None } else { types::of_kind(&wanted.kind.group, &wanted.kind.version, &wanted.kind.kind) };
     let outcome = match id {

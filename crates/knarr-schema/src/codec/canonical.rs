@@ -64,7 +64,29 @@ fn bad_quantity(given: &str) -> String {
 /// # Errors
 /// The words of Go's `time.Parse`.
 pub(super) fn seconds(given: &str) -> Result<String, String> {
+    if is_canonical_time(given.as_bytes()) {
+        return Ok(given.to_owned());
+    }
     parse(given, "2006-01-02T15:04:05Z07:00").map(time::format)
+}
+
+/// Whether a time is already what it would become. Says no where it would have to know the calendar.
+fn is_canonical_time(t: &[u8]) -> bool {
+    let number = |at: usize| u32::from(t[at].wrapping_sub(b'0')) * 10 + u32::from(t[at + 1].wrapping_sub(b'0'));
+    t.len() == 20
+        && t.iter().enumerate().all(|(i, b)| match i {
+            4 | 7 => *b == b'-',
+            10 => *b == b'T',
+            13 | 16 => *b == b':',
+            19 => *b == b'Z',
+            _ => b.is_ascii_digit(),
+        })
+        && (1..=12).contains(&number(5))
+        && (1..=28).contains(&number(8))
+        && number(11) < 24
+        && number(14) < 60
+        && number(17) < 60
+        && number(0) > 0
 }
 
 /// A `MicroTime`: six decimals in UTC, and six decimals wanted.

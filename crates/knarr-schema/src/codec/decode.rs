@@ -10,11 +10,8 @@ use knarr_core::field::go_quote;
 use knarr_core::{Map, Value};
 
 use super::read::{Scanner, Syntax};
-use super::{canonical, scalar, schema_props, tree_json};
+use super::{DEPTH_MAX, canonical, scalar, schema_props, tree_json};
 use crate::types::{self, Field, Shape, Type, TypeId};
-
-/// How deep a tree may be. Go allows 10,000; a tree that deep could not even be dropped on a small stack.
-const TREE_DEPTH_MAX: usize = 512;
 
 /// How many unknown and duplicate fields are told.
 const STRICT_ERRORS_MAX: usize = 100;
@@ -89,7 +86,7 @@ fn read<'a>(text: &'a str, strict: bool, value: impl FnOnce(&mut Decoder<'a>) ->
 impl<'a> Decoder<'a> {
     fn enter(&mut self) -> Result<()> {
         self.depth += 1;
-        if self.depth > TREE_DEPTH_MAX {
+        if self.depth > DEPTH_MAX {
             self.scanner.error("exceeded max depth")?;
         }
         self.scanner.open();
@@ -111,7 +108,8 @@ impl<'a> Decoder<'a> {
             first = false;
             match t.flat(&key) {
                 Some((position, flat)) => {
-                    if seen & (1 << position) != 0 {
+                    let again = seen & (1 << position) != 0;
+                    if again {
                         self.tell("duplicate", &key);
                     }
                     seen |= 1 << position;
@@ -120,7 +118,8 @@ impl<'a> Decoder<'a> {
                     self.path.pop();
                     match value.filter(|v| !tree_json::is_omitted(flat.field, v)) {
                         Some(value) => _ = map.insert(flat.field.json.to_owned(), value),
-                        None => _ = map.remove(flat.field.json),
+                        None if again => _ = map.remove(flat.field.json),
+                        None => {}
                     }
                 }
                 None if t.has_type_meta() && (key == "kind" || key == "apiVersion") => self.type_meta(t, &key, &mut map)?,

@@ -27,14 +27,12 @@ pub(super) fn seconds_and_nanos(message: &[u8]) -> Result<Option<(i64, u32)>, Ma
 pub(super) fn time(out: &mut Vec<u8>, seconds: i64, micros: Option<u32>) {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
     let (year, month, day) = civil(days);
-    text::padded(out, year, 4);
-    for (separator, n) in [(b'-', month), (b'-', day), (b'T', of_day / 3600), (b':', of_day / 60 % 60), (b':', of_day % 60)] {
-        out.push(separator);
-        text::padded(out, n, 2);
-    }
+    let ([y, e], [a, r]) = (text::two_digits(year / 100), text::two_digits(year));
+    let [[m, o], [d, i], [h, u], [n, t], [s, c]] = [month, day, of_day / 3600, of_day / 60 % 60, of_day % 60].map(text::two_digits);
+    out.extend_from_slice(&[y, e, a, r, b'-', m, o, b'-', d, i, b'T', h, u, b':', n, t, b':', s, c]);
     if let Some(micros) = micros {
-        out.push(b'.');
-        text::padded(out, micros, 6);
+        let [[a, b], [c, d], [e, f]] = [micros / 10_000, micros / 100, micros].map(text::two_digits);
+        out.extend_from_slice(&[b'.', a, b, c, d, e, f]);
     }
     out.push(b'Z');
 }

@@ -4,47 +4,44 @@
 use super::wire::{Malformed, Reader, Wire};
 use crate::types::{Field, Shape, Type};
 
-/// The part of a message in which the occurrences of one field are. Empty when there is none.
+/// The part of a message in which the occurrences of one field are.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
     start: u32,
     end: u32,
 }
 
-impl Slot {
-    pub fn is_empty(self) -> bool {
-        self.end == 0
-    }
-}
-
-/// Fills `slots`, one for each field of the type.
+/// Fills in the slots of those fields that the message has, and tells which they are: one bit for each of the type's fields.
 #[inline]
-pub(super) fn find(t: &'static Type, message: &[u8], slots: &mut [Slot]) -> Result<(), Malformed> {
+pub(super) fn find(t: &'static Type, message: &[u8], slots: &mut [Slot]) -> Result<u64, Malformed> {
     if message.len() > u32::MAX as usize {
         return Err(Malformed::Truncated);
     }
+    let repeated = t.masks().repeated;
+    let mut present = 0_u64;
     let mut reader = Reader::new(message);
     loop {
         let start = reader.at as u32;
-        let Some((number, _)) = reader.next()? else { return Ok(()) };
+        let number = reader.skip()?;
+        if number == 0 {
+            return Ok(present);
+        }
         if let Some(position) = t.position_of(number) {
-            let slot = &mut slots[position];
-            let repeated = matches!(t.fields[position].shape, Shape::List(_) | Shape::Map(_));
+            let (bit, slot) = (1 << position, &mut slots[position]);
             // Of a repeated field the first, of any other the last occurrence counts.
-            if slot.end == 0 || !repeated {
+            if present & repeated & bit == 0 {
                 slot.start = start;
             }
             slot.end = reader.at as u32;
+            present |= bit;
         }
     }
 }
 
 /// The value of a field that is not repeated.
-#[inline]
-pub(super) fn single<'a>(message: &'a [u8], slot: Slot) -> Result<Option<Wire<'a>>, Malformed> {
-    if slot.is_empty() {
-        return Ok(None);
-    }
+#[inline(always)]
+pub(super) fn single<'a>(message: &'a [u8], slot: Option<Slot>) -> Result<Option<Wire<'a>>, Malformed> {
+    let Some(slot) = slot else { return Ok(None) };
     Ok(Reader { buf: message, at: slot.start as usize }.next()?.map(|(_, value)| value))
 }
 

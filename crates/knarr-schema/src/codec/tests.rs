@@ -212,3 +212,42 @@ fn what_go_always_writes_is_written() {
         r#"{"kind":"Deployment","apiVersion":"apps/v1","metadata":{"name":"a"},"spec":{"selector":null,"template":{"metadata":{},"spec":{"containers":null}},"strategy":{}},"status":{}}"#
     );
 }
+
+/// Fields of a message in another order, maps unsorted, a field twice, a field of a newer release: none of it changes the JSON.
+#[test]
+fn messages_that_no_writer_of_ours_makes_are_read_too() {
+    let pod = |labels: &[(&str, &str)], reversed: bool| {
+        let mut meta = Back::with_capacity(0);
+        let name = |out: &mut Back| out.bytes(1, b"n");
+        if reversed {
+            meta.bytes(1, b"old");
+        } else {
+            name(&mut meta);
+        }
+        meta.number(99, 7);
+        for (key, value) in labels.iter().rev() {
+            let before = meta.len();
+            meta.bytes(2, value.as_bytes());
+            meta.bytes(1, key.as_bytes());
+            meta.close(11, before);
+        }
+        // A buffer is written from its end: this comes first on the wire.
+        meta.bytes(3, b"ns");
+        let mut pod = Back::with_capacity(0);
+        pod.raw(envelope::TAIL);
+        let tail = pod.len();
+        pod.bytes(1, &meta.into_vec());
+        envelope::close(&mut pod, tail, "v1", "Pod");
+        pod.into_vec()
+    };
+    for (labels, reversed, name) in [(&[("a", "1"), ("b", "2")], false, "n"), (&[("b", "2"), ("a", "1")], true, "old")] {
+        let at_rest = object(&pod(labels, reversed));
+        let mut json = Vec::new();
+        write_json(&at_rest, &mut json);
+        let wanted = format!(
+            r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"ns","labels":{{"a":"1","b":"2"}}}},"spec":{{"containers":null}},"status":{{}}}}"#
+        );
+        assert_eq!(String::from_utf8(json).unwrap(), wanted);
+        assert_eq!(to_value(&at_rest).unwrap(), serde_json::from_str::<Value>(&wanted).unwrap());
+    }
+}

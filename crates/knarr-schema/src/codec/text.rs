@@ -158,14 +158,10 @@ pub(super) fn integer(out: &mut Vec<u8>, n: i64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Appends a number of `width` digits with leading zeros.
-pub(super) fn padded(out: &mut Vec<u8>, mut n: u32, width: usize) {
-    let from = out.len();
-    out.resize(from + width, b'0');
-    for digit in out[from..].iter_mut().rev() {
-        *digit = b'0' + (n % 10) as u8;
-        n /= 10;
-    }
+/// The two digits of a number below 100.
+#[inline]
+pub(super) fn two_digits(n: u32) -> [u8; 2] {
+    DIGITS[(n % 100) as usize]
 }
 
 /// Appends a float: shortest digits that read back, with an exponent below 1e-6 and from 1e21 (`encoding/json.floatEncoder`).

@@ -5,7 +5,7 @@
 use super::envelope::{Envelope, MAGIC};
 use super::slots::{self, Repeated, Slot};
 use super::wire::{Malformed, Reader, Wire, last_bytes, last_varint};
-use super::{MESSAGE_DEPTH_MAX, scalar, schema_props, text};
+use super::{DEPTH_MAX, scalar, schema_props, text};
 use crate::types::{self, Field, Shape, Type};
 
 pub(super) struct Writer<'o> {
@@ -32,7 +32,7 @@ impl<'o> Writer<'o> {
     /// One message as a JSON object.
     pub fn message(&mut self, t: &'static Type, message: &[u8], type_meta: Option<(&str, &str)>) -> Result<(), Malformed> {
         self.depth += 1;
-        if self.depth > MESSAGE_DEPTH_MAX {
+        if self.depth > DEPTH_MAX {
             return Err(Malformed::Depth);
         }
         self.out.push(b'{');
@@ -65,9 +65,13 @@ impl<'o> Writer<'o> {
     fn members(&mut self, t: &'static Type, message: &[u8]) -> Result<(), Malformed> {
         let base = self.slots.len();
         self.slots.resize(base + t.fields.len(), Slot::default());
-        slots::find(t, message, &mut self.slots[base..])?;
-        for (i, field) in t.fields.iter().enumerate() {
-            let slot = self.slots[base + i];
+        let present = slots::find(t, message, &mut self.slots[base..])?;
+        let mut shown = present | t.masks().always;
+        while shown != 0 {
+            let i = shown.trailing_zeros() as usize;
+            shown &= shown - 1;
+            let field = &t.fields[i];
+            let slot = (present & (1 << i) != 0).then(|| self.slots[base + i]);
             match field.shape {
                 Shape::TypeMeta => {}
                 Shape::List(item) => self.list(field, item, message, slot)?,
@@ -94,11 +98,11 @@ impl<'o> Writer<'o> {
         }
     }
 
-    fn list(&mut self, field: &'static Field, item: &'static Shape, message: &[u8], slot: Slot) -> Result<(), Malformed> {
-        if slot.is_empty() {
+    fn list(&mut self, field: &'static Field, item: &'static Shape, message: &[u8], slot: Option<Slot>) -> Result<(), Malformed> {
+        let Some(slot) = slot else {
             self.null(field);
             return Ok(());
-        }
+        };
         self.key(field);
         self.out.push(b'[');
         let mut items = Repeated::new(message, slot, field);
@@ -114,11 +118,11 @@ impl<'o> Writer<'o> {
         Ok(())
     }
 
-    fn map(&mut self, field: &'static Field, item: &'static Shape, message: &[u8], slot: Slot) -> Result<(), Malformed> {
-        if slot.is_empty() {
+    fn map(&mut self, field: &'static Field, item: &'static Shape, message: &[u8], slot: Option<Slot>) -> Result<(), Malformed> {
+        let Some(slot) = slot else {
             self.null(field);
             return Ok(());
-        }
+        };
         self.key(field);
         self.out.push(b'{');
         let start = self.out.len();

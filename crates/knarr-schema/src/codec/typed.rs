@@ -12,7 +12,7 @@ use super::envelope::{Envelope, MAGIC};
 use super::slots::{self, Repeated, Slot};
 use super::to_json::is_omitted;
 use super::wire::{Malformed, Reader, Wire, last_bytes, last_varint};
-use super::{MESSAGE_DEPTH_MAX, scalar, schema_props};
+use super::{DEPTH_MAX, scalar, schema_props};
 use crate::types::{self, Field, Shape, Type};
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl<'de> Deserializer<'de> for Message<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.depth > MESSAGE_DEPTH_MAX {
+        if self.depth > DEPTH_MAX {
             return Err(Malformed::Depth.into());
         }
         let meta = self.type_meta.map_or([("", ""); 2], |(kind, api_version)| [("apiVersion", api_version), ("kind", kind)]);
@@ -92,14 +92,16 @@ struct Frame<'a> {
     t: &'static Type,
     bytes: &'a [u8],
     slots: Vec<Slot>,
-    next: usize,
+    present: u64,
+    /// Fields that are still to be shown.
+    left: u64,
 }
 
 impl<'a> Frame<'a> {
     fn open(t: &'static Type, bytes: &'a [u8]) -> Result<Self, Error> {
         let mut slots = vec![Slot::default(); t.fields.len()];
-        slots::find(t, bytes, &mut slots)?;
-        Ok(Self { t, bytes, slots, next: 0 })
+        let present = slots::find(t, bytes, &mut slots)?;
+        Ok(Self { t, bytes, slots, present, left: present | t.masks().always })
     }
 }
 
@@ -121,12 +123,14 @@ impl<'a> Members<'a> {
             }
         }
         while let Some(frame) = self.frames.last_mut() {
-            let Some(field) = frame.t.fields.get(frame.next) else {
+            if frame.left == 0 {
                 self.frames.pop();
                 continue;
-            };
-            let (bytes, slot) = (frame.bytes, frame.slots[frame.next]);
-            frame.next += 1;
+            }
+            let i = frame.left.trailing_zeros() as usize;
+            frame.left &= frame.left - 1;
+            let (bytes, field) = (frame.bytes, &frame.t.fields[i]);
+            let slot = (frame.present & (1 << i) != 0).then(|| frame.slots[i]);
             match field.shape {
                 Shape::TypeMeta => {}
                 Shape::Struct(id) if field.inline => {
@@ -170,16 +174,16 @@ enum Source<'a> {
 
 impl<'a> Source<'a> {
     /// `None` when JSON would not show the field.
-    fn of(field: &'static Field, message: &'a [u8], slot: Slot) -> Result<Option<Self>, Error> {
+    fn of(field: &'static Field, message: &'a [u8], slot: Option<Slot>) -> Result<Option<Self>, Error> {
         let repeated = matches!(field.shape, Shape::List(_) | Shape::Map(_));
-        if slot.is_empty() {
+        let Some(slot) = slot else {
             let null = repeated || field.pointer;
             return Ok(field.is_always_written().then_some(if null { Self::Null } else { Self::Zero }));
-        }
+        };
         if repeated {
             return Ok(Some(Self::Repeated(Repeated::new(message, slot, field), field)));
         }
-        let Some(wire) = slots::single(message, slot)? else { return Ok(None) };
+        let Some(wire) = slots::single(message, Some(slot))? else { return Ok(None) };
         let omitted = !field.pointer && is_omitted(field, wire)?;
         Ok((!omitted).then_some(Self::Wire(wire)))
     }
@@ -262,7 +266,8 @@ impl<'de> Node<'de> {
             let type_meta = Some((envelope.kind, envelope.api_version));
             return Message { type_meta, ..Message::inner(types::get(id), envelope.message, self.depth) }.deserialize_any(visitor);
         }
-        serde_json::Deserializer::from_slice(raw).deserialize_any(visitor).map_err(Error::custom)
+        let tree = super::parse_json(raw).map_err(Error)?;
+        tree.deserialize_any(visitor).map_err(Error::custom)
     }
 
     fn zero<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

@@ -27,7 +27,10 @@ pub(super) fn meta(object: &Object) -> MetaView<'_> {
     }
 }
 
-/// Numbers of `ObjectMeta` and `OwnerReference`; `metadata` is field 1 of every kind that has one.
+/// The number of `metadata` in every kind that has it.
+pub(super) const METADATA: u32 = 1;
+
+/// Numbers of `ObjectMeta` and `OwnerReference`.
 fn meta_of_protobuf(bytes: &[u8]) -> Result<MetaView<'_>, Malformed> {
     let mut reader = Reader::new(bytes.strip_prefix(super::envelope::MAGIC).ok_or(Malformed::Envelope)?);
     let mut message = &[][..];
@@ -37,7 +40,7 @@ fn meta_of_protobuf(bytes: &[u8]) -> Result<MetaView<'_>, Malformed> {
             break;
         }
     }
-    let mut reader = Reader::new(first_bytes(message, 1)?);
+    let mut reader = Reader::new(first_bytes(message, METADATA)?);
     let mut view = MetaView::default();
     while let Some((number, wire)) = reader.next()? {
         match (number, wire) {
