@@ -214,7 +214,7 @@ async fn an_image_that_cannot_be_pulled_is_tried_again_later() {
     world.until_ready().await;
     assert_eq!(world.seconds(), 10);
     let all = world.events.all();
-    let told: Vec<_> = all.iter().filter(|e| !e.contains("Container ")).map(String::as_str).collect();
+    let told: Vec<_> = all.iter().filter(|e| !e.contains("Container ") && !e.contains("kubelet")).map(String::as_str).collect();
     assert_eq!(
         told,
         [
@@ -417,4 +417,20 @@ async fn foreign_conditions_stay_and_readiness_gates_are_obeyed() {
     world.api.client().within::<Pod>("default").dynamic().update_status(pod).await.unwrap();
     let status = world.until_ready().await;
     assert!(status.conditions.iter().flatten().any(|c| c.type_ == "x.io/go"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_is_registered_kept_alive_and_told_seldom() {
+    let world = World::started();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let node = world.api.read::<k8s_openapi::api::core::v1::Node>("", "n").unwrap();
+    let status = node.status.unwrap();
+    let conditions: Vec<_> = status.conditions.unwrap().into_iter().map(|c| format!("{}={}", c.type_, c.status)).collect();
+    assert_eq!(conditions, ["MemoryPressure=False", "DiskPressure=False", "PIDPressure=False", "Ready=True"]);
+    assert_eq!(node.metadata.labels.unwrap()["kubernetes.io/hostname"], "n");
+    assert_eq!(status.node_info.unwrap().kubelet_version, "v1.37.2");
+    tokio::time::sleep(Duration::from_secs(599)).await;
+    let count = |what: &str| world.api.log().iter().filter(|l| l.contains(what)).count();
+    assert!((1..=2).contains(&count("nodes/status")), "{:#?}", world.api.log());
+    assert!((59..=61).contains(&count("leases")), "{}", count("leases"));
 }

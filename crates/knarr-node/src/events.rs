@@ -44,6 +44,29 @@ pub fn container_reference(pod: &Pod, container: &str) -> ObjectReference {
     ObjectReference { field_path: Some(field_path(pod.spec(), container)), ..pod_reference(pod) }
 }
 
+/// The client's recorder.
+impl Recorder for knarr_client::Recorder {
+    fn record(&self, about: ObjectReference, level: Level, reason: &str, message: &str) {
+        let kind = match level {
+            Level::Normal => knarr_client::EventKind::Normal,
+            Level::Warning => knarr_client::EventKind::Warning,
+        };
+        self.event(&about, kind, reason, message);
+    }
+}
+
+/// A reference to the node.
+pub fn node_reference(name: &str, uid: Option<&str>) -> ObjectReference {
+    // Upstream uses the name where the uid is not known.
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(name.into()),
+        uid: Some(uid.unwrap_or(name).into()),
+        ..Default::default()
+    }
+}
+
 /// Forgets everything: simulated nodes.
 pub struct Silent;
 

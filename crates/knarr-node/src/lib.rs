@@ -22,6 +22,7 @@ mod lifecycle;
 pub mod logs;
 pub mod machine;
 pub mod network;
+pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod probes;

@@ -134,8 +134,9 @@ impl MergesStatus {
         let knarr_core::api::Reply::Object(object) = self.0.call(get).await? else { unreachable!("a get gives an object") };
         let mut whole: Value = knarr_client::read::value(&object)?;
         let body = request.body.clone().unwrap_or_default();
-        whole["metadata"].as_object_mut().unwrap().remove("resourceVersion");
-        whole["metadata"]["uid"] = body["metadata"]["uid"].clone();
+        if let Some(uid) = body["metadata"]["uid"].as_str() {
+            whole["metadata"]["uid"] = json!(uid);
+        }
         if !whole["status"].is_object() {
             whole["status"] = json!({});
         }
@@ -173,8 +174,13 @@ impl knarr_core::api::Transport for MergesStatus {
             if request.verb != Verb::Patch(PatchType::StrategicMerge) {
                 return self.0.call(request).await;
             }
-            let body = self.merged(&request).await?;
-            self.0.call(Request { verb: Verb::Update, body: Some(body), ..request }).await
+            loop {
+                let body = self.merged(&request).await?;
+                match self.0.call(Request { verb: Verb::Update, body: Some(body), ..request.clone() }).await {
+                    Err(error) if error.message.contains("has been modified") => {}
+                    other => return other,
+                }
+            }
         })
     }
 

@@ -103,6 +103,8 @@ fn one(input: &Input, container: &Container, role: Role, old: Option<&ContainerS
         }
     };
     failed_start(input, container, role, &mut status);
+    // The API writes an empty state where there is none: what is told has to be what comes back.
+    status.last_state.get_or_insert_default();
     status
 }
 

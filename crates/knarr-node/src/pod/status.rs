@@ -39,6 +39,11 @@ pub struct Input<'a> {
     pub agent_started: Timestamp,
 }
 
+/// Whole seconds, as the API keeps them.
+pub fn api_time(at: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    time(at)
+}
+
 fn is_terminal(phase: &str) -> bool {
     matches!(phase, "Succeeded" | "Failed")
 }

@@ -54,7 +54,7 @@ impl Case {
                 (.., Some(t)) => format!("{}({})", t.reason.as_deref().unwrap_or_default(), t.exit_code),
                 _ => "-".into(),
             };
-            let last = s.last_state.as_ref().map(|l| format!(" last {}", state(l))).unwrap_or_default();
+            let last = s.last_state.as_ref().filter(|l| **l != Default::default()).map(|l| format!(" last {}", state(l))).unwrap_or_default();
             let ready = if s.ready { " ready" } else { "" };
             let started = if s.started == Some(true) { " started" } else { "" };
             text.push(format!("{} {}{last}{started}{ready} x{}", s.name, state(s.state.as_ref().unwrap()), s.restart_count));
