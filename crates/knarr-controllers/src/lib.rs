@@ -18,6 +18,7 @@ pub mod pods;
 
 mod batch;
 mod deployment;
+mod endpoints;
 mod garbagecollector;
 mod hash;
 mod namespace;
@@ -38,4 +39,5 @@ pub fn start_all(context: &ControllerContext) {
     root_ca::start(context);
     replicaset::start(context);
     deployment::start(context);
+    endpoints::start(context);
 }

@@ -109,6 +109,11 @@ pub fn map_selector(map: Option<&BTreeMap<String, String>>) -> LabelSelector {
     }
 }
 
+/// The value of one label of an object at rest.
+pub fn label<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
+    knarr_schema::codec::meta(object).labels.into_iter().find(|(k, _)| *k == key).map(|(_, v)| v)
+}
+
 /// Whether the labels of an object at rest match.
 pub fn labels_match(object: &Object, selector: &LabelSelector) -> bool {
     let meta = knarr_schema::codec::meta(object);

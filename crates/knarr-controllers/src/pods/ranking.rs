@@ -77,6 +77,8 @@ mod tests {
             deleting: None,
             restarts: (0, 0),
             deletion_cost: 0,
+            ips: Box::default(),
+            host: None,
         };
         change(&mut view);
         Arc::new(Item { key: Key::new("a", name), object: json_object(&json!({})), view })

@@ -6,6 +6,7 @@ use knarr_client::Project;
 use knarr_client::read::{self, Owner};
 use knarr_core::{Object, Result};
 use serde::Deserialize;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::ownership::{ControllerRef, Ownable};
@@ -36,6 +37,10 @@ pub struct PodView {
     pub restarts: (i32, i32),
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
+    /// `status.podIPs`.
+    pub ips: Box<[IpAddr]>,
+    /// `spec.hostname` and `spec.subdomain`, where there is a hostname.
+    pub host: Option<Box<(String, String)>>,
 }
 
 impl PodView {
@@ -116,6 +121,8 @@ struct WireAnnotations {
 #[serde(default, rename_all = "camelCase")]
 struct WireSpec {
     node_name: Option<String>,
+    hostname: String,
+    subdomain: String,
     init_containers: Vec<WireInit>,
 }
 
@@ -130,9 +137,17 @@ struct WireInit {
 #[serde(default, rename_all = "camelCase")]
 struct WireStatus {
     phase: String,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<WireIp>,
     conditions: Vec<WireCondition>,
     container_statuses: Vec<WireContainer>,
     init_container_statuses: Vec<WireContainer>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireIp {
+    ip: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -173,6 +188,8 @@ impl Project for PodView {
                 status.container_statuses.iter().map(|c| c.restart_count).max().unwrap_or_default(),
                 status.init_container_statuses.iter().filter(is_sidecar).map(|c| c.restart_count).max().unwrap_or_default(),
             ),
+            ips: status.pod_ips.iter().filter_map(|i| i.ip.parse().ok()).collect(),
+            host: (!spec.hostname.is_empty()).then(|| Box::new((spec.hostname, spec.subdomain))),
             deletion_cost: metadata.annotations.deletion_cost.and_then(|c| c.parse().ok()).unwrap_or_default(),
         })
     }
@@ -191,7 +208,7 @@ mod tests {
                 "labels": {"x": "y"}, "annotations": {"other": "z", "controller.kubernetes.io/pod-deletion-cost": "-3"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "ru", "controller": true}]},
             "spec": {"nodeName": "n", "containers": [{"name": "c"}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
                 "containerStatuses": [{"name": "c", "restartCount": 2, "image": "", "imageID": "", "ready": true}],
                 "initContainerStatuses": [{"name": "i", "restartCount": 9, "image": "", "imageID": "", "ready": true},
                     {"name": "s", "restartCount": 1, "image": "", "imageID": "", "ready": true}]}});
@@ -200,6 +217,7 @@ mod tests {
         let view = PodView::project(&json).unwrap();
         assert_eq!(PodView::project(&protobuf).unwrap(), view);
         assert_eq!((view.restarts, view.deletion_cost, view.node.as_deref()), ((2, 1), -3, Some("n")));
+        assert_eq!(view.ips.len(), 2);
         assert_eq!(view.available_in(30, "2026-01-01T00:01:10Z".parse().unwrap()), Some(Duration::from_secs(20)));
         assert_eq!(view.controller.unwrap().uid.as_ref(), "ru");
     }
