@@ -2,3 +2,4 @@
 //! registry client, overlayfs, and a small shim per pod that holds stdio and exit codes and survives the agent.
 
 pub mod cri;
+pub mod image;

@@ -8,3 +8,4 @@ pub mod netlink;
 pub mod nft;
 pub mod privilege;
 pub mod process;
+pub mod xattr;
