@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Why a call failed.
@@ -26,7 +27,7 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceMode {
     #[default]
     Pod,
@@ -34,7 +35,7 @@ pub enum NamespaceMode {
     Node,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SandboxConfig {
     pub name: String,
     pub namespace: String,
@@ -79,7 +80,7 @@ pub struct SandboxStatus {
 }
 
 /// Limits of a container or of a whole pod; unset fields are left alone.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {
     pub cpu_shares: Option<u64>,
     pub cpu_quota: Option<i64>,
@@ -91,7 +92,7 @@ pub struct Resources {
     pub hugepages: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Propagation {
     #[default]
     Private,
@@ -99,7 +100,7 @@ pub enum Propagation {
     Bidirectional,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mount {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
@@ -108,7 +109,7 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
@@ -116,7 +117,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seccomp {
     #[default]
     RuntimeDefault,
@@ -125,7 +126,7 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SecurityContext {
     pub privileged: bool,
     pub add_capabilities: Vec<String>,
@@ -146,7 +147,7 @@ pub struct SecurityContext {
     pub target_container: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerConfig {
     pub name: String,
     pub attempt: u32,

@@ -8,4 +8,5 @@ pub mod netlink;
 pub mod nft;
 pub mod privilege;
 pub mod process;
+pub mod watch;
 pub mod xattr;

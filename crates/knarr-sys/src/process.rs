@@ -181,6 +181,11 @@ pub fn ignore_children() -> io::Result<()> {
     signal_action(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn)
 }
 
+/// Writing to a pipe that nobody reads gives an error instead of death.
+pub fn ignore_broken_pipes() -> io::Result<()> {
+    signal_action(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigIgn)
+}
+
 /// All signals as a fresh program expects them: default actions, none blocked.
 pub fn reset_signals() -> io::Result<()> {
     use nix::sys::signal::{SigHandler, SigSet};
@@ -200,6 +205,20 @@ fn signal_action(signal: Signal, handler: nix::sys::signal::SigHandler) -> io::R
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: plain integers; no descriptor is closed now.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes a forked child's copy of a descriptor that its parent owns. Only for a child that ends by `_exit` or exec, so that the owner's
+/// copy is never dropped in it.
+pub fn close_inherited(fd: BorrowedFd<'_>) {
+    // SAFETY: see above; the number is not used again in this process.
+    unsafe { libc::close(fd.as_raw_fd()) };
+}
+
+/// Closes every descriptor from `first` on. Only for a process that does nothing more with any of them.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: the caller is a process that never touches a descriptor again.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

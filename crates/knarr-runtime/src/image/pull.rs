@@ -151,10 +151,8 @@ impl Puller {
         let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS_MAX);
         let (store, digest, id) = (self.store.clone(), layer.digest.clone(), diff_id.clone());
         let unpacking = blocking(move || unpack_layer(&store, ChannelReader { receiver, chunk: Bytes::new() }, &digest, &id));
-        let transfer = async move {
-            // The sender lives in here, so that the unpacking side sees the end.
-            repository.blob(&layer.digest, layer.size, async |chunk| sender.send(chunk).await.is_ok()).await
-        };
+        // The sender goes along, so that the unpacking side sees the end.
+        let transfer = repository.blob(&layer.digest, layer.size, sender);
         let (transferred, unpacked) = tokio::join!(transfer, unpacking);
         drop(lock);
         // A broken transfer is the cause of a broken archive.

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::manifest::{DOCUMENT_BYTES_MAX, MANIFEST_TYPES};
 use super::transport::Transport;
@@ -101,13 +102,13 @@ impl<'a> Repository<'a> {
     }
 
     /// Sends a blob's bytes, in order, to `sink`, from where it stopped when the connection breaks. Nothing is checked here. A `sink` that
-    /// gives false wants no more.
-    pub async fn blob(&self, digest: &Digest, size: u64, mut sink: impl AsyncFnMut(Bytes) -> bool) -> Result<(), ImageError> {
+    /// is closed wants no more.
+    pub async fn blob(&self, digest: &Digest, size: u64, sink: mpsc::Sender<Bytes>) -> Result<(), ImageError> {
         let mut offset = 0u64;
         let mut failures = 0;
         loop {
             let before = offset;
-            match self.blob_part(digest, &mut offset, size, &mut sink).await {
+            match self.blob_part(digest, &mut offset, size, &sink).await {
                 Ok(()) => return Ok(()),
                 Err(ImageError::Io(what, error)) => {
                     failures = if offset > before { 1 } else { failures + 1 };
@@ -122,7 +123,7 @@ impl<'a> Repository<'a> {
         }
     }
 
-    async fn blob_part(&self, digest: &Digest, offset: &mut u64, size: u64, sink: &mut impl AsyncFnMut(Bytes) -> bool) -> Result<(), ImageError> {
+    async fn blob_part(&self, digest: &Digest, offset: &mut u64, size: u64, sink: &mpsc::Sender<Bytes>) -> Result<(), ImageError> {
         let broken = || format!("reading layer {digest}");
         let mut headers = HeaderMap::new();
         if *offset > 0 {
@@ -146,7 +147,7 @@ impl<'a> Repository<'a> {
             // More than was announced cannot have the right digest.
             data.truncate(usize::try_from(size - *offset).unwrap_or(usize::MAX));
             *offset += data.len() as u64;
-            if !sink(data).await {
+            if sink.send(data).await.is_err() {
                 return Ok(());
             }
         }

@@ -1,0 +1,184 @@
+//! What the agent knows about pods and containers: in memory, and in files so that the next agent knows it too.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::connection::ShimConnection;
+use super::held::Held;
+use crate::cri;
+use crate::shim::protocol::ContainerState;
+use crate::shim::spec::Layout;
+
+/// A pod in `sandbox.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    pub id: String,
+    pub config: cri::SandboxConfig,
+    /// RFC 3339.
+    pub created_at: String,
+    pub netns: Option<PathBuf>,
+    pub ips: Vec<String>,
+    pub stopped: bool,
+}
+
+/// A pod.
+pub struct Sandbox {
+    pub folder: PathBuf,
+    pub record: Mutex<SandboxRecord>,
+    /// `None` when it is stopped, or its shim has gone for good.
+    pub shim: Mutex<Option<ShimConnection>>,
+}
+
+impl Sandbox {
+    pub fn status(&self) -> cri::SandboxStatus {
+        let record = self.record.lock();
+        let ready = !record.stopped && self.shim.lock().is_some();
+        cri::SandboxStatus {
+            id: record.id.clone(),
+            uid: record.config.uid.clone(),
+            name: record.config.name.clone(),
+            namespace: record.config.namespace.clone(),
+            attempt: record.config.attempt,
+            state: if ready { cri::SandboxState::Ready } else { cri::SandboxState::NotReady },
+            created_at: time(&record.created_at),
+            netns: record.netns.clone(),
+            ips: record.ips.clone(),
+        }
+    }
+
+    pub fn shim(&self) -> cri::Result<ShimConnection> {
+        self.shim.lock().clone().ok_or_else(|| cri::Error::Failed(format!("sandbox {} is not running", self.record.lock().id)))
+    }
+
+    pub fn save(&self) -> std::io::Result<()> {
+        let record = self.record.lock().clone();
+        crate::image::store::write_json(&sandbox_file(&self.folder), &record)
+    }
+
+    pub fn layout(&self) -> Layout<'_> {
+        Layout(&self.folder)
+    }
+}
+
+pub fn sandbox_file(folder: &Path) -> PathBuf {
+    folder.join("sandbox.json")
+}
+
+/// A container in `containers/ID/record.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub sandbox_id: String,
+    pub config: cri::ContainerConfig,
+    pub created_at: String,
+    /// Full path.
+    pub log: PathBuf,
+    pub stop_signal: i32,
+    pub cgroup: String,
+}
+
+/// A container.
+pub struct Container {
+    pub record: Mutex<ContainerRecord>,
+    pub live: Mutex<Live>,
+    /// Changes when the state does.
+    pub phase: watch::Sender<cri::ContainerState>,
+    /// The last look at the size of its writable layer.
+    pub layer_use: Mutex<Option<(std::time::Instant, u64)>>,
+}
+
+/// What changes while it lives.
+pub struct Live {
+    pub state: ContainerState,
+    pub held: Held,
+}
+
+impl Container {
+    pub fn new(record: ContainerRecord, state: ContainerState, held: Held) -> Self {
+        let phase = phase_of(&state);
+        Self { record: Mutex::new(record), live: Mutex::new(Live { state, held }), phase: watch::Sender::new(phase), layer_use: Mutex::default() }
+    }
+
+    /// Takes over what the shim says.
+    pub fn update(&self, state: ContainerState) {
+        let phase = phase_of(&state);
+        {
+            let mut live = self.live.lock();
+            live.state = state;
+            if phase == cri::ContainerState::Exited {
+                live.held = Held::default();
+            }
+        }
+        self.phase.send_replace(phase);
+    }
+
+    /// Returns when it has ended.
+    pub async fn ended(&self) {
+        // The sender lives in self: waiting cannot fail.
+        drop(self.phase.subscribe().wait_for(|phase| *phase == cri::ContainerState::Exited).await);
+    }
+
+    pub fn status(&self) -> cri::ContainerStatus {
+        let (record, live) = (self.record.lock(), self.live.lock());
+        let state = &live.state;
+        let (reason, message) = reason(state);
+        let config = &record.config;
+        cri::ContainerStatus {
+            id: record.id.clone(),
+            sandbox_id: record.sandbox_id.clone(),
+            name: config.name.clone(),
+            attempt: config.attempt,
+            state: phase_of(state),
+            pid: (state.started_at.is_some() && state.finished_at.is_none()).then_some(state.pid),
+            created_at: time(&record.created_at),
+            started_at: state.started_at.as_deref().map(time),
+            finished_at: state.finished_at.as_deref().map(time),
+            exit_code: state.exit_code,
+            reason,
+            message,
+            image: config.image.clone(),
+            image_reference: config.image_reference.clone(),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            log_path: record.log.clone(),
+            mounts: config.mounts.clone(),
+            user: Some((i64::from(state.identity.uid), i64::from(state.identity.gid), state.identity.groups.iter().map(|&g| i64::from(g)).collect())),
+            resources: config.resources.clone(),
+        }
+    }
+}
+
+/// CRI's state for what the shim knows.
+pub fn phase_of(state: &ContainerState) -> cri::ContainerState {
+    match (&state.started_at, &state.finished_at) {
+        (_, Some(_)) => cri::ContainerState::Exited,
+        (Some(_), None) => cri::ContainerState::Running,
+        (None, None) => cri::ContainerState::Created,
+    }
+}
+
+/// Reason and message of an exit, as containerd names them.
+fn reason(state: &ContainerState) -> (String, String) {
+    let (reason, message) = match (state.exit_code, &state.start_error) {
+        (None, _) => ("", ""),
+        (_, Some(error)) => ("StartError", error.as_str()),
+        _ if state.oom_killed => ("OOMKilled", ""),
+        (Some(0), _) => ("Completed", ""),
+        _ => ("Error", ""),
+    };
+    let message = if message.is_empty() {
+        String::new()
+    } else {
+        format!("failed to create task: OCI runtime create failed: unable to start container process: {message}")
+    };
+    (reason.to_owned(), message)
+}
+
+/// A time that we have written ourselves.
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap_or(Timestamp::UNIX_EPOCH)
+}
