@@ -173,6 +173,7 @@ impl Records {
         self.texts(&x["mk"]);
         self.text(x["ps"].as_str().unwrap_or_default());
         self.text(x["pk"].as_str().unwrap_or_default());
+        self.text(x["go"].as_str().unwrap_or_default());
         self.json(x.get("df"));
         self.json(x.get("idf"));
         self.texts(&x["en"]);

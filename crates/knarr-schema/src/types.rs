@@ -90,6 +90,8 @@ pub struct Field {
     pub item_enum_values: &'static [&'static str],
     /// `(kind, apiVersion)` that items of this list show in JSON, though protobuf carries none.
     pub nested_kind: Option<(&'static str, &'static str)>,
+    /// The Go type where it is a named scalar, list or map (`v1.PullPolicy`), else empty.
+    pub(crate) go_type: &'static str,
     /// The JSON name as it is written: in quotes, with a colon.
     pub(crate) key: &'static str,
 }

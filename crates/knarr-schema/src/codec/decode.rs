@@ -35,7 +35,7 @@ type Result<T> = std::result::Result<T, Stop>;
 /// One step of the way to the current value.
 #[derive(Clone)]
 enum Step<'a> {
-    Field { of: &'static Type, name: &'static str, embedded: &'static [TypeId] },
+    Field { of: &'static Type, name: &'static str, embedded: &'static [TypeId], go_type: &'static str },
     Key(Cow<'a, str>),
     Index(usize),
 }
@@ -113,7 +113,7 @@ impl<'a> Decoder<'a> {
                         self.tell("duplicate", &key);
                     }
                     seen |= 1 << position;
-                    self.path.push(Step::Field { of: t, name: flat.field.json, embedded: flat.embedded });
+                    self.path.push(Step::Field { of: t, name: flat.field.json, embedded: flat.embedded, go_type: flat.field.go_type });
                     let value = self.field(flat.field)?;
                     self.path.pop();
                     match value.filter(|v| !tree_json::is_omitted(flat.field, v)) {
@@ -138,7 +138,7 @@ impl<'a> Decoder<'a> {
         if map.contains_key(key) {
             self.tell("duplicate", key);
         }
-        self.path.push(Step::Field { of: t, name: if key == "kind" { "kind" } else { "apiVersion" }, embedded: &[] });
+        self.path.push(Step::Field { of: t, name: if key == "kind" { "kind" } else { "apiVersion" }, embedded: &[], go_type: "" });
         let value = self.value(&Shape::String)?;
         self.path.pop();
         if let Some(value) = value.filter(|v| *v != "") {
@@ -425,26 +425,32 @@ impl<'a> Decoder<'a> {
 
     fn wrong_type(&mut self, given: &str, shape: &Shape) {
         if self.type_error.is_none() {
-            self.type_error = Some(self.type_message(given, shape));
+            self.type_error = Some(self.type_message(given, shape, true));
         }
     }
 
     fn refuse<T>(&mut self, given: &str, shape: &Shape) -> Result<T> {
-        Err(Stop::Value(self.type_message(given, shape)))
+        Err(Stop::Value(self.type_message(given, shape, false)))
     }
 
     /// `encoding/json.UnmarshalTypeError`: the innermost struct, and the way to the field with the names of embedded structs.
-    fn type_message(&self, given: &str, shape: &Shape) -> String {
+    /// `is_declared` tells that the shape is the field's own, which may have a name in Go, and not what its decoder wants.
+    fn type_message(&self, given: &str, shape: &Shape, is_declared: bool) -> String {
         let mut names: Vec<&str> = Vec::new();
-        let mut holder = None;
+        let (mut holder, mut named) = (None, None);
         for step in &self.path {
-            if let Step::Field { of, name, embedded } = step {
-                names.extend(embedded.iter().map(|id| short_name(types::get(*id))));
-                names.push(name);
-                holder = Some(*of);
+            match step {
+                Step::Field { of, name, embedded, go_type } => {
+                    names.extend(embedded.iter().map(|id| short_name(types::get(*id))));
+                    names.push(name);
+                    (holder, named) = (Some(*of), Some(*go_type));
+                }
+                Step::Index(_) => named = named.and_then(|go_type| go_type.strip_prefix("[]")),
+                Step::Key(_) => named = named.and_then(|go_type| go_type.split_once(']')).map(|(_, item)| item),
             }
         }
-        let wanted = go_type(shape);
+        let named = named.filter(|go_type| !go_type.is_empty() && is_declared);
+        let wanted = named.map_or_else(|| go_type(shape), str::to_owned);
         match holder {
             Some(of) => format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {wanted}", short_name(of), names.join(".")),
             None => format!("json: cannot unmarshal {given} into Go value of type {wanted}"),
@@ -495,7 +501,7 @@ fn short_name(t: &Type) -> &'static str {
     t.name.rsplit('.').next().unwrap_or(t.name)
 }
 
-/// The type as Go's reflection names it. Named strings (`v1.PullPolicy`) are not in the table and show as `string`.
+/// The type as Go's reflection names it, unless the table has a name for it.
 fn go_type(shape: &Shape) -> String {
     let qualified = |id: &TypeId| {
         let t = types::get(*id);

@@ -87,6 +87,18 @@ fn values_of_a_wrong_type_are_refused_in_gos_words() {
         ),
         (r#"{"template":{"spec":{"overhead":{"cpu":"1x"}}}}"#, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
         (r#"{"template":{"metadata":{"creationTimestamp":"x"}}}"#, r#"parsing time "x" as "2006-01-02T15:04:05Z07:00": cannot parse "x" as "2006""#),
+        (
+            r#"{"template":{"spec":{"containers":[{"imagePullPolicy":1}]}}}"#,
+            "json: cannot unmarshal number into Go struct field Container.spec.template.spec.containers.imagePullPolicy of type v1.PullPolicy",
+        ),
+        (
+            r#"{"template":{"spec":{"containers":[{"resources":{"limits":[]}}]}}}"#,
+            "json: cannot unmarshal array into Go struct field ResourceRequirements.spec.template.spec.containers.resources.limits of type v1.ResourceList",
+        ),
+        (
+            r#"{"template":{"spec":{"containers":[{"securityContext":{"capabilities":{"add":[1]}}}]}}}"#,
+            "json: cannot unmarshal number into Go struct field Capabilities.spec.template.spec.containers.securityContext.capabilities.add of type v1.Capability",
+        ),
         ("3", "json: cannot unmarshal number into Go struct field Deployment.spec of type v1.DeploymentSpec"),
     ] {
         refused("deployments", &format!(r#"{{"spec":{spec}}}"#), &format!("{deployment}{wanted}"));

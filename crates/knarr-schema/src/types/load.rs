@@ -172,6 +172,7 @@ impl Reader {
             map_keys: self.texts(),
             patch_strategy: self.text(),
             patch_merge_key: self.text(),
+            go_type: self.text(),
             default: self.optional(),
             item_default: self.optional(),
             enum_values: self.texts(),
