@@ -226,6 +226,11 @@ impl DynamicApi {
         &self.resource
     }
 
+    /// The namespace that requests go to; none for cluster-scoped resources and lists over all namespaces.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     fn request(&self, verb: Verb, name: Option<&str>, options: &Options) -> Request {
         let mut request = Request::new(verb, self.resource.clone());
         request.namespace = self.namespace.as_deref().map(str::to_owned);

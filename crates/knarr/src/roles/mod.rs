@@ -51,9 +51,11 @@ pub fn shim(args: &[OsString]) -> ExitCode {
 pub fn kubectl(args: &[OsString]) -> ExitCode {
     let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match runtime(1) {
-        Ok(_) => {
-            drop(args);
-            ExitCode::FAILURE
+        Ok(runtime) => {
+            let code = runtime.block_on(knarr_cli::kubectl::main(args));
+            // A read of standard input may still be waiting: nobody needs it any more.
+            runtime.shutdown_background();
+            code
         }
         Err(failure) => {
             eprintln!("{failure}");
