@@ -3,18 +3,20 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
 
+use bytes::Bytes;
 use knarr_core::{Encoding, GroupResource, GroupVersionKind, Object, Result, Status, Value, ValueExt};
 use knarr_kinds::Strategy;
 use knarr_schema::{
     codec,
     registry::{Registry, Resource},
+    types,
 };
 use knarr_store::ResourceKey;
 
@@ -45,7 +47,9 @@ pub struct Served {
     pub gvk: GroupVersionKind,
     pub group_resource: GroupResource,
     /// Kind in the version in which it is stored.
-    pub stored: GroupVersionKind,
+    stored: GroupVersionKind,
+    /// Kind in the version in which strategies, validation and admission see it: the stored one, as a rule.
+    pub hub: GroupVersionKind,
     /// Behaviour of the object itself.
     pub strategy: Behaviour,
     /// Tells this line of this catalog from all others, for caches of encoded events.
@@ -63,12 +67,13 @@ impl Served {
         let gvk = resource.gvk();
         let strategy = match &resource.custom {
             None => Behaviour::BuiltIn(knarr_kinds::strategy(&resource.group, &resource.plural, "")),
-            Some(_) => Behaviour::Custom(Arc::new(CustomStrategy::new(resource.clone(), ""))),
+            Some(_) => Behaviour::Custom(Arc::new(CustomStrategy::new(resource.clone()))),
         };
         Self {
             key: ResourceKey { group: resource.storage.0.clone(), resource: resource.plural.clone() },
             group_resource: GroupResource::new(&resource.group, &resource.plural),
-            stored: GroupVersionKind::new(&resource.storage.0, &resource.storage.1, &resource.kind),
+            hub: if resource.plural == "customresourcedefinitions" { gvk.clone() } else { stored_kind(&resource) },
+            stored: stored_kind(&resource),
             id: NEXT_ID.fetch_add(1, Relaxed),
             returns_deleted: returns_deleted(&resource),
             collects_garbage: resource.plural != "events",
@@ -83,7 +88,7 @@ impl Served {
         match (&self.strategy, subresource) {
             (own, "") => own.clone(),
             (Behaviour::BuiltIn(_), sub) => Behaviour::BuiltIn(knarr_kinds::strategy(&self.resource.group, &self.resource.plural, sub)),
-            (Behaviour::Custom(_), sub) => Behaviour::Custom(Arc::new(CustomStrategy::new(self.resource.clone(), sub))),
+            (Behaviour::Custom(own), sub) => Behaviour::Custom(Arc::new(own.of_subresource(sub))),
         }
     }
 
@@ -92,26 +97,43 @@ impl Served {
         self.gvk != self.stored
     }
 
-    /// A tree of the served version, to be stored.
+    /// A stored object as a tree of the hub version.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read or converted.
+    pub fn load(&self, object: &Object) -> Result<Value> {
+        let value = codec::to_value(object)?;
+        if self.stored == self.hub { Ok(value) } else { self.convert(value, &self.hub) }
+    }
+
+    /// A tree of the hub version as bytes for the store.
+    ///
+    /// # Errors
+    /// When it cannot be converted or encoded.
+    pub fn store_form(&self, value: &Value) -> Result<Bytes> {
+        if self.stored == self.hub {
+            return codec::encode_stored(&self.resource, value);
+        }
+        codec::encode_stored(&self.resource, &self.convert(value.clone(), &self.stored)?)
+    }
+
+    /// A tree of the served version in the hub version.
     ///
     /// # Errors
     /// When the versions cannot be converted.
-    pub fn to_stored(&self, value: Value) -> Result<Value> {
-        self.convert(value, &self.stored)
+    pub fn to_hub(&self, value: Value) -> Result<Value> {
+        if self.gvk == self.hub { Ok(value) } else { self.convert(value, &self.hub) }
     }
 
-    /// A tree of the stored version, to be served.
+    /// A tree of the hub version or the stored one in the served version.
     ///
     /// # Errors
     /// When the versions cannot be converted.
     pub fn to_served(&self, value: Value) -> Result<Value> {
-        self.convert(value, &self.gvk)
+        if self.gvk == self.hub && !self.converts() { Ok(value) } else { self.convert(value, &self.gvk) }
     }
 
     fn convert(&self, mut value: Value, to: &GroupVersionKind) -> Result<Value> {
-        if !self.converts() {
-            return Ok(value);
-        }
         if self.resource.custom.is_some() {
             value.set(&["apiVersion"], to.api_version());
             return Ok(value);
@@ -140,6 +162,13 @@ impl Served {
     }
 }
 
+/// The version in which a resource is stored; its own, where the type table does not know the other one.
+fn stored_kind(resource: &Resource) -> GroupVersionKind {
+    let (group, version) = &resource.storage;
+    let known = resource.custom.is_some() || types::of_kind(group, version, &resource.kind).is_some();
+    if known { GroupVersionKind::new(group, version, &resource.kind) } else { resource.gvk() }
+}
+
 /// Resources whose delete answers with the object (`ReturnDeletedObject: true` in `pkg/registry`).
 const RETURN_DELETED: [(&str, &[&str]); 3] = [
     ("", &["namespaces", "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"]),
@@ -156,18 +185,27 @@ type ByResource = HashMap<String, Arc<Served>>;
 /// Everything that follows from one registry.
 pub struct Catalog {
     pub registry: Registry,
+    /// Tells the custom resources in it from those of other catalogs.
+    pub tag: String,
+    /// Definitions that are going: nothing new is made of them.
+    terminating: BTreeSet<String>,
     served: HashMap<String, HashMap<String, ByResource>>,
     documents: OnceLock<Documents>,
 }
 
 impl Catalog {
     pub fn new(registry: Registry) -> Self {
+        Self::with_custom(registry, BTreeSet::new(), String::new())
+    }
+
+    /// A catalog whose registry has custom resources.
+    pub fn with_custom(registry: Registry, terminating: BTreeSet<String>, tag: String) -> Self {
         let mut served: HashMap<String, HashMap<String, ByResource>> = HashMap::new();
         for resource in registry.all() {
             let version = served.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default();
             version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone())));
         }
-        Self { registry, served, documents: OnceLock::new() }
+        Self { registry, tag, terminating, served, documents: OnceLock::new() }
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Served>> {
@@ -184,6 +222,11 @@ impl Catalog {
     /// `NotFound` in the words of a server without that resource.
     pub fn need(&self, group: &str, plural: &str) -> Result<&Arc<Served>> {
         self.preferred(group, plural).ok_or_else(not_served)
+    }
+
+    /// Whether the definition of a custom resource is going.
+    pub fn is_terminating(&self, resource: &Resource) -> bool {
+        resource.custom.as_ref().is_some_and(|c| self.terminating.contains(&c.definition))
     }
 
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {

@@ -64,7 +64,7 @@ async fn creates_are_named_checked_and_tried() {
     refused(&strict, 400, "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"daata\"");
     assert_eq!(cluster.send("POST", MAPS, &[("content-type", "text/plain")], "x").await.code, 415);
     let yaml =
-        cluster.send("POST", MAPS, &[("content-type", "application/yaml")], "kind: ConfigMap\napiVersion: v1\nmetadata: {name: y}\ndata: {a: 'yes'}\n").await;
+        cluster.send("POST", MAPS, &[("content-type", "application/yaml")], "kind: ConfigMap\napiVersion: v1\nmetadata: {name: z}\ndata: {a: 'yes'}\n").await;
     assert_eq!((yaml.code, yaml.json()["data"]["a"].as_str()), (201, Some("yes")));
     let too_large = cluster.send("POST", MAPS, &[("content-type", "application/json")], vec![b' '; 4 << 20]).await;
     assert_eq!(too_large.code, 413);

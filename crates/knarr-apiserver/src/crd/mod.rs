@@ -1,10 +1,16 @@
-//! Custom resources: how a CRD becomes a line of the registry, and what its resources do of their own.
+//! Custom resources: how a CustomResourceDefinition becomes a line of the registry, and what its objects do of their own
+//! (upstream: `k8s.io/apiextensions-apiserver`).
 
+mod controller;
+mod definition;
+mod formats;
+mod names;
+mod prune;
+mod schema;
 mod strategy;
+mod validate;
 
+pub use controller::{CLEANUP, start};
+pub use definition::is_terminating;
+pub use names::set_condition;
 pub use strategy::CustomStrategy;
-
-use crate::server::Server;
-
-/// Starts following the CRDs of a server.
-pub fn start(_server: &Server) {}

@@ -1,22 +1,80 @@
 //! The behaviour of a custom resource: what its definition says.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use knarr_core::{Value, field::ErrorList};
+use knarr_core::{Result, Status, Value, ValueExt, field, field::ErrorList};
 use knarr_kinds::{Context, Shape, Strategy, custom_cells, custom_strategy};
-use knarr_schema::registry::Resource;
+use knarr_schema::{
+    codec::{self, FieldValidation},
+    registry::Resource,
+    types::{self, TypeId},
+};
+
+use super::{
+    prune::{fill_defaults, prune},
+    schema::Schema,
+    validate::validate,
+};
 
 /// See the module.
+#[derive(Clone)]
 pub struct CustomStrategy {
     resource: Arc<Resource>,
     generic: &'static dyn Strategy,
+    /// Read when the first object comes.
+    schema: Arc<OnceLock<Schema>>,
 }
 
+static OBJECT_META: LazyLock<Option<TypeId>> = LazyLock::new(|| types::by_name("apimachinery.pkg.apis.meta.v1.ObjectMeta"));
+
 impl CustomStrategy {
-    pub fn new(resource: Arc<Resource>, subresource: &str) -> Self {
-        let has_status = resource.custom.as_ref().is_some_and(|c| c.status_subresource);
-        Self { generic: custom_strategy(has_status, subresource), resource }
+    pub fn new(resource: Arc<Resource>) -> Self {
+        Self { generic: generic(&resource, ""), resource, schema: Arc::default() }
     }
+
+    /// The same for a subresource.
+    #[must_use]
+    pub fn of_subresource(&self, subresource: &str) -> Self {
+        Self { generic: generic(&self.resource, subresource), ..self.clone() }
+    }
+
+    fn schema(&self) -> &Schema {
+        self.schema.get_or_init(|| match &self.resource.custom {
+            Some(custom) if custom.schema.is_object() => {
+                let mut schema = Schema::new(&custom.schema);
+                schema.preserves_unknown |= custom.preserve_unknown_fields;
+                schema
+            }
+            _ => Schema::anything(),
+        })
+    }
+
+    /// Drops what the schema does not know and brings `metadata` into its form. Gives what a client should be told.
+    ///
+    /// # Errors
+    /// `BadRequest` for metadata that is none, and for unknown fields under `Strict`.
+    pub fn conform(&self, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
+        let refuse = |why: &str| {
+            let (kind, version) = (&self.resource.kind, field::go_quote(&self.resource.version));
+            Status::bad_request(format!("{kind} in version {version} cannot be handled as a {kind}: {why}"))
+        };
+        let mut unknown: Vec<String> = Vec::new();
+        if let (Some(type_id), Some(metadata)) = (*OBJECT_META, object.at(&["metadata"]).cloned()) {
+            let conformed = codec::conform(type_id, &metadata).map_err(|why| refuse(&why))?;
+            unknown.extend(conformed.warnings.iter().map(|w| w.replacen("unknown field \"", "unknown field \"metadata.", 1)));
+            object.set(&["metadata"], conformed.value);
+        }
+        unknown.extend(prune(object, self.schema()).iter().map(|path| format!("unknown field {}", field::go_quote(path))));
+        match validation {
+            FieldValidation::Strict if !unknown.is_empty() => Err(refuse(&format!("strict decoding error: {}", unknown.join(", ")))),
+            FieldValidation::Ignore => Ok(Vec::new()),
+            _ => Ok(unknown),
+        }
+    }
+}
+
+fn generic(resource: &Resource, subresource: &str) -> &'static dyn Strategy {
+    custom_strategy(resource.custom.as_ref().is_some_and(|c| c.status_subresource), subresource)
 }
 
 impl Strategy for CustomStrategy {
@@ -24,12 +82,18 @@ impl Strategy for CustomStrategy {
         self.generic.shape()
     }
 
+    fn default(&self, object: &mut Value) {
+        fill_defaults(object, self.schema());
+    }
+
     fn prepare_for_create(&self, cx: &Context<'_>, object: &mut Value) {
         self.generic.prepare_for_create(cx, object);
     }
 
     fn validate_create(&self, cx: &Context<'_>, object: &Value) -> ErrorList {
-        self.generic.validate_create(cx, object)
+        let mut errors = self.generic.validate_create(cx, object);
+        errors.extend(validate(object, None, self.schema()));
+        errors
     }
 
     fn prepare_for_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {
@@ -37,7 +101,9 @@ impl Strategy for CustomStrategy {
     }
 
     fn validate_update(&self, cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
-        self.generic.validate_update(cx, object, old)
+        let mut errors = self.generic.validate_update(cx, object, old);
+        errors.extend(validate(object, Some(old), self.schema()));
+        errors
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -34,6 +34,10 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
 /// As [`create`].
 pub async fn insert(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
     let ex = writer.ex;
+    if ex.catalog.is_terminating(&ex.served.resource) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&ex.served.group_resource, &ex.call.info.name, why));
+    }
     let is_namespace = ex.served.is("", "namespaces");
     if object.str_at(&["metadata", "resourceVersion"]).is_some_and(|v| !v.is_empty()) {
         return Err(Status::new(500, knarr_core::Reason::Unknown, "resourceVersion should not be set on objects to be created"));
@@ -43,7 +47,7 @@ pub async fn insert(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
     meta::ensure_namespace(&mut object, if is_namespace { "" } else { ex.namespace() })?;
     meta::dedup_owners(ex, &mut object, false);
     writer.track(None, &mut object);
-    let object = writer.mutate(Operation::Create, ex.served.to_stored(object)?, None).await?;
+    let object = writer.mutate(Operation::Create, ex.served.to_hub(object)?, None).await?;
     store_new(writer, object).await
 }
 

@@ -8,6 +8,7 @@ use knarr_schema::{
 
 use crate::{
     call::{Exchange, Input},
+    catalog::Behaviour,
     http::Media,
 };
 
@@ -35,8 +36,20 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
     };
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
+    conform(ex, &mut value)?;
     defaults(ex, &mut value);
     Ok(value)
+}
+
+/// Brings a custom resource into the form that its definition gives it; built-in kinds have theirs already.
+///
+/// # Errors
+/// `BadRequest` for unknown fields under `Strict`.
+pub fn conform(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
+    if let Behaviour::Custom(strategy) = &ex.served.strategy {
+        ex.warn_all(strategy.conform(value, field_validation(ex))?);
+    }
+    Ok(())
 }
 
 /// Declared defaults, then those that the kind's own code knows.

@@ -11,6 +11,7 @@ use knarr_store::{Error, Item};
 use super::{ATTEMPTS_MAX, Writer, decode};
 use crate::{
     call::{Exchange, Input, Outcome},
+    crd,
     read::store_error,
     request::{DeleteOptions, Propagation, delete_options_from_query, delete_options_from_value},
 };
@@ -95,7 +96,7 @@ pub async fn remove(writer: &Writer<'_>, name: &str, options: &DeleteOptions) ->
 }
 
 async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &DeleteOptions) -> Result<Option<Removed>> {
-    let old = codec::to_value(&item.object)?;
+    let old = writer.ex.served.load(&item.object)?;
     check_preconditions(writer, name, &old, options)?;
     if writer.ex.served.is("", "namespaces") {
         match namespace_step(&old, options, writer) {
@@ -103,6 +104,10 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
             NamespaceStep::Wait => return Ok(Some(Removed::Pending(item.object.clone()))),
             NamespaceStep::Delete => {}
         }
+    }
+    if writer.ex.served.is("apiextensions.k8s.io", "customresourcedefinitions") && !crd::is_terminating(&old) {
+        let new = definition_going(&old, writer);
+        return rewrite(writer, name, item, &old, &new, options).await;
     }
     let Some(fate) = fate(writer, &old, options) else { return Ok(Some(Removed::Pending(item.object.clone()))) };
     match fate {
@@ -179,6 +184,20 @@ fn namespace_step(old: &Value, options: &DeleteOptions, writer: &Writer<'_>) -> 
     new.set(&["status", "phase"], "Terminating");
     set_finalizers(&mut new, finalizers_for(old, options, false));
     NamespaceStep::Terminate(new)
+}
+
+/// A definition is held until its objects are gone (upstream: `registry/customresourcedefinition` `Delete`).
+fn definition_going(old: &Value, writer: &Writer<'_>) -> Value {
+    let (mut new, now) = (old.clone(), writer.ex.server.env.now());
+    new.set(&["metadata", "deletionTimestamp"], time::format(now));
+    let mut finalizers = new.list_at(&["metadata", "finalizers"]).to_vec();
+    if !finalizers.iter().any(|f| f == crd::CLEANUP) {
+        finalizers.push(crd::CLEANUP.into());
+    }
+    new.set(&["metadata", "finalizers"], finalizers);
+    let text = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    crd::set_condition(&mut new, "Terminating", "True", "InstanceDeletionPending", text, now);
+    new
 }
 
 enum Fate {

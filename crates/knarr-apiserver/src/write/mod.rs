@@ -15,10 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use knarr_core::{Result, Status, Value, ValueExt, field::ErrorList, time};
 use knarr_kinds::Context;
-use knarr_schema::{
-    apply::{self, Manager},
-    codec,
-};
+use knarr_schema::apply::{self, Manager};
 use knarr_store::{Item, ObjectKey};
 
 pub use collection::delete_collection;
@@ -128,7 +125,7 @@ impl<'a> Writer<'a> {
     }
 
     fn review<'r>(&'r self, operation: Operation, object: Option<Value>, old: Option<&'r Value>) -> Review<'r> {
-        Review { operation, attributes: &self.attributes, kind: &self.ex.served.stored, object, old, dry_run: self.ex.dry_run(), warnings: Vec::new() }
+        Review { operation, attributes: &self.attributes, kind: &self.ex.served.hub, object, old, dry_run: self.ex.dry_run(), warnings: Vec::new() }
     }
 
     /// Turns what validation found into a refusal.
@@ -160,12 +157,12 @@ impl<'a> Writer<'a> {
         (self.ex.served.resource.plural == "events" && self.ex.served.key.group.is_empty()).then_some(self.ex.server.config.event_ttl)
     }
 
-    /// A tree for the store: stored version, no resource version.
+    /// A tree of the hub version for the store.
     ///
     /// # Errors
     /// When it cannot be encoded, or is larger than the store takes.
     pub fn encode(&self, object: &Value) -> Result<bytes::Bytes> {
-        let bytes = codec::encode_stored(&self.ex.served.resource, object)?;
+        let bytes = self.ex.served.store_form(object)?;
         if bytes.len() > OBJECT_BYTES_MAX {
             return Err(Status::too_large("limit is 3145728"));
         }

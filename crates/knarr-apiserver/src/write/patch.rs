@@ -126,6 +126,7 @@ impl Patch {
         let mut new = apply::apply(&ex.served.resource, live, &self.body, writer.manager(), force)?;
         new.set(&["kind"], ex.served.gvk.kind.as_str());
         new.set(&["apiVersion"], ex.served.gvk.api_version());
+        decode::conform(ex, &mut new)?;
         decode::defaults(ex, &mut new);
         Ok(new)
     }
@@ -140,6 +141,7 @@ fn checked(ex: &Exchange<'_>, patched: &Value) -> Result<Value> {
     })?;
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
+    decode::conform(ex, &mut value)?;
     decode::defaults(ex, &mut value);
     Ok(value)
 }

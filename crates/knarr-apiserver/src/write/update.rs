@@ -104,7 +104,7 @@ async fn create_instead(writer: &Writer<'_>, name: &str, change: &impl Change) -
         ));
     }
     meta::wipe_system_fields(&mut object);
-    let object = writer.mutate(Operation::Create, ex.served.to_stored(object)?, None).await?;
+    let object = writer.mutate(Operation::Create, ex.served.to_hub(object)?, None).await?;
     match create::store_new(writer, object).await {
         Ok(object) => Ok(Some(Outcome::Object { served: ex.served.clone(), object, code: 201 })),
         Err(e) if e.is_already_exists() => Ok(None),
@@ -136,16 +136,16 @@ fn uid_mismatch(writer: &Writer<'_>, name: &str, wanted: &str, found: &str) -> S
 /// One try. `None`: somebody else was faster.
 async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &impl Change) -> Result<Option<Outcome>> {
     let ex = writer.ex;
-    let old = codec::to_value(&item.object)?;
+    let old = ex.served.load(&item.object)?;
     if let Some(wanted) = change.uid() {
         let found = old.str_at(&["metadata", "uid"]).unwrap_or_default();
         if found != wanted {
             return Err(uid_mismatch(writer, name, wanted, found));
         }
     }
-    let new = if ex.served.converts() {
+    let new = if ex.served.gvk != ex.served.hub {
         let live = ex.served.to_served(old.clone())?;
-        ex.served.to_stored(change.apply(writer, Some(&live))?)?
+        ex.served.to_hub(change.apply(writer, Some(&live))?)?
     } else {
         change.apply(writer, Some(&old))?
     };

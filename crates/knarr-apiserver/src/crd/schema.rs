@@ -1,0 +1,189 @@
+//! A structural schema, read once from a definition and asked for each object (upstream:
+//! `apiextensions-apiserver/pkg/apiserver/schema`).
+
+use std::collections::BTreeMap;
+
+use knarr_core::{Value, ValueExt};
+use regex::Regex;
+
+/// What `additionalProperties` says.
+#[derive(Debug, Default)]
+pub enum Additional {
+    /// Nothing: other properties are unknown.
+    #[default]
+    Unsaid,
+    /// `true`: they may be anything, and `false`: none may be.
+    Any(bool),
+    Of(Box<Schema>),
+}
+
+/// How a list is merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+/// One node of a schema.
+#[derive(Debug, Default)]
+pub struct Schema {
+    /// `object`, `array`, `string`, `integer`, `number`, `boolean`; several for int-or-string, none for anything.
+    pub types: Vec<String>,
+    pub nullable: bool,
+    pub preserves_unknown: bool,
+    pub is_embedded_resource: bool,
+    pub properties: BTreeMap<String, Schema>,
+    pub additional: Additional,
+    pub items: Option<Box<Schema>>,
+    pub default: Option<Value>,
+    pub list_type: ListType,
+    pub list_map_keys: Vec<String>,
+    pub rules: Rules,
+}
+
+/// What a value must fulfil beside its type.
+#[derive(Debug, Default)]
+pub struct Rules {
+    pub required: Vec<String>,
+    pub enum_values: Vec<Value>,
+    /// Empty where the type has no such format.
+    pub format: String,
+    pub pattern: Option<(String, Option<Regex>)>,
+    pub maximum: Option<f64>,
+    pub minimum: Option<f64>,
+    pub exclusive_maximum: bool,
+    pub exclusive_minimum: bool,
+    pub multiple_of: Option<f64>,
+    pub max_length: Option<i64>,
+    pub min_length: Option<i64>,
+    pub max_items: Option<i64>,
+    pub min_items: Option<i64>,
+    pub unique_items: bool,
+    pub max_properties: Option<i64>,
+    pub min_properties: Option<i64>,
+    pub all_of: Vec<Schema>,
+    pub any_of: Vec<Schema>,
+    pub one_of: Vec<Schema>,
+    pub not: Option<Box<Schema>>,
+}
+
+impl Schema {
+    /// Reads `openAPIV3Schema`. Unknown keywords are passed over.
+    pub fn new(source: &Value) -> Self {
+        let flag = |key: &str| source.bool_at(&[key]) == Some(true);
+        let text = |key: &str| source.str_at(&[key]).unwrap_or_default().to_owned();
+        let types = match text("type") {
+            _ if flag("x-kubernetes-int-or-string") => vec!["integer".into(), "string".into()],
+            none if none.is_empty() => Vec::new(),
+            one => vec![one],
+        };
+        let strings = |key: &str| source.list_at(&[key]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        Self {
+            nullable: flag("nullable"),
+            preserves_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+            is_embedded_resource: flag("x-kubernetes-embedded-resource"),
+            properties: source.at(&["properties"]).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| (k.clone(), Self::new(v))).collect(),
+            additional: match source.get("additionalProperties") {
+                None | Some(Value::Null) => Additional::Unsaid,
+                Some(Value::Bool(allowed)) => Additional::Any(*allowed),
+                Some(schema) => Additional::Of(Box::new(Self::new(schema))),
+            },
+            items: source.at(&["items"]).map(|items| Box::new(Self::new(items))),
+            default: source.get("default").filter(|d| !d.is_null()).cloned(),
+            list_type: match source.str_at(&["x-kubernetes-list-type"]) {
+                Some("set") => ListType::Set,
+                Some("map") => ListType::Map,
+                _ => ListType::Atomic,
+            },
+            list_map_keys: strings("x-kubernetes-list-map-keys"),
+            rules: Rules::new(source, &types),
+            types,
+        }
+    }
+
+    /// The schema of an object that any definition without one has: everything goes.
+    pub fn anything() -> Self {
+        Self { types: vec!["object".into()], preserves_unknown: true, ..Self::default() }
+    }
+}
+
+impl Rules {
+    fn new(source: &Value, types: &[String]) -> Self {
+        let number = |key: &str| source.at(&[key]).and_then(Value::as_f64);
+        let whole = |key: &str| source.i64_at(&[key]);
+        let flag = |key: &str| source.bool_at(&[key]) == Some(true);
+        let schemas = |key: &str| source.list_at(&[key]).iter().map(Schema::new).collect();
+        Self {
+            required: source.list_at(&["required"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            enum_values: source.list_at(&["enum"]).to_vec(),
+            format: source.str_at(&["format"]).filter(|f| is_supported_format(f, types)).unwrap_or_default().to_owned(),
+            pattern: source.str_at(&["pattern"]).filter(|p| !p.is_empty()).map(|p| (p.to_owned(), compile(p))),
+            maximum: number("maximum"),
+            minimum: number("minimum"),
+            exclusive_maximum: flag("exclusiveMaximum"),
+            exclusive_minimum: flag("exclusiveMinimum"),
+            multiple_of: number("multipleOf"),
+            max_length: whole("maxLength"),
+            min_length: whole("minLength"),
+            max_items: whole("maxItems"),
+            min_items: whole("minItems"),
+            unique_items: flag("uniqueItems"),
+            max_properties: whole("maxProperties"),
+            min_properties: whole("minProperties"),
+            all_of: schemas("allOf"),
+            any_of: schemas("anyOf"),
+            one_of: schemas("oneOf"),
+            not: source.at(&["not"]).map(|s| Box::new(Schema::new(s))),
+        }
+    }
+}
+
+/// Largest compiled pattern.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+fn compile(pattern: &str) -> Option<Regex> {
+    let compiled = regex::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
+    compiled.inspect_err(|error| tracing::warn!(pattern, %error, "a pattern of a custom resource cannot be compiled and is not checked")).ok()
+}
+
+/// Formats of strings are compared without dashes; those of other types are two each
+/// (upstream: `StripUnsupportedFormatsPostProcessorForVersion`).
+fn is_supported_format(format: &str, types: &[String]) -> bool {
+    const STRINGS: [&str; 27] = [
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "k8sshortname",
+        "k8slongname",
+        "",
+    ];
+    match types {
+        [one] if one == "integer" => matches!(format, "int32" | "int64"),
+        [one] if one == "number" => matches!(format, "float" | "double"),
+        [one] if one != "string" => false,
+        _ => STRINGS.contains(&format.replace('-', "").as_str()),
+    }
+}

@@ -1,0 +1,125 @@
+//! Custom resources: from a definition to objects and back to nothing.
+
+mod support;
+
+use std::time::Duration;
+
+use knarr_core::{Value, ValueExt, json};
+use support::Cluster;
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const TABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+
+fn definition() -> Value {
+    json!({
+        "kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "crontabs.stable.example.com"},
+        "spec": {
+            "group": "stable.example.com", "scope": "Namespaced",
+            "names": {"plural": "crontabs", "singular": "crontab", "kind": "CronTab", "shortNames": ["ct"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                    "spec": {"type": "object", "required": ["cronSpec"], "properties": {
+                        "cronSpec": {"type": "string"}, "replicas": {"type": "integer", "minimum": 1, "default": 1}, "color": {"type": "string"},
+                    }},
+                    "status": {"type": "object", "properties": {"replicas": {"type": "integer"}, "labelSelector": {"type": "string"}}},
+                }}},
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.labelSelector"}},
+                "selectableFields": [{"jsonPath": ".spec.color"}],
+                "additionalPrinterColumns": [{"name": "Spec", "type": "string", "jsonPath": ".spec.cronSpec"}],
+            }],
+        },
+    })
+}
+
+fn tab(name: &str, spec: Value) -> Value {
+    json!({"kind": "CronTab", "apiVersion": "stable.example.com/v1", "metadata": {"name": name}, "spec": spec})
+}
+
+/// Asks until the answer is as wanted.
+async fn until(cluster: &Cluster, path: &str, wanted: impl Fn(u16, Value) -> bool) {
+    for _ in 0..500 {
+        let answer = cluster.get(path).await;
+        let json = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if wanted(answer.code, json) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("{path} did not become what was wanted: {}", cluster.get(path).await.text());
+}
+
+fn is_true(definition: &Value, kind: &str) -> bool {
+    definition.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == kind && c["status"] == "True")
+}
+
+async fn with_definition() -> Cluster {
+    let cluster = Cluster::start().await;
+    let created = cluster.post(DEFINITIONS, &definition()).await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    until(&cluster, &format!("{DEFINITIONS}/crontabs.stable.example.com"), |_, d| is_true(&d, "Established") && is_true(&d, "NamesAccepted")).await;
+    until(&cluster, "/apis/stable.example.com/v1", |code, _| code == 200).await;
+    cluster
+}
+
+#[tokio::test]
+async fn a_definition_makes_a_resource_with_rules() {
+    let cluster = with_definition().await;
+    let created = cluster.post(TABS, &tab("a", json!({"cronSpec": "* * * * *", "unknown": 1}))).await;
+    assert_eq!((created.code, created.headers["warning"].to_str().unwrap()), (201, "299 - \"unknown field \\\"spec.unknown\\\"\""), "{}", created.text());
+    assert_eq!(created.json()["spec"], json!({"cronSpec": "* * * * *", "replicas": 1}));
+    assert_eq!(created.json()["metadata"]["generation"], 1);
+    let bad = cluster.post(TABS, &tab("b", json!({"replicas": 0}))).await;
+    let text = "CronTab.stable.example.com \"b\" is invalid: [spec.replicas: Invalid value: 0: spec.replicas in body should be greater than or equal to 1, spec.cronSpec: Required value]";
+    assert_eq!((bad.code, bad.json()["message"].as_str()), (422, Some(text)));
+    let strict = cluster.post(&format!("{TABS}?fieldValidation=Strict"), &tab("c", json!({"cronSpec": "x", "unknown": 1}))).await;
+    let text = "CronTab in version \"v1\" cannot be handled as a CronTab: strict decoding error: unknown field \"spec.unknown\"";
+    assert_eq!((strict.code, strict.json()["message"].as_str()), (400, Some(text)));
+    let list = cluster.get(TABS).await.json();
+    assert_eq!((list["kind"].as_str(), list["items"][0]["kind"].as_str()), (Some("CronTabList"), Some("CronTab")));
+    let table = cluster.send("GET", TABS, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")], "").await.json();
+    assert_eq!(table["rows"][0]["cells"], json!(["a", "* * * * *"]));
+    assert_eq!(cluster.send("GET", TABS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await.code, 406);
+    let none = cluster.get(&format!("{TABS}?fieldSelector=spec.color%3Dred")).await.json();
+    assert_eq!(none.list_at(&["items"]).len(), 0);
+}
+
+#[tokio::test]
+async fn status_and_scale_are_sides_of_their_own() {
+    let cluster = with_definition().await;
+    let mut object = cluster.post(TABS, &tab("a", json!({"cronSpec": "x"}))).await.json();
+    object.set(&["status"], json!({"replicas": 2, "labelSelector": "a=b"}));
+    object.set(&["spec", "cronSpec"], "y");
+    let updated = cluster.put(&format!("{TABS}/a/status"), &object).await.json();
+    assert_eq!(
+        (updated["spec"]["cronSpec"].as_str(), updated["status"]["replicas"].as_i64(), updated["metadata"]["generation"].as_i64()),
+        (Some("x"), Some(2), Some(1))
+    );
+    let mut scale = cluster.get(&format!("{TABS}/a/scale")).await.json();
+    assert_eq!((scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some(1), Some("a=b")));
+    scale.set(&["spec", "replicas"], 5);
+    assert_eq!(cluster.put(&format!("{TABS}/a/scale"), &scale).await.code, 200);
+    let scaled = cluster.get(&format!("{TABS}/a")).await.json();
+    assert_eq!((scaled["spec"]["replicas"].as_i64(), scaled["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
+}
+
+#[tokio::test]
+async fn a_definition_goes_when_its_objects_are_gone() {
+    let cluster = with_definition().await;
+    let mut held = tab("a", json!({"cronSpec": "x"}));
+    held.set(&["metadata", "finalizers"], json!(["example.com/hold"]));
+    cluster.post(TABS, &held).await;
+    cluster.post(TABS, &tab("b", json!({"cronSpec": "x"}))).await;
+    let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
+    let going = cluster.delete(&path).await.json();
+    assert_eq!(going["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    until(&cluster, TABS, |_, list| list.list_at(&["items"]).len() == 1).await;
+    let refused = cluster.post(TABS, &tab("c", json!({"cronSpec": "x"}))).await;
+    assert!(refused.code == 403 && refused.text().contains("create not allowed while custom resource definition is terminating"), "{}", refused.text());
+    let mut freed = cluster.get(&format!("{TABS}/a")).await.json();
+    freed.set(&["metadata", "finalizers"], json!([]));
+    assert_eq!(cluster.put(&format!("{TABS}/a"), &freed).await.code, 200);
+    until(&cluster, &path, |code, _| code == 404).await;
+    until(&cluster, TABS, |code, _| code == 404).await;
+    assert_eq!(cluster.get("/apis/stable.example.com/v1").await.code, 404);
+}
