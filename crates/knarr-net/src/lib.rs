@@ -1,9 +1,11 @@
 //! Everything between pods, nodes and Services that is a packet: the pod network, the way from node to node, the service
 //! proxy, and the names that lead there.
 //!
-//! - [`proxy`]: Services as packet rules.
 //! - [`pods`]: links, addresses, masquerading and host ports of the pods on one node.
+//! - [`proxy`]: Services as packet rules.
+//! - [`dns`]: names of the cluster, answered on every node.
 
+pub mod dns;
 mod http;
 pub mod pods;
 pub mod proxy;

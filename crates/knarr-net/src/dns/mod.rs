@@ -1,0 +1,116 @@
+//! Cluster DNS, answered on every node from the same informers that the service proxy uses.
+//!
+//! ```text
+//! pod ─► 10.96.0.10:53, an address of its own node ─► zone (pure) ─► answer
+//!                                                     └─ not ours ─► cache ─► the node's own resolvers
+//! ```
+//!
+//! The server's address is on the node's `lo`, so that packets end on the node they came from, without any translation. The
+//! service proxy must leave the address alone: [`own_fronts`] tells it which.
+
+mod cache;
+mod directory;
+mod packet;
+mod respond;
+mod server;
+mod upstream;
+mod zone;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use knarr_client::SharedInformers;
+use knarr_core::clock::Env;
+use knarr_sys::netlink::{self, RouteSocket, route};
+use tokio_util::sync::CancellationToken;
+
+use crate::pods::Protocol;
+use directory::Informed;
+use respond::Responder;
+use upstream::{Source, Upstream};
+use zone::Zone;
+
+pub const PORT: u16 = 53;
+const LOOPBACK_LINK: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0} is no domain: {1}")]
+    Domain(String, hickory_proto::ProtoError),
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error("cannot serve DNS on {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+}
+
+/// What stays the same while a node runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `cluster.local`
+    pub domain: String,
+    /// Where the server answers: the ClusterIP of `kube-system/kube-dns`. Put on `lo` as an address of this machine only.
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+    /// Where the node's resolvers are written down.
+    pub resolv_conf: PathBuf,
+    /// Whether the node can reach a resolver on 127.0.0.0/8: not from a network namespace of its own.
+    pub loopback_resolvers: bool,
+}
+
+impl Config {
+    pub fn new(domain: impl Into<String>, addresses: &[IpAddr]) -> Self {
+        Self { domain: domain.into(), addresses: addresses.to_vec(), port: PORT, resolv_conf: "/etc/resolv.conf".into(), loopback_resolvers: true }
+    }
+}
+
+/// The fronts that this server answers: what [`crate::proxy::Config::own_fronts`] is to have.
+pub fn own_fronts(config: &Config) -> Vec<(Ipv4Addr, Protocol, u16)> {
+    let v4 = config.addresses.iter().filter_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None });
+    v4.flat_map(|a| [(a, Protocol::Udp, config.port), (a, Protocol::Tcp, config.port)]).collect()
+}
+
+/// Starts the server in the network namespace of the calling thread. It answers at once; names of the cluster fail
+/// (`SERVFAIL`) until the informers know everything.
+///
+/// # Errors
+/// The domain is none, or the addresses cannot be had.
+pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &CancellationToken) -> Result<(), Error> {
+    let informed = Arc::new(Informed::new(informers));
+    let source = Source { resolv_conf: config.resolv_conf.clone(), loopback: config.loopback_resolvers, own: config.addresses.iter().copied().collect() };
+    let known = informed.clone();
+    let responder = Arc::new(Responder {
+        zone: Zone::new(&config.domain, config.addresses.first().copied()).map_err(|e| Error::Domain(config.domain.clone(), e))?,
+        directory: informed,
+        upstream: Upstream::new(source, env.clone()),
+        is_ready: Box::new(move || known.has_synced()),
+        env,
+    });
+    add_addresses(&config.addresses)?;
+    for address in &config.addresses {
+        let address = SocketAddr::new(*address, config.port);
+        server::bind_shared(address).and_then(|bound| bound.serve(&responder, stop)).map_err(|source| Error::Bind { address, source })?;
+    }
+    Ok(())
+}
+
+fn add_addresses(addresses: &[IpAddr]) -> Result<(), Error> {
+    let changes = addresses.iter().map(|a| route::add_address(LOOPBACK_LINK, IpNet::from(*a), route::Scope::Host));
+    let mut socket = RouteSocket::open()?;
+    socket.apply(&[netlink::link::set_up(LOOPBACK_LINK)])?;
+    Ok(socket.apply(&changes.collect::<Vec<_>>())?)
+}
+
+/// Takes the server's addresses away again. For the end of a profile.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove(config: &Config) -> Result<(), Error> {
+    let changes: Vec<_> = config.addresses.iter().map(|a| route::delete_address(LOOPBACK_LINK, IpNet::from(*a))).collect();
+    Ok(RouteSocket::open()?.remove(&changes)?)
+}
+
+#[cfg(test)]
+mod tests;
