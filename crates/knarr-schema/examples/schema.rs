@@ -1,9 +1,11 @@
 //! Looks at what the schema makes, and how fast.
 //!
 //! - `schema bench [WORD]`: MB/s of the codec's hot paths over golden pairs; of those only whose name has the word in it.
+//! - `schema decode < bodies`: each line a body of a built-in kind, decoded as a server does: the JSON that Go would write
+//!   again, a tab and the warnings; or the error.
 //! - `schema openapi v2|v2.pb|PATH`: an OpenAPI document (`v2.pb` as protobuf, `PATH` of OpenAPI 3: `apis/apps/v1`).
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,10 +20,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["bench"] => bench("")?,
         ["bench", word] => bench(word)?,
+        ["decode"] => decode()?,
         ["openapi", "v2.pb"] => std::io::stdout().write_all(&openapi::v2_protobuf(&Registry::builtin()))?,
         ["openapi", "v2"] => println!("{}", openapi::v2(&Registry::builtin())),
         ["openapi", path] => println!("{}", openapi::v3(&Registry::builtin(), path).ok_or("no such document")?),
-        _ => return Err("usage: schema bench [WORD] | schema openapi v2|v2.pb|PATH".into()),
+        _ => return Err("usage: schema bench [WORD] | schema decode | schema openapi v2|v2.pb|PATH".into()),
+    }
+    Ok(())
+}
+
+fn decode() -> Result<(), Box<dyn std::error::Error>> {
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().split(b'\n') {
+        let line = line?;
+        let at_rest = Object { encoding: Encoding::Json, resource_version: 0, bytes: Bytes::from(line.clone()) };
+        match codec::decode_json_kind(&codec::kind_of(&at_rest), &line, FieldValidation::Warn) {
+            Ok(decoded) => writeln!(out, "{}\t{}", String::from_utf8_lossy(&codec::encode_json(&decoded.value)), decoded.warnings.join(", "))?,
+            Err(error) => writeln!(out, "error: {}", error.message)?,
+        }
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! OpenAPI. Pure: no I/O, no clock.
 //!
 //! `data/` holds facts about Kubernetes' published interface (`schema-tools/README.md` tells what each table says and how
-//! it is made). `build.rs` turns them into static tables, so that a start parses nothing.
+//! it is made). `build.rs` turns them into tables that are looked up where they lie: a start parses nothing, a type is built when
+//! it is first asked for.
 //!
 //! - [`types`]: the table itself: what a field is called, numbered and typed.
 //! - [`registry`]: the resources that are served; a CRD enters it at run time.

@@ -1,6 +1,5 @@
 //! Quantities and times as upstream writes them after reading what a client sent, and its words for what it cannot read.
 
-use knarr_core::field::go_quote;
 use knarr_core::quantity::{Format, Quantity};
 use knarr_core::time;
 
@@ -59,6 +58,63 @@ fn bad_quantity(given: &str) -> String {
     "unable to parse quantity's suffix".to_owned()
 }
 
+/// Decodes base64 as Go's `StdEncoding` does: line ends do not count, padding does, spare bits of the last symbol are let go.
+///
+/// # Errors
+/// Where Go sees the first wrong byte.
+pub(super) fn bytes(given: &str) -> Result<Vec<u8>, usize> {
+    let given = given.as_bytes();
+    let mut out = Vec::with_capacity(given.len() / 4 * 3);
+    let mut at = 0;
+    let skip_line_ends = |mut at: usize| {
+        while let Some(b'\r' | b'\n') = given.get(at) {
+            at += 1;
+        }
+        at
+    };
+    loop {
+        let (mut quantum, mut count) = (0_u32, 0);
+        while count < 4 {
+            at = skip_line_ends(at);
+            let Some(&symbol) = given.get(at) else {
+                return if count == 0 { Ok(out) } else { Err(at - count) };
+            };
+            at += 1;
+            if let Some(value) = base64_value(symbol) {
+                quantum = quantum << 6 | value;
+                count += 1;
+                continue;
+            }
+            if symbol != b'=' || count < 2 {
+                return Err(at - 1);
+            }
+            if count == 2 {
+                at = skip_line_ends(at);
+                match given.get(at) {
+                    None => return Err(given.len()),
+                    Some(b'=') => at += 1,
+                    Some(_) => return Err(at - 1),
+                }
+            }
+            at = skip_line_ends(at);
+            out.extend_from_slice(&(quantum << (8 + 6 * (4 - count))).to_be_bytes()[..count - 1]);
+            return if at < given.len() { Err(at) } else { Ok(out) };
+        }
+        out.extend_from_slice(&quantum.to_be_bytes()[1..]);
+    }
+}
+
+fn base64_value(symbol: u8) -> Option<u32> {
+    Some(u32::from(match symbol {
+        b'A'..=b'Z' => symbol - b'A',
+        b'a'..=b'z' => symbol - b'a' + 26,
+        b'0'..=b'9' => symbol - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    }))
+}
+
 /// A `Time`: whole seconds in UTC.
 ///
 /// # Errors
@@ -99,10 +155,9 @@ pub(super) fn micros(given: &str) -> Result<String, String> {
 
 /// Follows `time.Parse` element by element to the first that does not fit.
 fn parse(given: &str, layout: &str) -> Result<jiff::Timestamp, String> {
-    let fail = |rest: &str, element: &str| {
-        format!("parsing time {} as {}: cannot parse {} as {}", go_quote(given), go_quote(layout), go_quote(rest), go_quote(element))
-    };
-    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", go_quote(given));
+    let fail =
+        |rest: &str, element: &str| format!("parsing time {} as {}: cannot parse {} as {}", quoted(given), quoted(layout), quoted(rest), quoted(element));
+    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", quoted(given));
     let mut rest = given;
     let elements = [
         ("", "2006", 0, 9999, ""),
@@ -130,9 +185,24 @@ fn parse(given: &str, layout: &str) -> Result<jiff::Timestamp, String> {
     }
     let zone = zone(rest).ok_or_else(|| fail(rest, "Z07:00"))?;
     if zone.len() < rest.len() {
-        return Err(format!("parsing time {}: extra text: {}", go_quote(given), go_quote(&rest[zone.len()..])));
+        return Err(format!("parsing time {}: extra text: {}", quoted(given), quoted(&rest[zone.len()..])));
     }
     time::parse(&given.replace(',', ".")).ok_or_else(|| out_of_range("day"))
+}
+
+/// A text in quotes as package `time` writes it: what is not printable ASCII in hexadecimal, byte by byte.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for b in text.bytes() {
+        match b {
+            b'"' | b'\\' => out.extend(['\\', char::from(b)]),
+            b' '..=b'~' | 0x7f => out.push(char::from(b)),
+            _ => out.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// The zone that a text begins with.
@@ -189,6 +259,16 @@ mod tests {
     }
 
     #[test]
+    fn base64_is_read_as_go_reads_it() {
+        for (given, wanted) in [("", Ok(&b""[..])), ("YWJj", Ok(b"abc")), ("YQ==", Ok(b"a")), ("YR==", Ok(b"a")), ("YW\r\nI=\n", Ok(b"ab"))] {
+            assert_eq!(bytes(given).as_deref(), wanted.as_ref().map(|b| *b), "{given}");
+        }
+        for (given, at) in [("YQ", 0), ("YWJjYQ", 4), ("a", 0), ("b!", 1), ("YQ=", 3), ("YQ=a", 2), ("YQ==a", 4), ("=", 0), ("YWI=YWI=", 4)] {
+            assert_eq!(bytes(given), Err(at), "{given}");
+        }
+    }
+
+    #[test]
     fn times_are_read_and_refused_as_go_does() {
         assert_eq!(seconds("2026-01-02T03:04:05.9+01:00"), Ok("2026-01-02T02:04:05Z".to_owned()));
         assert_eq!(micros("2026-01-02T03:04:05.678901Z"), Ok("2026-01-02T03:04:05.678901Z".to_owned()));
@@ -198,6 +278,7 @@ mod tests {
             ("2026-13-02T03:04:05Z", r#"parsing time "2026-13-02T03:04:05Z": month out of range"#),
             ("2026-02-30T03:04:05Z", r#"parsing time "2026-02-30T03:04:05Z": day out of range"#),
             ("2026-01-02T03:04:05", r#"parsing time "2026-01-02T03:04:05" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "Z07:00""#),
+            ("<é>", r#"parsing time "<\xc3\xa9>" as "2006-01-02T15:04:05Z07:00": cannot parse "<\xc3\xa9>" as "2006""#),
             ("2026-01-02T03:04:05Zx", r#"parsing time "2026-01-02T03:04:05Zx": extra text: "x""#),
         ] {
             assert_eq!(seconds(given), Err(wanted.to_owned()));

@@ -35,7 +35,14 @@ type Result<T> = std::result::Result<T, Stop>;
 /// One step of the way to the current value.
 #[derive(Clone)]
 enum Step<'a> {
-    Field { of: &'static Type, name: &'static str, embedded: &'static [TypeId], go_type: &'static str },
+    Field {
+        of: &'static Type,
+        name: &'static str,
+        embedded: &'static [TypeId],
+        go_type: &'static str,
+    },
+    /// `kind` or `apiVersion`, which Go embeds as `TypeMeta`.
+    TypeMeta(&'static Type, &'static str),
     Key(Cow<'a, str>),
     Index(usize),
 }
@@ -61,7 +68,7 @@ pub(super) struct Read {
 pub(super) fn typed(text: &str, t: &'static Type, strict: bool) -> Result<Read> {
     read(text, strict, |decoder| {
         if decoder.scanner.peek() == b'{' {
-            return decoder.object(t);
+            return decoder.object(t, Map::new());
         }
         decoder.mismatch(&Shape::Struct(t.id))?;
         Ok(Value::Object(Map::new()))
@@ -99,9 +106,9 @@ impl<'a> Decoder<'a> {
 
     // ---- objects of a known type
 
-    fn object(&mut self, t: &'static Type) -> Result<Value> {
+    /// `map` is what a duplicate of the field has given before; Go decodes into the same struct again.
+    fn object(&mut self, t: &'static Type, mut map: Map<String, Value>) -> Result<Value> {
         self.enter()?;
-        let mut map = Map::new();
         let mut seen = 0_u128;
         let mut first = true;
         while let Some(key) = self.scanner.key(first)? {
@@ -114,11 +121,11 @@ impl<'a> Decoder<'a> {
                     }
                     seen |= 1 << position;
                     self.path.push(Step::Field { of: t, name: flat.field.json, embedded: flat.embedded, go_type: flat.field.go_type });
-                    let value = self.field(flat.field)?;
+                    let before = if again { map.remove(flat.field.json) } else { None };
+                    let value = self.field(flat.field, before)?;
                     self.path.pop();
                     match value.filter(|v| !tree_json::is_omitted(flat.field, v)) {
                         Some(value) => _ = map.insert(flat.field.json.to_owned(), value),
-                        None if again => _ = map.remove(flat.field.json),
                         None => {}
                     }
                 }
@@ -138,7 +145,7 @@ impl<'a> Decoder<'a> {
         if map.contains_key(key) {
             self.tell("duplicate", key);
         }
-        self.path.push(Step::Field { of: t, name: if key == "kind" { "kind" } else { "apiVersion" }, embedded: &[], go_type: "" });
+        self.path.push(Step::TypeMeta(t, if key == "kind" { "kind" } else { "apiVersion" }));
         let value = self.value(&Shape::String)?;
         self.path.pop();
         if let Some(value) = value.filter(|v| *v != "") {
@@ -147,9 +154,26 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// The value of a field; `None` for null.
-    fn field(&mut self, field: &'static Field) -> Result<Option<Value>> {
-        let Some(mut value) = self.value(&field.shape)? else { return Ok(None) };
+    /// The value of a field; `None` for null. `before` is what a duplicate gave.
+    fn field(&mut self, field: &'static Field, before: Option<Value>) -> Result<Option<Value>> {
+        let null = self.scanner.peek() == b'n';
+        let value = match (&field.shape, before) {
+            (Shape::Struct(id), Some(Value::Object(map))) if self.scanner.peek() == b'{' => Some(self.object(types::get(*id), map)?),
+            (Shape::Map(_), Some(Value::Object(mut map))) if self.scanner.peek() == b'{' => {
+                if let Some(Value::Object(more)) = self.value(&field.shape)? {
+                    map.extend(more);
+                }
+                Some(Value::Object(map))
+            }
+            // Null changes nothing in what cannot be nil.
+            (Shape::Struct(_) | Shape::String | Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString, before)
+                if null && !field.pointer =>
+            {
+                self.value(&field.shape)?.or(before)
+            }
+            _ => self.value(&field.shape)?,
+        };
+        let Some(mut value) = value else { return Ok(None) };
         if let (Some((kind, api_version)), Some(items)) = (field.nested_kind, value.as_array_mut()) {
             for item in items.iter_mut().filter_map(Value::as_object_mut) {
                 item.insert("kind".to_owned(), kind.into());
@@ -170,7 +194,7 @@ impl<'a> Decoder<'a> {
         }
         match (shape, next) {
             (Shape::String, b'"') => Ok(Some(Value::String(self.scanner.string()?.into_owned()))),
-            (Shape::Struct(id), b'{') => self.object(types::get(*id)).map(Some),
+            (Shape::Struct(id), b'{') => self.object(types::get(*id), Map::new()).map(Some),
             (Shape::List(item), b'[') => self.list(item).map(Some),
             (Shape::Map(item), b'{') => self.map(item).map(Some),
             (Shape::Bool, b't' | b'f') => self.boolean().map(Some),
@@ -181,6 +205,7 @@ impl<'a> Decoder<'a> {
             },
             (Shape::Double, b'-' | b'0'..=b'9') => self.double(),
             (Shape::Bytes, b'"') => self.bytes(),
+            (Shape::Bytes, b'[') => self.bytes_in_list(),
             (Shape::RawExtension | Shape::FieldsV1 | Shape::Json, _) => self.lenient(Self::any).map(Some),
             (
                 Shape::Time
@@ -260,19 +285,32 @@ impl<'a> Decoder<'a> {
 
     fn bytes(&mut self) -> Result<Option<Value>> {
         let given = self.scanner.string()?;
-        // Go's decoder reads over line ends.
-        let joined = if given.contains(['\r', '\n']) { Cow::Owned(given.replace(['\r', '\n'], "")) } else { given };
-        match base64::engine::general_purpose::STANDARD.decode(joined.as_bytes()) {
-            Ok(_) => Ok(Some(Value::String(joined.into_owned()))),
-            Err(error) => {
-                let at = match error {
-                    base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                    _ => joined.len(),
-                };
+        match canonical::bytes(&given) {
+            Ok(bytes) => Ok(Some(base64::engine::general_purpose::STANDARD.encode(bytes).into())),
+            Err(at) => {
                 self.type_error.get_or_insert_with(|| format!("illegal base64 data at input byte {at}"));
                 Ok(None)
             }
         }
+    }
+
+    /// Bytes one by one, which Go takes too.
+    fn bytes_in_list(&mut self) -> Result<Option<Value>> {
+        self.enter()?;
+        let mut bytes: Vec<u8> = Vec::new();
+        while self.scanner.item(bytes.is_empty())? {
+            let next = self.scanner.peek();
+            let literal = self.scanner.skip()?;
+            if next != b'n' && literal.parse::<u8>().is_err() {
+                let number = format!("number {literal}");
+                let given = if matches!(next, b'-' | b'0'..=b'9') { &number } else { described(next) };
+                let message = self.type_message_of(given, "uint8");
+                self.type_error.get_or_insert(message);
+            }
+            bytes.push(literal.parse().unwrap_or(0));
+        }
+        self.leave();
+        Ok(Some(base64::engine::general_purpose::STANDARD.encode(bytes).into()))
     }
 
     /// Values with decoders of their own, which know nothing of strictness and whose errors end all.
@@ -301,14 +339,14 @@ impl<'a> Decoder<'a> {
                 }
             }
             (Shape::IntOrString, _) => self.refuse(described(next), &Shape::Int32),
-            (Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings, b'{') => self.lenient(|d| d.object(schema_props())).map(Some),
+            (Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings, b'{') => self.inner(|d| d.object(schema_props(), Map::new())).map(Some),
             (Shape::SchemaOrBool, b't' | b'f') => self.boolean().map(Some),
             (Shape::SchemaOrBool, _) => Err(Stop::Value("boolean or JSON schema expected".to_owned())),
             (Shape::SchemaOrArray, b'[') => {
                 static SCHEMA: std::sync::LazyLock<Shape> = std::sync::LazyLock::new(|| Shape::Struct(schema_props().id));
-                self.lenient(|d| d.list(&SCHEMA)).map(Some)
+                self.inner(|d| d.list(&SCHEMA)).map(Some)
             }
-            (Shape::SchemaOrStrings, b'[') => self.lenient(|d| d.list(&Shape::String)).map(Some),
+            (Shape::SchemaOrStrings, b'[') => self.inner(|d| d.list(&Shape::String)).map(Some),
             // Anything else leaves these as they are.
             (Shape::SchemaOrArray | Shape::SchemaOrStrings, _) => self.scanner.skip().map(|_| None).map_err(Stop::from),
             _ => self.refuse(described(next), &Shape::String),
@@ -320,6 +358,16 @@ impl<'a> Decoder<'a> {
         let value = read(self);
         self.strict = strict;
         value
+    }
+
+    /// Reads with a decoder of its own, whose errors end all.
+    fn inner(&mut self, read: impl FnOnce(&mut Self) -> Result<Value>) -> Result<Value> {
+        let before = self.type_error.take();
+        let value = self.lenient(read)?;
+        match std::mem::replace(&mut self.type_error, before) {
+            Some(error) => Err(Stop::Value(error)),
+            None => Ok(value),
+        }
     }
 
     // ---- values of no known shape
@@ -400,8 +448,8 @@ impl<'a> Decoder<'a> {
             // Writing to a String cannot fail.
             _ = match step {
                 Step::Index(i) => write!(path, "[{i}]"),
-                Step::Field { name, .. } if path.is_empty() => write!(path, "{name}"),
-                Step::Field { name, .. } => write!(path, ".{name}"),
+                Step::Field { name, .. } | Step::TypeMeta(_, name) if path.is_empty() => write!(path, "{name}"),
+                Step::Field { name, .. } | Step::TypeMeta(_, name) => write!(path, ".{name}"),
                 Step::Key(key) if path.is_empty() => write!(path, "{key}"),
                 Step::Key(key) => write!(path, ".{key}"),
             };
@@ -433,24 +481,41 @@ impl<'a> Decoder<'a> {
         Err(Stop::Value(self.type_message(given, shape, false)))
     }
 
-    /// `encoding/json.UnmarshalTypeError`: the innermost struct, and the way to the field with the names of embedded structs.
     /// `is_declared` tells that the shape is the field's own, which may have a name in Go, and not what its decoder wants.
     fn type_message(&self, given: &str, shape: &Shape, is_declared: bool) -> String {
-        let mut names: Vec<&str> = Vec::new();
-        let (mut holder, mut named) = (None, None);
+        let mut named = None;
         for step in &self.path {
             match step {
-                Step::Field { of, name, embedded, go_type } => {
-                    names.extend(embedded.iter().map(|id| short_name(types::get(*id))));
-                    names.push(name);
-                    (holder, named) = (Some(*of), Some(*go_type));
-                }
+                Step::Field { go_type, .. } => named = Some(*go_type),
+                Step::TypeMeta(..) => named = None,
                 Step::Index(_) => named = named.and_then(|go_type| go_type.strip_prefix("[]")),
                 Step::Key(_) => named = named.and_then(|go_type| go_type.split_once(']')).map(|(_, item)| item),
             }
         }
-        let named = named.filter(|go_type| !go_type.is_empty() && is_declared);
-        let wanted = named.map_or_else(|| go_type(shape), str::to_owned);
+        match named.filter(|go_type| !go_type.is_empty() && is_declared) {
+            Some(wanted) => self.type_message_of(given, wanted),
+            None => self.type_message_of(given, &go_type(shape)),
+        }
+    }
+
+    /// `encoding/json.UnmarshalTypeError`: the innermost struct, and the way to the field with the names of embedded structs.
+    fn type_message_of(&self, given: &str, wanted: &str) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        let mut holder = None;
+        for step in &self.path {
+            match step {
+                Step::Field { of, name, embedded, .. } => {
+                    names.extend(embedded.iter().map(|id| short_name(types::get(*id))));
+                    names.push(name);
+                    holder = Some(*of);
+                }
+                Step::TypeMeta(of, name) => {
+                    names.extend(["TypeMeta", name]);
+                    holder = Some(*of);
+                }
+                Step::Index(_) | Step::Key(_) => {}
+            }
+        }
         match holder {
             Some(of) => format!("json: cannot unmarshal {given} into Go struct field {}.{} of type {wanted}", short_name(of), names.join(".")),
             None => format!("json: cannot unmarshal {given} into Go value of type {wanted}"),

@@ -1,11 +1,10 @@
 //! From a tree to protobuf: fields in order of their numbers, value fields always, pointers only when set, lists and maps
 //! only when not empty.
 
-use base64::Engine as _;
 use knarr_core::{Map, Value};
 
 use super::wire::Back;
-use super::{scalar, schema_props, tree_json};
+use super::{canonical, scalar, schema_props, tree_json};
 use crate::types::{self, Field, Shape, Type};
 
 /// A value that its field cannot hold, with the path to it, innermost first.
@@ -87,7 +86,7 @@ fn one(back: &mut Back, number: u32, shape: &'static Shape, value: Option<&Value
             back.tag(number, 1);
         }
         Shape::Bytes => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text(value)?).map_err(|_| Mismatch::new("base64"))?;
+            let decoded = canonical::bytes(text(value)?).map_err(|_| Mismatch::new("base64"))?;
             back.bytes(number, &decoded);
         }
         _ => {
