@@ -1,0 +1,195 @@
+//! The merge itself: what an applied configuration makes of an object (`typed/merge.go`), and taking fields out of one
+//! (`typed/remove.go`).
+
+use std::collections::{HashMap, HashSet};
+
+use knarr_core::{Map, Value};
+
+use super::schema::{Kind, List, MapType, Schema};
+use super::set::{Element, Set};
+
+/// The object with the configuration laid over it. What the configuration does not name stays.
+pub fn merge(schema: Schema<'_>, object: &Value, config: &Value) -> Value {
+    both(schema, object, config).unwrap_or_default()
+}
+
+/// `None` for a map or list of which nothing is left.
+fn both(schema: Schema<'_>, left: &Value, right: &Value) -> Option<Value> {
+    let kind = schema.kind(Some(if right.is_null() { left } else { right }));
+    match kind {
+        Kind::Map(map) if !map.is_atomic && !(is_empty(left) && is_empty(right)) => maps(&map, left, right),
+        Kind::List(list) if !list.is_atomic() && !(is_empty(left) && is_empty(right)) => lists(&list, left, right),
+        _ => Some(right.clone()),
+    }
+}
+
+/// Null and what is of another kind than map or list count as empty.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => true,
+    }
+}
+
+fn maps(map: &MapType<'_>, left: &Value, right: &Value) -> Option<Value> {
+    let mut out = left.as_object().cloned().unwrap_or_default();
+    for (name, value) in right.as_object().into_iter().flatten() {
+        let merged = match (out.get(name), map.field(name)) {
+            (Some(there), Some((schema, _))) => both(schema, there, value),
+            _ => Some(value.clone()),
+        };
+        match merged {
+            Some(merged) => drop(out.insert(name.clone(), merged)),
+            None => drop(out.remove(name)),
+        }
+    }
+    (!out.is_empty()).then_some(Value::Object(out))
+}
+
+/// Items in the order of the object, new ones where the configuration has them; those that both have in the order of the
+/// configuration.
+fn lists(list: &List<'_>, left: &Value, right: &Value) -> Option<Value> {
+    let (left, right) = (Side::of(list, left), Side::of(list, right));
+    let mut shared = right.order.iter().map(|(e, _)| e).filter(|e| left.by_element.contains_key(e));
+    let mut next_shared = shared.next();
+    let mut merged: HashSet<&Element<'_>> = HashSet::new();
+    let mut out = Vec::with_capacity(left.order.len().max(right.order.len()));
+    let (mut l, mut r) = (0, 0);
+    while l < left.order.len() || r < right.order.len() {
+        if let (Some((a, _)), Some((b, _))) = (left.order.get(l), right.order.get(r)) {
+            if a == b {
+                merged.insert(a);
+                out.extend(pair(list, left.by_element[a], right.by_element[a]));
+                (l, r) = (l + 1, r + 1);
+                next_shared = shared.next();
+                continue;
+            }
+            if right.by_element.contains_key(a) && next_shared.is_some_and(|next| next != a) {
+                // It will come where the configuration has it.
+                l += 1;
+                continue;
+            }
+        }
+        if let Some((element, item)) = left.order.get(l) {
+            if !right.by_element.contains_key(element) {
+                out.push((*item).clone());
+                l += 1;
+                continue;
+            } else if merged.contains(element) {
+                l += 1;
+            }
+        }
+        if let Some((element, item)) = right.order.get(r) {
+            merged.insert(element);
+            out.extend(pair(list, left.by_element.get(element).copied().flatten(), Some(item)));
+            r += 1;
+            if next_shared == Some(element) {
+                next_shared = shared.next();
+            }
+        }
+    }
+    (!out.is_empty()).then_some(Value::Array(out))
+}
+
+fn pair(list: &List<'_>, left: Option<&Value>, right: Option<&Value>) -> Option<Value> {
+    match (left, right) {
+        (Some(left), Some(right)) => both(list.item, left, right),
+        (left, right) => right.or(left).cloned(),
+    }
+}
+
+/// The items of one side, in order and by their elements.
+struct Side<'v> {
+    order: Vec<(Element<'v>, &'v Value)>,
+    /// Nothing for an element that occurs more than once: such items are not merged.
+    by_element: HashMap<Element<'v>, Option<&'v Value>>,
+}
+
+impl<'v> Side<'v> {
+    fn of(list: &List<'v>, value: &'v Value) -> Self {
+        let items = value.as_array().map_or(&[][..], Vec::as_slice);
+        let order: Vec<_> = items.iter().filter_map(|item| Some((list.element(item).ok()?, item))).collect();
+        let mut by_element = HashMap::with_capacity(order.len());
+        for (element, item) in &order {
+            by_element.entry(element.clone()).and_modify(|there| *there = None).or_insert(Some(*item));
+        }
+        Self { order, by_element }
+    }
+}
+
+/// Takes the members of a set out of an object. A map or list of which nothing is left becomes null.
+pub fn remove(schema: Schema<'_>, value: &Value, gone: &Set<'_>) -> Value {
+    match (schema.kind(Some(value)), value) {
+        (Kind::Map(map), Value::Object(entries)) if !map.is_atomic => remove_entries(&map, entries, gone),
+        (Kind::List(list), Value::Array(items)) if !list.is_atomic() => remove_items(&list, items, gone),
+        (Kind::Scalar(_), scalar) => scalar.clone(),
+        _ => Value::Null,
+    }
+}
+
+fn remove_entries(map: &MapType<'_>, entries: &Map<String, Value>, gone: &Set<'_>) -> Value {
+    let mut out = Map::new();
+    for (name, value) in entries {
+        let kept = match gone.child(&Element::Field(name.as_str().into())) {
+            None => value.clone(),
+            Some(node) if node.member => continue,
+            Some(node) => map.field(name).map_or_else(|| value.clone(), |(schema, _)| remove(schema, value, node)),
+        };
+        out.insert(name.clone(), kept);
+    }
+    if out.is_empty() { Value::Null } else { Value::Object(out) }
+}
+
+fn remove_items(list: &List<'_>, items: &[Value], gone: &Set<'_>) -> Value {
+    let mut out = Vec::new();
+    for item in items {
+        match list.element(item).ok().and_then(|element| gone.child(&element)) {
+            None => out.push(item.clone()),
+            Some(node) if node.member => {}
+            Some(node) => out.push(remove(list.item, item, node)),
+        }
+    }
+    if out.is_empty() { Value::Null } else { Value::Array(out) }
+}
+
+/// The set with every declared field a member that has members below it (`EnsureNamedFieldsAreMembers`).
+pub fn with_named_fields<'a>(set: Set<'a>, schema: Option<Schema<'_>>) -> Set<'a> {
+    let kind = schema.map(|s| s.kind(None));
+    set.map_children(|element, child| {
+        let (below, is_declared) = match (element, &kind) {
+            (Element::Field(name), Some(Kind::Map(map))) => map.field(name).map_or((None, false), |(s, declared)| (Some(s), declared)),
+            (Element::Key(_), Some(Kind::List(list))) => (Some(list.item), false),
+            _ => (None, false),
+        };
+        let has_children = !child.children().is_empty();
+        let child = with_named_fields(child, below);
+        let is_member = child.member || is_declared && has_children;
+        child.with_member(is_member)
+    })
+}
+
+/// The set after fields that it names part by part have become atomic: such a field is then owned as a whole
+/// (`typed/reconcile_schema.go`).
+pub fn reconcile<'a>(set: Set<'a>, schema: Schema<'_>) -> Set<'a> {
+    let kind = schema.kind(None);
+    set.map_children(|element, child| {
+        let below = match (&kind, element) {
+            (Kind::Map(map), _) if map.is_deduced() => None,
+            (Kind::Map(map), Element::Field(name)) => map.field(name).map(|(s, _)| s),
+            (Kind::List(list), _) => Some(list.item),
+            _ => None,
+        };
+        match below {
+            Some(below) if !child.children().is_empty() => {
+                let is_atomic = match below.kind(None) {
+                    Kind::Map(map) => map.is_atomic,
+                    Kind::List(list) => list.is_atomic(),
+                    Kind::Scalar(_) => false,
+                };
+                if is_atomic { Set::leaf() } else { reconcile(child, below) }
+            }
+            _ => child,
+        }
+    })
+}

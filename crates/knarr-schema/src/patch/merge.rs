@@ -1,0 +1,76 @@
+//! RFC 7386 (`evanphx/json-patch`): applied and created.
+
+use knarr_core::{Map, Value};
+
+pub fn apply(target: &Value, patch: &Value) -> Value {
+    let (Value::Object(target), Value::Object(patch)) = (target, patch) else { return without_nulls(patch) };
+    let mut out = target.clone();
+    for (key, value) in patch {
+        if value.is_null() {
+            out.remove(key);
+        } else {
+            let merged = out.get(key).map_or_else(|| without_nulls(value), |there| apply(there, value));
+            out.insert(key.clone(), merged);
+        }
+    }
+    Value::Object(out)
+}
+
+/// A value that is new as a whole: null says "absent" in objects, also in those inside lists.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect(),
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+pub fn create(original: &Value, modified: &Value) -> Value {
+    let (Value::Object(original), Value::Object(modified)) = (original, modified) else { return modified.clone() };
+    let mut patch = Map::new();
+    for (key, wanted) in modified {
+        match original.get(key) {
+            Some(there) if there == wanted => {}
+            Some(there @ Value::Object(_)) if wanted.is_object() => drop(patch.insert(key.clone(), create(there, wanted))),
+            _ => drop(patch.insert(key.clone(), wanted.clone())),
+        }
+    }
+    patch.extend(original.keys().filter(|key| !modified.contains_key(*key)).map(|key| (key.clone(), Value::Null)));
+    Value::Object(patch)
+}
+
+pub fn create_three_way(original: &Value, modified: &Value, current: &Value) -> Value {
+    let additions = keep(create(current, modified), &|v| !v.is_null());
+    let deletions = keep(create(original, modified), &Value::is_null);
+    apply_keeping_nulls(deletions, additions)
+}
+
+/// Only the leaves that `wanted` picks.
+fn keep(value: Value, wanted: &impl Fn(&Value) -> bool) -> Value {
+    let Value::Object(map) = value else { return value };
+    let kept = map.into_iter().filter_map(|(key, value)| match value {
+        Value::Object(_) => {
+            let kept = keep(value, wanted);
+            kept.as_object().is_some_and(|m| !m.is_empty()).then_some((key, kept))
+        }
+        leaf => wanted(&leaf).then_some((key, leaf)),
+    });
+    kept.collect()
+}
+
+/// Lays one patch over another: nulls are part of both.
+fn apply_keeping_nulls(below: Value, above: Value) -> Value {
+    match (below, above) {
+        (Value::Object(mut below), Value::Object(above)) => {
+            for (key, value) in above {
+                let merged = match below.remove(&key) {
+                    Some(there) => apply_keeping_nulls(there, value),
+                    None => value,
+                };
+                below.insert(key, merged);
+            }
+            Value::Object(below)
+        }
+        (_, above) => above,
+    }
+}
