@@ -4,8 +4,11 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -47,6 +50,23 @@ struct Series {
     long_running: i64,
 }
 
+/// One request that lasts.
+pub struct LongRunning {
+    metrics: Arc<Metrics>,
+    labels: Option<Labels>,
+    code: u16,
+    since: Instant,
+}
+
+impl Drop for LongRunning {
+    fn drop(&mut self) {
+        if let Some(labels) = self.labels.take() {
+            self.metrics.with(labels.clone(), |s| s.long_running -= 1);
+            self.metrics.observe(labels, self.code, self.since.elapsed());
+        }
+    }
+}
+
 /// Counters of one server.
 #[derive(Default)]
 pub struct Metrics {
@@ -84,9 +104,10 @@ impl Metrics {
         }
     }
 
-    /// A watch, an exec or a log began (1) or ended (-1).
-    pub fn long_running(&self, labels: Labels, change: i64) {
-        self.with(labels, |s| s.long_running += change);
+    /// Counts a watch, an exec or a log while the guard lives, and its whole time when it ends.
+    pub fn long_running(self: &Arc<Self>, labels: Labels, code: u16) -> LongRunning {
+        self.with(labels.clone(), |s| s.long_running += 1);
+        LongRunning { metrics: self.clone(), labels: Some(labels), code, since: Instant::now() }
     }
 
     /// Writes everything. `inflight` are the requests under way (reading, writing), `objects` the stored objects by resource.

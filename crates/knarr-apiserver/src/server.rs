@@ -69,7 +69,7 @@ pub struct Inner {
     pub tokens: ArcSwap<Option<Arc<dyn TokenIssuer>>>,
     pub streaming: ArcSwap<Option<Arc<dyn Streaming>>>,
     pub allocators: Allocators,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     pub health: Health,
     pub inflight: crate::pipeline::Inflight,
     /// Cancelled when the server stops: watches end.
@@ -172,7 +172,7 @@ impl ServerBuilder {
             tokens: ArcSwap::from_pointee(self.tokens),
             streaming: ArcSwap::from_pointee(self.streaming),
             allocators: Allocators::new(&self.config),
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             health: Health::default(),
             inflight: crate::pipeline::Inflight::new(self.config.read_inflight_max, self.config.write_inflight_max),
             shutdown: CancellationToken::new(),

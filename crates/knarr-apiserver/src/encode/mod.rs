@@ -134,14 +134,11 @@ fn json_list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item =
 fn json_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, version: &str) -> Vec<u8> {
     let mut out = Vec::new();
     put_list_head(&mut out, "PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta);
-    let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",");
     for (i, object) in objects.enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        let start = out.len();
-        metadata::put_json(&mut out, object, version);
-        out.drain(start + 1..start + head.len());
+        metadata::put_json_item(&mut out, object);
     }
     out.extend_from_slice(b"]}");
     out

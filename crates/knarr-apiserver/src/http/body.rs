@@ -21,6 +21,9 @@ pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 /// Most bytes of a body that is read whole (upstream: `MaxRequestBodyBytes`).
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// What lives as long as an answer is being sent.
+pub type Held = Box<dyn std::any::Any + Send>;
+
 /// The body of an answer.
 pub enum Body {
     /// All of it at once, with a known length.
@@ -29,11 +32,19 @@ pub enum Body {
     Parts(VecDeque<Bytes>),
     /// As it comes: watches, logs, proxied answers.
     Stream(Pin<Box<dyn Stream<Item = std::result::Result<Bytes, BoxError>> + Send>>),
+    /// Another body, and what is dropped with it.
+    Holding(Box<Body>, Held),
 }
 
 impl Body {
     pub fn empty() -> Self {
         Self::Full(Bytes::new())
+    }
+
+    /// The same body, which drops `held` when it is sent or given up.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        Self::Holding(Box::new(self), held)
     }
 }
 
@@ -53,6 +64,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Parts(parts) => Poll::Ready(parts.pop_front().map(|p| Ok(Frame::data(p)))),
             Self::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|item| item.map(Frame::data))),
+            Self::Holding(body, _) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -61,6 +73,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Parts(parts) => parts.is_empty(),
             Self::Stream(_) => false,
+            Self::Holding(body, _) => body.is_end_stream(),
         }
     }
 
@@ -69,6 +82,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Parts(parts) => SizeHint::with_exact(parts.iter().map(|p| p.len() as u64).sum()),
             Self::Stream(_) => SizeHint::default(),
+            Self::Holding(body, _) => body.size_hint(),
         }
     }
 }

@@ -83,7 +83,15 @@ impl Server {
                 response
             }
         };
-        inner.metrics.observe(labels, response.status().as_u16(), started.elapsed());
+        let code = response.status().as_u16();
+        let response = if lasting && code < 300 {
+            // Counted when its body ends.
+            let counted = inner.metrics.long_running(labels, code);
+            response.map(|body| body.holding(Box::new(counted)))
+        } else {
+            inner.metrics.observe(labels, code, started.elapsed());
+            response
+        };
         finish(inner, audit_id, response)
     }
 

@@ -1,0 +1,78 @@
+//! TLS, HTTP/2 and client certificates.
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use knarr_apiserver::{
+    ServerBuilder,
+    authn::{ClientCertificates, Union},
+    authz,
+    http::{Limits, serve},
+    pki::{Leaf, Pki},
+};
+use knarr_core::clock::Env;
+use knarr_store::{MemoryEngine, Storage};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).map(|c| c.unwrap()).collect()
+}
+
+fn roots(pem: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(pem));
+    roots
+}
+
+#[tokio::test]
+async fn a_client_certificate_names_its_user_over_http2() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::system();
+    let pki = Pki::load_or_create(folder.path(), env.now()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let identity = pki.serving(&["localhost".into()], &[[127, 0, 0, 1].into()], env.now()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&pki.ca.certificate)), provider.clone()).allow_unauthenticated().build().unwrap();
+    let mut tls = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&identity.certificate), PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap())
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
+    let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
+    let authenticator = Arc::new(Union::new(vec![Arc::new(ClientCertificates)], true));
+    let server = ServerBuilder::new(storage).env(env.clone()).authenticator(authenticator).authorizer(Arc::new(authz::Union(vec![]))).build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(server, listener, Some(Arc::new(tls)), Limits::default()));
+
+    let leaf = Leaf { common_name: "alice", organization: Some("dev"), dns_names: &[], addresses: &[], client: true, server: false };
+    let alice = pki.leaf("alice", &leaf, env.now()).unwrap();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(&pki.ca.certificate))
+        .with_client_auth_cert(certificates(&alice.certificate), PrivateKeyDer::from_pem_slice(alice.key.as_bytes()).unwrap())
+        .unwrap();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri("https://localhost/api/v1/namespaces").body(Empty::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (Version::HTTP_2, 403));
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&body).contains("User \\\"alice\\\" cannot list resource \\\"namespaces\\\""), "{body:?}");
+}
