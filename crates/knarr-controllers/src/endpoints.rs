@@ -10,7 +10,7 @@ mod subsets;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use knarr_client::{Change, Informer, Item, Key, Project, WorkQueue, read};
 use knarr_core::{Object, Result};
@@ -18,6 +18,7 @@ use knarr_schema::codec;
 use serde::Deserialize;
 
 use crate::context::ControllerContext;
+use crate::nodes::{self, NodeView};
 use crate::ownership::{self, label};
 use crate::pods::{self, BY_NODE, PodItem, PodView};
 
@@ -130,12 +131,12 @@ pub fn slices_of(slices: &Informer<SliceView>, service: &Key, manager: &str) -> 
 pub struct Observed {
     pub services: Informer<ServiceView>,
     pub pods: Informer<PodView>,
-    pub nodes: Informer<()>,
+    pub nodes: Informer<NodeView>,
 }
 
 impl Observed {
     pub fn new(context: &ControllerContext) -> Self {
-        Self { services: context.informer::<Service, ServiceView>(), pods: pods::informer(context), nodes: context.informer::<Node, ()>() }
+        Self { services: context.informer::<Service, ServiceView>(), pods: pods::informer(context), nodes: nodes::informer(context) }
     }
 
     /// Wakes Services when they, their pods, or the nodes of their pods change in a way that matters.
@@ -151,7 +152,7 @@ impl Observed {
         });
         let (this, woken) = (self.clone(), queue.clone());
         self.nodes.on_change(move |change| {
-            let zone = |node: &Option<Arc<Item<()>>>| node.as_ref().map(|n| label(&n.object, ZONE).map(str::to_owned));
+            let zone = |node: &Option<Arc<Item<NodeView>>>| node.as_ref().map(|n| label(&n.object, ZONE).map(str::to_owned));
             if zone(&change.old) != zone(&change.new) && change.new.is_some() {
                 for pod in this.pods.store().by_index(BY_NODE, change.key().name()) {
                     this.services_of(&pod).into_iter().for_each(|key| woken.add(key));

@@ -22,11 +22,17 @@ mod endpoints;
 mod garbagecollector;
 mod hash;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod nodes;
+mod pod_gc;
 mod quantities;
 mod replicaset;
 mod resources;
 mod root_ca;
 mod serviceaccount;
+mod taint_eviction;
+mod ttl;
 
 pub use context::{Config, ControllerContext};
 
@@ -40,4 +46,9 @@ pub fn start_all(context: &ControllerContext) {
     replicaset::start(context);
     deployment::start(context);
     endpoints::start(context);
+    pod_gc::start(context);
+    node_ipam::start(context);
+    node_lifecycle::start(context);
+    taint_eviction::start(context);
+    ttl::start(context);
 }

@@ -1,6 +1,7 @@
 //! What controllers know of pods: the projection that the shared informer keeps, and how pods are made and removed.
 
 pub mod control;
+pub mod disruption;
 pub mod ranking;
 pub mod view;
 

@@ -1,4 +1,4 @@
-use k8s_openapi::api::core::v1::{Endpoints, Pod};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod};
 use k8s_openapi::api::discovery::v1::Endpoint;
 use knarr_core::json;
 
