@@ -231,3 +231,47 @@ async fn questions_are_answered_and_refusals_say_who_may_not_what() {
     let impersonating = cluster.send("GET", MAPS, &[("impersonate-user", "bob")], "").await;
     assert!(impersonating.text().contains("User \\\"bob\\\" cannot list"), "{}", impersonating.text());
 }
+
+#[tokio::test]
+async fn every_patch_changes_what_it_says() {
+    let cluster = Cluster::start().await;
+    cluster.post(PODS, &pod("p")).await;
+    let path = format!("{PODS}/p");
+    let image = |answer: &Answer| answer.json()["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    let strategic = r#"{"spec":{"containers":[{"name":"c","image":"j"}]}}"#;
+    assert_eq!(image(&cluster.patch(&path, "application/strategic-merge-patch+json", strategic).await), "j");
+    let json = r#"[{"op":"replace","path":"/spec/containers/0/image","value":"k"}]"#;
+    assert_eq!(image(&cluster.patch(&path, "application/json-patch+json", json).await), "k");
+    let labelled = cluster.patch(&path, "application/merge-patch+json", r#"{"metadata":{"labels":{"app":null,"x":"y"}}}"#).await;
+    assert_eq!(labelled.json()["metadata"]["labels"], json!({"x": "y"}));
+    let stale = cluster.patch(&path, "application/merge-patch+json", r#"{"metadata":{"resourceVersion":"1","labels":{"x":"z"}}}"#).await;
+    assert_eq!(stale.code, 409);
+    let bad = cluster.patch(&path, "application/json-patch+json", r#"[{"op":"test","path":"/spec/containers/0/image","value":"zzz"}]"#).await;
+    assert_eq!(bad.code, 422, "{}", bad.text());
+    assert_eq!(cluster.patch(&path, "application/json", "{}").await.code, 415);
+    assert_eq!(cluster.patch(&format!("{PODS}/zzz"), "application/merge-patch+json", "{}").await.code, 404);
+}
+
+#[tokio::test]
+async fn apply_creates_owns_and_respects_other_owners() {
+    let cluster = Cluster::start().await;
+    let path = format!("{MAPS}/a");
+    let apply = async |manager: &str, force: &str, data: &str| {
+        let body = format!("kind: ConfigMap\napiVersion: v1\nmetadata: {{name: a}}\ndata: {data}\n");
+        cluster.patch(&format!("{path}?fieldManager={manager}{force}"), "application/apply-patch+yaml", &body).await
+    };
+    let created = apply("one", "", "{k: v}").await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    let fields = created.json()["metadata"]["managedFields"].clone();
+    assert_eq!((fields[0]["manager"].as_str(), fields[0]["operation"].as_str(), &fields[0]["fieldsV1"]), (Some("one"), Some("Apply"), &json!({"f:data": {"f:k": {}}})));
+    let same = apply("one", "", "{k: v}").await;
+    assert_eq!((same.code, &same.json()["metadata"]["resourceVersion"]), (200, &created.json()["metadata"]["resourceVersion"]));
+    let conflict = apply("two", "", "{k: w}").await;
+    refused(&conflict, 409, "Apply failed with 1 conflict: conflict with \"one\": .data.k");
+    assert_eq!(apply("two", "&force=true", "{k: w}").await.json()["data"]["k"], "w");
+    refused(
+        &cluster.patch(&path, "application/apply-patch+yaml", "kind: ConfigMap\napiVersion: v1\n").await,
+        422,
+        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+    );
+}
