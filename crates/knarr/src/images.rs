@@ -1,12 +1,55 @@
-//! Images.
+//! `knarr image`: the content store that the nodes of this machine share.
+
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use knarr_cli::cluster::config::Cluster;
-use knarr_cli::cluster::failure::Result;
+use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_runtime::Runtime;
+
+use crate::roles;
+
 #[derive(Subcommand)]
 pub enum ImageVerb {
-    /// List
+    /// Take images in from an archive (docker save, or an OCI layout)
+    Load { archive: PathBuf },
+    /// List the images
+    #[command(alias = "list")]
     Ls,
+    /// Remove images
+    Rm { references: Vec<String> },
+    /// Pull an image from its registry
+    Pull { reference: String },
 }
-pub async fn run(_: Cluster, _: ImageVerb) -> Result<()> {
+
+/// Runs one of them.
+pub async fn run(cluster: Cluster, verb: ImageVerb) -> Result<()> {
+    let Some(node) = cluster.nodes.first() else { return Err(Failure::new("NO_NODE", Exit::Cluster, "the cluster has no node", "knarr start")) };
+    let runtime = roles::open_runtime(&cluster, node).await?;
+    let failed = |e: knarr_runtime::cri::Error| Failure::new("IMAGE", Exit::Resource, e.to_string(), String::new());
+    match verb {
+        ImageVerb::Load { archive } => {
+            for name in runtime.load_images(&archive).await.map_err(failed)? {
+                println!("loaded {name}");
+            }
+        }
+        ImageVerb::Ls => {
+            for image in runtime.list_images().await.map_err(failed)? {
+                for name in image.repo_tags.iter().chain(image.repo_tags.is_empty().then_some(&image.id)) {
+                    println!("{name:<60} {:>9.1} MB", image.size as f64 / 1e6);
+                }
+            }
+        }
+        ImageVerb::Rm { references } => {
+            for reference in references {
+                runtime.remove_image(&reference).await.map_err(failed)?;
+                println!("removed {reference}");
+            }
+        }
+        ImageVerb::Pull { reference } => {
+            drop(rustls::crypto::ring::default_provider().install_default());
+            println!("pulled {reference} as {}", runtime.pull_image(&reference, None).await.map_err(failed)?);
+        }
+    }
     Ok(())
 }

@@ -43,6 +43,9 @@ enum Verb {
         data: PathBuf,
         #[arg(long)]
         node: String,
+        /// End the node's pods and take away what it has made, instead of running it
+        #[arg(long)]
+        clear: bool,
     },
 }
 
@@ -73,7 +76,7 @@ fn called_as_kubectl(args: &[std::ffi::OsString]) -> bool {
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Server { data } => roles::server(&data),
-        Verb::Agent { data, node } => roles::agent(&data, &node),
+        Verb::Agent { data, node, clear } => roles::agent(&data, &node, clear),
         Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),
         Verb::Image { which, verb } => roles::for_a_person(images::run(which.load()?, verb)),
     }

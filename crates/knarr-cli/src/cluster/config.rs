@@ -32,6 +32,9 @@ pub struct Node {
     pub index: usize,
     pub address: IpAddr,
     pub kubelet_port: u16,
+    /// It is being removed: nobody starts it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// A cluster.
@@ -160,7 +163,7 @@ mod tests {
             pod_cidr: "10.244.0.0/16".into(),
             cluster_dns: "10.96.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
-            nodes: vec![Node { name: "knarr".into(), index: 0, address: "127.0.0.1".parse().unwrap(), kubelet_port: 10250 }],
+            nodes: vec![Node { name: "knarr".into(), index: 0, address: "127.0.0.1".parse().unwrap(), kubelet_port: 10250, leaving: false }],
         }
     }
 

@@ -220,7 +220,7 @@ pub fn add_node(cluster: &mut Cluster, machine: &dyn Machine) -> Node {
         (false, i) => format!("{}-m{i:02}", cluster.profile),
     };
     let address = if on_host { cluster.advertise } else { machine.node_address(cluster, index) };
-    let node = Node { name, index, address, kubelet_port: 10250 };
+    let node = Node { name, index, address, kubelet_port: 10250, leaving: false };
     cluster.nodes.push(node.clone());
     node
 }
@@ -263,7 +263,9 @@ async fn wait_for_nodes(cluster: &Cluster) -> Result<()> {
 /// The last line that a role wrote before it ended.
 fn last_words(cluster: &Cluster, role: &str) -> String {
     let log = std::fs::read_to_string(cluster.logs().join(format!("{role}.log"))).unwrap_or_default();
-    format!("{role} ended: {}", log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing"))
+    let mut lines = log.lines().rev().filter(|l| !l.trim().is_empty());
+    let last = lines.clone().find(|l| l.starts_with("error: ")).or_else(|| lines.next());
+    format!("{role} ended: {}", last.map_or("it said nothing", |l| l.trim_start_matches("error: ")))
 }
 
 /// Asks again every few milliseconds: a starting process has nobody yet who could wake us. `None` when time is up.

@@ -46,10 +46,12 @@ pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -
         return Err(super::failure::Failure::new("NO_NODE", super::failure::Exit::Cluster, format!("the cluster has no node {name:?}"), "knarr status"));
     };
     let mut left = cluster.clone();
-    left.nodes.retain(|n| n.name != name);
+    left.nodes.iter_mut().filter(|n| n.name == name).for_each(|n| n.leaving = true);
     left.save()?;
     end_role(cluster, &Cluster::agent_role(&node)).await?;
     machine.clear_node(cluster, &node).await?;
+    left.nodes.retain(|n| n.name != name);
+    left.save()?;
     remove_folder(&cluster.node_data(&node))
 }
 

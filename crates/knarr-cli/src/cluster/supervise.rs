@@ -99,5 +99,5 @@ async fn start_blocking(cluster: Cluster, role: String, args: Vec<String>) -> st
 }
 
 fn is_wanted(cluster: &Cluster, role: &str) -> bool {
-    role == "server" || cluster.nodes.iter().any(|n| Cluster::agent_role(n) == role)
+    role == "server" || cluster.nodes.iter().any(|n| !n.leaving && Cluster::agent_role(n) == role)
 }

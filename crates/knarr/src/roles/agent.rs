@@ -1,9 +1,163 @@
-//! One node.
-use knarr_cli::cluster::config::{Cluster, Node};
-use knarr_cli::cluster::failure::Result;
-pub fn enter_node(_: &Cluster, _: &Node) -> Result<()> {
+//! One node: runtime, pod network, service proxy, DNS and the node agent, in one process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node as ApiNode;
+use knarr_apiserver::pki::{Leaf, Pki};
+use knarr_cli::cluster::config::{Cluster, Node, private_folder};
+use knarr_cli::cluster::failure::{Failure, Result};
+use knarr_client::tls::Config as ClientConfig;
+use knarr_client::{Informer, Query, Recorder, SharedInformers, TlsTransport};
+use knarr_core::clock::Env;
+use knarr_node::{Agent, AgentConfig, Parts, ServingConfig};
+use knarr_runtime::{Embedded, EmbeddedConfig, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::network::Network;
+use super::tls;
+
+/// Ports of the service proxy, as upstream has them.
+const PROXY_HEALTH_PORT: u16 = 10256;
+const PROXY_METRICS_PORT: u16 = 10249;
+
+/// Puts this process, which must have a single thread, into the namespaces of a node that does not live on the host's network.
+pub fn enter_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    if let Some(netns) = cluster.node_netns(node) {
+        let entered = knarr_sys::netlink::NetNs::open(&netns).and_then(|n| n.enter());
+        entered.map_err(|e| Failure::file(&netns, &e))?;
+    }
     Ok(())
 }
-pub async fn run(_: &Cluster, _: &Node) -> Result<()> {
-    super::until_told_to_stop().await
+
+/// Runs until told to stop. The pods go on running.
+pub async fn run(cluster: &Cluster, node: &Node) -> Result<()> {
+    let env = Env::system();
+    let stop = CancellationToken::new();
+    let identity = Identity::make(cluster, node, &env)?;
+    let client = TlsTransport::new(identity.client).map_err(Failure::program)?.client();
+    let informers = SharedInformers::new(client.clone(), env.clone(), stop.clone());
+    let runtime = open_runtime(cluster, node).await?;
+    let network = Network::new(cluster, node)?;
+    follow_pod_cidr(&informers, node, network.clone());
+    let proxy = knarr_net::proxy::start(proxy_config(cluster, node)?, &informers, env.clone(), stop.clone()).map_err(Failure::program)?;
+    super::network::start_dns(cluster, node, &informers, &env, &stop)?;
+    let events = Recorder::start(client.clone(), "kubelet", &node.name, env.clone(), stop.clone());
+    let parts = Parts { client, runtime: Arc::new(runtime), network: Arc::new(network), events: Arc::new(events), env, mounter: None };
+    let agent = Agent::new(agent_config(cluster, node, identity.serving), parts);
+    let cancel = stop.clone();
+    let running = tokio::spawn(agent.run(cancel));
+    super::until_told_to_stop().await?;
+    stop.cancel();
+    drop(proxy);
+    running.await.map_err(Failure::program)?.map_err(Failure::program)
+}
+
+/// Ends every pod of the node and takes away what the node has made. Nothing else of the node may run.
+pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
+    let runtime = open_runtime(cluster, node).await?;
+    let network = Network::new(cluster, node)?;
+    for sandbox in runtime.list_pod_sandboxes().await.map_err(Failure::program)? {
+        network.forget(&sandbox).await?;
+        runtime.stop_pod_sandbox(&sandbox.id).await.map_err(Failure::program)?;
+        runtime.remove_pod_sandbox(&sandbox.id).await.map_err(Failure::program)?;
+    }
+    network.remove()?;
+    knarr_net::proxy::remove(&proxy_config(cluster, node)?.table).map_err(Failure::program)?;
+    super::network::remove_dns(cluster)?;
+    super::traces::remove(cluster, node)
+}
+
+/// The node's certificates: one pair that serves the node API and asks the API server.
+struct Identity {
+    client: ClientConfig,
+    serving: ServingConfig,
+}
+
+impl Identity {
+    fn make(cluster: &Cluster, node: &Node, env: &Env) -> Result<Self> {
+        let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
+        let user = format!("system:node:{}", node.name);
+        let leaf = Leaf {
+            common_name: &user,
+            organization: Some("system:nodes"),
+            dns_names: std::slice::from_ref(&node.name),
+            addresses: &[node.address, IpAddr::from([127, 0, 0, 1])],
+            client: true,
+            server: true,
+        };
+        let pair = pki.leaf(&format!("node-{}", node.name), &leaf, env.now()).map_err(Failure::program)?;
+        let mut client = ClientConfig::new(cluster.server_url());
+        client.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
+        client.client_certificate = Some((pair.certificate.clone().into_bytes(), pair.key.clone().into_bytes()));
+        client.user_agent = format!("kubelet/{}", knarr_core::KUBERNETES_VERSION);
+        Ok(Self { client, serving: ServingConfig { tls: tls::server(&pair, &pki.ca.certificate, &["h2", "http/1.1"])? } })
+    }
+}
+
+/// Opens the node's runtime. Nodes of one cluster share one content store.
+pub async fn open_runtime(cluster: &Cluster, node: &Node) -> Result<Embedded> {
+    let (root, run) = (cluster.node_data(node).join("runtime"), cluster.node_run(node).join("runtime"));
+    for folder in [&root, &run, &images_folder(cluster)] {
+        private_folder(folder)?;
+    }
+    let mut config = EmbeddedConfig::new(root, run);
+    config.images = Some(images_folder(cluster));
+    Embedded::open(config).await.map_err(Failure::program)
+}
+
+pub fn images_folder(cluster: &Cluster) -> PathBuf {
+    cluster.data.join("images")
+}
+
+/// The default profile's first node has upstream's folders, which other programs look for; others have their own.
+pub fn folders(cluster: &Cluster, node: &Node) -> (PathBuf, PathBuf, PathBuf) {
+    if node.index == 0 {
+        return ("/var/lib/kubelet".into(), "/var/log/pods".into(), "/var/log/containers".into());
+    }
+    let data = cluster.node_data(node);
+    (data.join("kubelet"), data.join("log/pods"), data.join("log/containers"))
+}
+
+fn agent_config(cluster: &Cluster, node: &Node, serving: ServingConfig) -> AgentConfig {
+    let (root_dir, pod_log_dir, container_log_dir) = folders(cluster, node);
+    AgentConfig {
+        addresses: vec![node.address],
+        seccomp_dir: root_dir.join("seccomp"),
+        root_dir,
+        pod_log_dir,
+        container_log_dir,
+        cluster_dns: vec![cluster.cluster_dns],
+        cluster_domain: cluster.cluster_domain.clone(),
+        port: node.kubelet_port,
+        serving: Some(serving),
+        ..AgentConfig::new(&node.name)
+    }
+}
+
+pub fn cluster_cidrs(cluster: &Cluster) -> Result<Vec<IpNet>> {
+    Ok(vec![cluster.pod_cidr.parse().map_err(Failure::program)?])
+}
+
+fn proxy_config(cluster: &Cluster, node: &Node) -> Result<knarr_net::proxy::Config> {
+    let mut config = knarr_net::proxy::Config::new(&node.name, &cluster_cidrs(cluster)?);
+    config.own_fronts = super::network::dns_fronts(cluster);
+    config.health_address = Some(SocketAddr::new(node.address, PROXY_HEALTH_PORT));
+    config.metrics_address = Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PROXY_METRICS_PORT));
+    Ok(config)
+}
+
+/// Tells the network its range as soon as the Node object has one.
+fn follow_pod_cidr(informers: &SharedInformers, node: &Node, network: Network) {
+    let informer: Informer<()> = informers.get(Query::all::<ApiNode>().fields(&format!("metadata.name={}", node.name)));
+    informer.on_change(move |change| {
+        let cidr = change.new.as_ref().and_then(|item| item.typed::<ApiNode>().ok()).and_then(|n| n.spec?.pod_cidr?.parse().ok());
+        if let Some(cidr) = cidr
+            && let Err(error) = network.set_pod_cidr(cidr)
+        {
+            tracing::error!(%cidr, %error, "the pod network cannot use its range");
+        }
+    });
 }

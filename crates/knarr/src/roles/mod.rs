@@ -1,14 +1,18 @@
 //! The roles a process can play, each with the runtime that fits it.
 
 mod agent;
+mod network;
 mod server;
 mod tls;
+mod traces;
+
+pub use agent::open_runtime;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use knarr_cli::cluster::config::{Cluster, Desired};
+use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_cli::cluster::{process, supervise};
 use tracing_subscriber::EnvFilter;
@@ -27,13 +31,16 @@ pub fn server(data: &Path) -> Result<()> {
     })
 }
 
-/// One node.
-pub fn agent(data: &Path, name: &str) -> Result<()> {
+/// One node; with `clear`, the end of it.
+pub fn agent(data: &Path, name: &str, clear: bool) -> Result<()> {
     let cluster = Cluster::load(data)?;
     let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
         return Err(Failure::program(format!("the cluster has no node {name:?}")));
     };
     agent::enter_node(&cluster, &node)?;
+    if clear {
+        return runtime(1)?.block_on(agent::clear(&cluster, &node));
+    }
     let cluster = begin(data, &Cluster::agent_role(&node))?;
     runtime(2)?.block_on(async {
         look_after(data, "server".into(), supervise::server_args(&cluster));
@@ -43,8 +50,7 @@ pub fn agent(data: &Path, name: &str) -> Result<()> {
 
 /// A pod's shim.
 pub fn shim(args: &[OsString]) -> ExitCode {
-    drop(args);
-    ExitCode::FAILURE
+    knarr_runtime::shim_main(args.iter().cloned())
 }
 
 /// The built-in kubectl.
@@ -99,9 +105,4 @@ async fn until_told_to_stop() -> Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// Whether the cluster was told to stop (and not only this process).
-pub fn is_stopping(data: &Path) -> bool {
-    Cluster::load(data).is_ok_and(|c| c.desired == Desired::Stopped)
 }

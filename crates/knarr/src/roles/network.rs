@@ -1,0 +1,107 @@
+//! The pod network as the node agent wants it, over the one that `knarr-net` has.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use knarr_cli::cluster::config::{Cluster, Node, private_folder};
+use knarr_cli::cluster::failure::{Failure, Result};
+use knarr_client::SharedInformers;
+use knarr_core::clock::Env;
+use knarr_net::pods::{Config, HostPort, PodNetwork, Protocol, Sandbox};
+use knarr_node::network as wanted;
+use knarr_runtime::cri::SandboxStatus;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const DNS_PORT: u16 = 53;
+
+/// The node's pod network. Clones are the same network.
+#[derive(Clone)]
+pub struct Network(PodNetwork);
+
+impl Network {
+    pub fn new(cluster: &Cluster, node: &Node) -> Result<Self> {
+        let folder = cluster.node_data(node).join("network");
+        private_folder(&folder)?;
+        PodNetwork::new(Config::new(folder, &super::agent::cluster_cidrs(cluster)?)).map(Self).map_err(Failure::program)
+    }
+
+    pub fn set_pod_cidr(&self, cidr: IpNet) -> std::result::Result<(), knarr_net::pods::Error> {
+        self.0.set_pod_cidr(cidr)
+    }
+
+    /// Detaches a sandbox of which only the runtime knows.
+    pub async fn forget(&self, status: &SandboxStatus) -> Result<()> {
+        match sandbox(status, &[]) {
+            Some(sandbox) => self.0.detach(&sandbox).await.map_err(Failure::program),
+            None => Ok(()),
+        }
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        self.0.remove().map_err(Failure::program)
+    }
+}
+
+fn sandbox(status: &SandboxStatus, ports: &[wanted::HostPort]) -> Option<Sandbox> {
+    Some(Sandbox {
+        id: status.id.clone(),
+        netns: status.netns.clone()?,
+        ips: status.ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        host_ports: ports.iter().map(host_port).collect(),
+    })
+}
+
+fn host_port(port: &wanted::HostPort) -> HostPort {
+    let protocol = match port.protocol {
+        wanted::Protocol::Tcp => Protocol::Tcp,
+        wanted::Protocol::Udp => Protocol::Udp,
+        wanted::Protocol::Sctp => Protocol::Sctp,
+    };
+    HostPort { protocol, host_ip: port.host_ip, host_port: port.host_port, container_port: port.container_port }
+}
+
+fn failed(error: impl std::fmt::Display) -> wanted::Error {
+    wanted::Error(error.to_string())
+}
+
+#[async_trait]
+impl wanted::PodNetwork for Network {
+    async fn attach(&self, status: &SandboxStatus, pod: &wanted::PodAttachment) -> wanted::Result<Vec<IpAddr>> {
+        let sandbox = sandbox(status, &pod.host_ports).ok_or_else(|| failed("the sandbox has no network namespace"))?;
+        self.0.attach(&sandbox).await.map_err(failed)
+    }
+
+    async fn detach(&self, status: &SandboxStatus, pod: &wanted::PodAttachment) -> wanted::Result<()> {
+        match sandbox(status, &pod.host_ports) {
+            Some(sandbox) => self.0.detach(&sandbox).await.map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    async fn restore(&self, sandboxes: &[(SandboxStatus, wanted::PodAttachment)]) -> wanted::Result<()> {
+        let known: Vec<Sandbox> = sandboxes.iter().filter_map(|(status, pod)| sandbox(status, &pod.host_ports)).collect();
+        self.0.restore(&known).await.map_err(failed)
+    }
+
+    fn problem(&self) -> watch::Receiver<Option<String>> {
+        self.0.problem()
+    }
+}
+
+/// Where the node's own DNS server answers.
+pub fn dns_fronts(cluster: &Cluster) -> Vec<(Ipv4Addr, Protocol, u16)> {
+    match cluster.cluster_dns {
+        IpAddr::V4(address) => vec![(address, Protocol::Udp, DNS_PORT), (address, Protocol::Tcp, DNS_PORT)],
+        IpAddr::V6(_) => Vec::new(),
+    }
+}
+
+pub fn start_dns(_: &Cluster, _: &Node, _: &SharedInformers, _: &Env, _: &CancellationToken) -> Result<()> {
+    Ok(())
+}
+
+pub fn remove_dns(_: &Cluster) -> Result<()> {
+    Ok(())
+}
