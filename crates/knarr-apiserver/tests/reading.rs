@@ -112,3 +112,27 @@ async fn every_representation_is_served() {
     let error = get(&format!("{MAPS}/zzz"), "application/vnd.kubernetes.protobuf").await;
     assert_eq!(knarr_schema::codec::decode_protobuf(&error.body).unwrap().1["code"], 404);
 }
+
+#[tokio::test]
+async fn an_expired_token_can_go_on_inconsistently() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        cluster.post(MAPS, &config_map(name, json!({}))).await;
+    }
+    // A page of a revision that is no longer known: kube-apiserver's token for revision 1, after "a".
+    let unknown = base64_url(r#"{"v":"meta.k8s.io/v1","rv":999999,"start":"a\u0000"}"#);
+    let expired = cluster.get(&format!("{MAPS}?limit=1&continue={unknown}")).await;
+    assert_eq!((expired.code, expired.json()["reason"].as_str()), (410, Some("Expired")));
+    let token = expired.json()["metadata"]["continue"].as_str().unwrap().to_owned();
+    let rest = cluster.get(&format!("{MAPS}?limit=1&continue={token}")).await.json();
+    assert_eq!((rest.list_at(&["items"]).len(), rest["items"][0]["metadata"]["name"].as_str()), (1, Some("b")));
+    let gone = cluster.get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")).await;
+    assert!(matches!(gone.code, 200 | 410), "{}", gone.text());
+    let late = cluster.get(&format!("{MAPS}?resourceVersion=99999")).await;
+    assert_eq!((late.code, late.json()["details"]["causes"][0]["reason"].as_str()), (504, Some("ResourceVersionTooLarge")));
+}
+
+fn base64_url(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+}

@@ -263,7 +263,10 @@ async fn apply_creates_owns_and_respects_other_owners() {
     let created = apply("one", "", "{k: v}").await;
     assert_eq!(created.code, 201, "{}", created.text());
     let fields = created.json()["metadata"]["managedFields"].clone();
-    assert_eq!((fields[0]["manager"].as_str(), fields[0]["operation"].as_str(), &fields[0]["fieldsV1"]), (Some("one"), Some("Apply"), &json!({"f:data": {"f:k": {}}})));
+    assert_eq!(
+        (fields[0]["manager"].as_str(), fields[0]["operation"].as_str(), &fields[0]["fieldsV1"]),
+        (Some("one"), Some("Apply"), &json!({"f:data": {"f:k": {}}}))
+    );
     let same = apply("one", "", "{k: v}").await;
     assert_eq!((same.code, &same.json()["metadata"]["resourceVersion"]), (200, &created.json()["metadata"]["resourceVersion"]));
     let conflict = apply("two", "", "{k: w}").await;

@@ -50,7 +50,8 @@ impl Server {
             Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };
         let labels = labels(&info, &query);
-        let errors_as = accept(request.headers(), "", Offers::Plain, false).unwrap_or(Accepted::JSON);
+        let wanted = request.headers().get(header::ACCEPT).cloned();
+        let errors_as = || error_format(wanted);
         let lasting = info.is_long_running();
         let _guard = match (lasting, inner.inflight.enter(info.is_read_only())) {
             (true, _) => None,
@@ -58,7 +59,7 @@ impl Server {
             (false, Err(status)) => {
                 inner.metrics.terminate(labels.clone(), 429);
                 inner.metrics.observe(labels, 429, started.elapsed());
-                return finish(inner, audit_id, respond::failure(&status.into(), &errors_as));
+                return finish(inner, audit_id, respond::failure(&status.into(), &errors_as()));
             }
         };
         let work = self.route(request, info, query, peer);
@@ -78,7 +79,7 @@ impl Server {
         let response = match response {
             Ok(response) => response,
             Err(refused) => {
-                let mut response = respond::failure(&refused.status, &errors_as);
+                let mut response = respond::failure(&refused.status, &errors_as());
                 respond::warn(response.headers_mut(), &refused.warnings);
                 response
             }
@@ -160,6 +161,12 @@ impl Inner {
             Ok(None) | Err(_) => Err(Status::unauthorized("Unauthorized")),
         }
     }
+}
+
+/// How a refusal is written: in what the client accepts, if that can be.
+fn error_format(wanted: Option<HeaderValue>) -> Accepted {
+    let headers: HeaderMap = wanted.into_iter().map(|value| (header::ACCEPT, value)).collect();
+    accept(&headers, "", Offers::Plain, false).unwrap_or(Accepted::JSON)
 }
 
 /// The headers that every answer carries.

@@ -195,9 +195,16 @@ impl Watching {
 
 /// How a change looks to a watcher with a selection: an object may enter it or leave it.
 fn seen_through(served: &Served, selection: &Selection, change: Arc<Change>) -> Option<Shown> {
-    let filter = selection.filter(served.resource.namespaced);
+    if selection.is_everything() {
+        let event_type = match change.kind {
+            ChangeKind::Added => EventType::Added,
+            ChangeKind::Modified => EventType::Modified,
+            ChangeKind::Deleted => EventType::Deleted,
+        };
+        return Some(Shown::Whole(event_type, change));
+    }
     let matcher = selection.matcher(served);
-    let concerns = |item: &Item| filter.namespace.as_deref().is_none_or(|n| n.is_empty() || n == item.namespace()) && matcher.matches(item);
+    let concerns = |item: &Item| matcher.matches(item);
     let before = change.previous.as_deref().is_some_and(concerns);
     if change.kind == ChangeKind::Deleted {
         return before.then_some(Shown::Whole(EventType::Deleted, change));
