@@ -113,11 +113,11 @@ impl From<PackedInstruction> for Instruction {
     }
 }
 
-/// What the kernel is asked to enforce for CRI's resources.
+/// What the kernel is asked to enforce for CRI's resources. A quota of 0 is CRI's way to say that there is none.
 pub fn limits(resources: &Resources) -> Limits {
     Limits {
         cpu_shares: resources.cpu_shares,
-        cpu_quota_us: resources.cpu_quota,
+        cpu_quota_us: resources.cpu_quota.map(|quota| if quota == 0 { -1 } else { quota }),
         cpu_period_us: resources.cpu_period,
         memory_bytes: resources.memory_limit,
         pids: resources.pids_limit,

@@ -39,11 +39,13 @@ pub async fn run(cluster: &Cluster, node: &Node) -> Result<()> {
     let identity = Identity::make(cluster, node, &env)?;
     let client = TlsTransport::new(identity.client).map_err(Failure::program)?.client();
     let informers = SharedInformers::new(client.clone(), env.clone(), stop.clone());
+    let network_client = TlsTransport::new(identity.network).map_err(Failure::program)?.client();
+    let services = SharedInformers::new(network_client, env.clone(), stop.clone());
     let runtime = open_runtime(cluster, node).await?;
     let network = Network::new(cluster, node)?;
     follow_pod_cidr(&informers, node, network.clone());
-    let proxy = knarr_net::proxy::start(proxy_config(cluster, node)?, &informers, env.clone(), stop.clone()).map_err(Failure::program)?;
-    super::network::start_dns(cluster, node, &informers, &env, &stop)?;
+    let proxy = knarr_net::proxy::start(proxy_config(cluster, node)?, &services, env.clone(), stop.clone()).map_err(Failure::program)?;
+    knarr_net::dns::start(&super::network::dns_config(cluster, node), &services, env.clone(), &stop).map_err(Failure::program)?;
     let events = Recorder::start(client.clone(), "kubelet", &node.name, env.clone(), stop.clone());
     let parts = Parts { client, runtime: Arc::new(runtime), network: Arc::new(network), events: Arc::new(events), env, mounter: None };
     let agent = Agent::new(agent_config(cluster, node, identity.serving), parts);
@@ -66,13 +68,15 @@ pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
     }
     network.remove()?;
     knarr_net::proxy::remove(&proxy_config(cluster, node)?.table).map_err(Failure::program)?;
-    super::network::remove_dns(cluster)?;
+    knarr_net::dns::remove(&super::network::dns_config(cluster, node)).map_err(Failure::program)?;
     super::traces::remove(cluster, node)
 }
 
-/// The node's certificates: one pair that serves the node API and asks the API server.
+/// The node's certificates: one pair that serves the node API and asks the API server as the node, and one for the service proxy
+/// and DNS, which see every Service.
 struct Identity {
     client: ClientConfig,
+    network: ClientConfig,
     serving: ServingConfig,
 }
 
@@ -89,11 +93,18 @@ impl Identity {
             server: true,
         };
         let pair = pki.leaf(&format!("node-{}", node.name), &leaf, env.now()).map_err(Failure::program)?;
-        let mut client = ClientConfig::new(cluster.server_url());
-        client.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
-        client.client_certificate = Some((pair.certificate.clone().into_bytes(), pair.key.clone().into_bytes()));
-        client.user_agent = format!("kubelet/{}", knarr_core::KUBERNETES_VERSION);
-        Ok(Self { client, serving: ServingConfig { tls: tls::server(&pair, &pki.ca.certificate, &["h2", "http/1.1"])? } })
+        let proxy =
+            Leaf { common_name: "system:kube-proxy", organization: Some("system:coredns"), dns_names: &[], addresses: &[], client: true, server: false };
+        let proxy = pki.leaf("kube-proxy", &proxy, env.now()).map_err(Failure::program)?;
+        let config = |identity: &knarr_apiserver::pki::Identity, agent: &str| {
+            let mut config = ClientConfig::new(cluster.server_url());
+            config.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
+            config.client_certificate = Some((identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes()));
+            config.user_agent = format!("{agent}/{}", knarr_core::KUBERNETES_VERSION);
+            config
+        };
+        let serving = ServingConfig { tls: tls::server(&pair, &pki.ca.certificate, &["h2", "http/1.1"])? };
+        Ok(Self { client: config(&pair, "kubelet"), network: config(&proxy, "kube-proxy"), serving })
     }
 }
 
@@ -143,7 +154,7 @@ pub fn cluster_cidrs(cluster: &Cluster) -> Result<Vec<IpNet>> {
 
 fn proxy_config(cluster: &Cluster, node: &Node) -> Result<knarr_net::proxy::Config> {
     let mut config = knarr_net::proxy::Config::new(&node.name, &cluster_cidrs(cluster)?);
-    config.own_fronts = super::network::dns_fronts(cluster);
+    config.own_fronts = knarr_net::dns::own_fronts(&super::network::dns_config(cluster, node));
     config.health_address = Some(SocketAddr::new(node.address, PROXY_HEALTH_PORT));
     config.metrics_address = Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PROXY_METRICS_PORT));
     Ok(config)

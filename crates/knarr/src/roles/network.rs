@@ -1,20 +1,16 @@
 //! The pod network as the node agent wants it, over the one that `knarr-net` has.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
-use knarr_client::SharedInformers;
-use knarr_core::clock::Env;
+use knarr_net::dns;
 use knarr_net::pods::{Config, HostPort, PodNetwork, Protocol, Sandbox};
 use knarr_node::network as wanted;
 use knarr_runtime::cri::SandboxStatus;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-const DNS_PORT: u16 = 53;
 
 /// The node's pod network. Clones are the same network.
 #[derive(Clone)]
@@ -90,18 +86,9 @@ impl wanted::PodNetwork for Network {
     }
 }
 
-/// Where the node's own DNS server answers.
-pub fn dns_fronts(cluster: &Cluster) -> Vec<(Ipv4Addr, Protocol, u16)> {
-    match cluster.cluster_dns {
-        IpAddr::V4(address) => vec![(address, Protocol::Udp, DNS_PORT), (address, Protocol::Tcp, DNS_PORT)],
-        IpAddr::V6(_) => Vec::new(),
-    }
-}
-
-pub fn start_dns(_: &Cluster, _: &Node, _: &SharedInformers, _: &Env, _: &CancellationToken) -> Result<()> {
-    Ok(())
-}
-
-pub fn remove_dns(_: &Cluster) -> Result<()> {
-    Ok(())
+/// How the node's own DNS server is set up.
+pub fn dns_config(cluster: &Cluster, node: &Node) -> dns::Config {
+    let mut config = dns::Config::new(&cluster.cluster_domain, &[cluster.cluster_dns]);
+    config.loopback_resolvers = node.index == 0;
+    config
 }
