@@ -2,11 +2,13 @@
 //! proxy, and the names that lead there.
 //!
 //! - [`pods`]: links, addresses, masquerading and host ports of the pods on one node.
+//! - [`nodes`]: the way from node to node, and nodes in network namespaces on one machine.
 //! - [`proxy`]: Services as packet rules.
 //! - [`dns`]: names of the cluster, answered on every node.
 
 pub mod dns;
 mod http;
+pub mod nodes;
 pub mod pods;
 pub mod proxy;
 mod rules;

@@ -51,7 +51,9 @@ impl Machine {
             let mut socket = RouteSocket::open().unwrap();
             let via: IpAddr = via.parse().unwrap();
             let link = socket.path_to(via).unwrap().unwrap().link;
-            socket.apply(&[route::set_route(&Route::via(destination.parse().unwrap(), via, link))]).unwrap();
+            /// Not ours: `RTPROT_STATIC`.
+            const PROTOCOL: u8 = 4;
+            socket.apply(&[route::set_route(&Route { protocol: PROTOCOL, ..Route::via(destination.parse().unwrap(), via, link) })]).unwrap();
         });
     }
 

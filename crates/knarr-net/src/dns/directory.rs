@@ -50,13 +50,7 @@ impl Informed {
         Self { services, slices, namespaces: informers.all::<k8s_openapi::api::core::v1::Namespace, _>(), by_address }
     }
 
-    /// Waits until everything that existed at the start is known.
-    pub async fn wait_synced(&self) {
-        self.services.wait_synced().await;
-        self.slices.wait_synced().await;
-        self.namespaces.wait_synced().await;
-    }
-
+    /// Whether everything that existed at the start is known.
     pub fn has_synced(&self) -> bool {
         self.services.has_synced() && self.slices.has_synced() && self.namespaces.has_synced()
     }

@@ -49,7 +49,7 @@ fn world(upstream: Vec<SocketAddr>) -> World {
     let guard = runtime.enter();
     let informers = SharedInformers::new(seeded().client(), env.clone(), stop.clone());
     let informed = Arc::new(Informed::new(&informers));
-    runtime.block_on(informed.wait_synced());
+    runtime.block_on(informers.wait_synced());
     let responder = Arc::new(Responder {
         zone: Zone::new("cluster.local", None).unwrap(),
         directory: informed,

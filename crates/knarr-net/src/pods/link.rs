@@ -1,4 +1,4 @@
-//! The wire between a pod and its node.
+//! The wire between a pod and its node, which also serves between a node in a network namespace of its own and the machine.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use knarr_sys::netlink::route::{self, Route, Scope};
 use knarr_sys::netlink::{NetNs, Result, RouteSocket};
 
 /// Index of `lo` in every network namespace.
-pub(super) const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 /// Where pods send everything. No interface has this address: a permanent neighbour says who it is.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The node's end of every pair has this one; no two of them share a link.
@@ -21,15 +21,19 @@ const NAME_HASH_LEN: usize = 10;
 /// What VXLAN adds to a packet: Ethernet, IPv4, UDP and VXLAN headers.
 pub(crate) const OVERLAY_OVERHEAD: u32 = 50;
 const MTU_WITHOUT_UPLINK: u32 = 1500;
+/// IPv4 works with no less.
+const LINK_MTU_MIN: u32 = 576;
 
-/// One pod's wire.
-pub(super) struct Wire {
-    /// The node's end.
+/// One wire: to a pod, or to a node that has a network namespace of its own.
+pub(crate) struct Wire {
+    /// The near end.
     pub name: String,
     pub address: Ipv4Addr,
-    /// The node's address towards its pods.
+    /// The near side's own address towards the far one.
     pub source: Ipv4Addr,
     pub mtu: u32,
+    /// Whether the far side may send from its own address only: true for pods, while nodes send for theirs.
+    pub strict: bool,
 }
 
 /// The name of the node's end for a sandbox.
@@ -49,20 +53,19 @@ pub(crate) fn mac_of(address: Ipv4Addr) -> Mac {
 
 /// MTU for pods: that of the link to the outside, less the overlay's overhead.
 pub(super) fn pod_mtu(host: &mut RouteSocket) -> Result<u32> {
+    Ok(uplink_mtu(host)?.saturating_sub(OVERLAY_OVERHEAD).max(LINK_MTU_MIN))
+}
+
+/// MTU of the link to the outside.
+pub(crate) fn uplink_mtu(host: &mut RouteSocket) -> Result<u32> {
     const SOMEWHERE_OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
     let uplink = host.path_to(SOMEWHERE_OUTSIDE)?.map(|path| path.link);
     let links = host.links()?;
-    let mtu = links.iter().find(|l| Some(l.index) == uplink).map_or(MTU_WITHOUT_UPLINK, |l| l.mtu);
-    Ok(mtu.saturating_sub(OVERLAY_OVERHEAD).max(link_mtu_min()))
-}
-
-/// IPv4 works with no less.
-const fn link_mtu_min() -> u32 {
-    576
+    Ok(links.iter().find(|l| Some(l.index) == uplink).map_or(MTU_WITHOUT_UPLINK, |l| l.mtu))
 }
 
 /// Makes the pair and sets up the node's end. A left-over of that name is replaced.
-pub(super) fn connect_host(host: &mut RouteSocket, netns: &NetNs, wire: &Wire) -> Result<()> {
+pub(crate) fn connect_host(host: &mut RouteSocket, netns: &NetNs, wire: &Wire) -> Result<()> {
     let (near, far) = (VethEnd { name: &wire.name, mac: NODE_MAC }, VethEnd { name: POD_LINK, mac: mac_of(wire.address) });
     let pair = [link::add_veth(&near, &far, netns.as_fd(), wire.mtu)];
     match host.apply(&pair) {
@@ -80,7 +83,7 @@ pub(super) fn connect_host(host: &mut RouteSocket, netns: &NetNs, wire: &Wire) -
         // process reaches node ports on 127.0.0.1; packets to that network from outside are dropped by our rules.
         link::configure(
             index,
-            &[(Ipv4Setting::RpFilter, 1), (Ipv4Setting::AcceptRedirects, 0), (Ipv4Setting::SendRedirects, 0), (Ipv4Setting::RouteLocalnet, 1)],
+            &[(Ipv4Setting::RpFilter, wire.strict.into()), (Ipv4Setting::AcceptRedirects, 0), (Ipv4Setting::SendRedirects, 0), (Ipv4Setting::RouteLocalnet, 1)],
         ),
         route::set_neighbour(index, wire.address.into(), mac_of(wire.address)),
         route::set_route(&Route { source: Some(wire.source.into()), ..Route::direct(host_net(wire.address), index) }),
@@ -93,7 +96,7 @@ fn remove_pod_link(netns: &NetNs) -> Result<()> {
 }
 
 /// Sets up the pod's end, from inside its namespace.
-pub(super) fn connect_pod(wire: &Wire) -> Result<()> {
+pub(crate) fn connect_pod(wire: &Wire) -> Result<()> {
     let mut pod = RouteSocket::open()?;
     let index = pod.link(POD_LINK)?.map_or(0, |l| l.index);
     pod.remove(&[link::without_link_local(index)]).or_else(without_ipv6)?;

@@ -9,7 +9,7 @@
 //! cluster is masqueraded, host ports are entries of one map ([`rules`]), addresses are files in a folder ([`addresses`]).
 
 mod addresses;
-mod link;
+pub(crate) mod link;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,7 +203,7 @@ impl PodNetwork {
             let mut state = self.0.state.lock();
             let pool = state.pool.as_mut().ok_or(Error::NoPodCidr)?;
             let address = pool.allocate(&sandbox.id)?;
-            (address, link::Wire { name: link::name(&sandbox.id), address, source: pool.gateway(), mtu: state.mtu })
+            (address, link::Wire { name: link::name(&sandbox.id), address, source: pool.gateway(), mtu: state.mtu, strict: true })
         };
         let done = self.connect(sandbox, &netns, &wire);
         if done.is_err()
@@ -285,7 +285,8 @@ fn ipv4_of(sandbox: &Sandbox) -> Option<Ipv4Addr> {
     sandbox.ips.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None })
 }
 
-fn enable_forwarding() -> Result<()> {
+/// Lets the machine (the network namespace of the calling thread) pass packets on.
+pub(crate) fn enable_forwarding() -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv4/ip_forward");
     if std::fs::read_to_string(path).map_err(at(path))?.trim() == "1" {
         return Ok(());

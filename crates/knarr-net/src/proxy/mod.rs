@@ -97,9 +97,18 @@ impl Pending {
     }
 }
 
+/// How far a proxy has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// How often everything that was known then was brought into the kernel. 0: not yet.
+    pub times: u64,
+    /// How long the last time took.
+    pub took: Duration,
+}
+
 /// A running proxy. It ends with its `stop` token and leaves the rules, so that connections go on.
 pub struct ServiceProxy {
-    synced: watch::Receiver<u64>,
+    synced: watch::Receiver<Synced>,
 }
 
 /// Starts the proxy of the network namespace of the calling thread.
@@ -116,7 +125,7 @@ pub fn start(config: Config, informers: &SharedInformers, env: Env, stop: Cancel
     if let Some(address) = config.metrics_address {
         tokio::spawn(health::serve_metrics(address, health.clone(), stop.clone()));
     }
-    let (sender, synced) = watch::channel(0);
+    let (sender, synced) = watch::channel(Synced::default());
     let worker = Worker::new(config, informers, health, kernel, sender, stop.clone());
     tokio::spawn(async move {
         tokio::select! {
@@ -136,8 +145,8 @@ pub fn remove(table: &str) -> Result<()> {
 }
 
 impl ServiceProxy {
-    /// Counts the times that everything known was brought into the kernel. 0: not yet.
-    pub fn synced(&self) -> watch::Receiver<u64> {
+    /// A receiver that sees each step of its progress.
+    pub fn synced(&self) -> watch::Receiver<Synced> {
         self.synced.clone()
     }
 }
@@ -169,11 +178,11 @@ struct Worker {
     health: Arc<Health>,
     health_checks: HealthCheckPorts,
     kernel: Option<Kernel>,
-    synced: watch::Sender<u64>,
+    synced: watch::Sender<Synced>,
 }
 
 impl Worker {
-    fn new(config: Config, informers: &SharedInformers, health: Arc<Health>, kernel: Kernel, synced: watch::Sender<u64>, stop: CancellationToken) -> Self {
+    fn new(config: Config, informers: &SharedInformers, health: Arc<Health>, kernel: Kernel, synced: watch::Sender<Synced>, stop: CancellationToken) -> Self {
         let worker = Self {
             own_fronts: config.own_fronts.iter().copied().collect(),
             services: informers.all::<k8s_openapi::api::core::v1::Service, _>(),
@@ -267,7 +276,7 @@ impl Worker {
         match done {
             Ok(()) => {
                 self.health.synced(began.elapsed(), triggered_at);
-                self.synced.send_modify(|n| *n += 1);
+                self.synced.send_modify(|s| *s = Synced { times: s.times + 1, took: began.elapsed() });
                 tracing::debug!(services = services.len(), took = ?began.elapsed(), "services are in the kernel");
                 true
             }

@@ -62,7 +62,7 @@ impl World {
     fn change(&self, change: impl FnOnce(&FakeApi)) {
         let mut synced = self.proxy.synced();
         self.runtime.block_on(async {
-            synced.wait_for(|n| *n > 0).await.unwrap();
+            synced.wait_for(|s| s.times > 0).await.unwrap();
             synced.borrow_and_update();
             change(&self.api);
             tokio::time::timeout(Duration::from_secs(5), synced.changed()).await.expect("a sync").unwrap();

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::link::{self, Link, Mac, octets};
-use super::socket::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, NetlinkSocket, Protocol, Request, Result};
+use super::socket::{NLM_F_CREATE, NLM_F_REPLACE, NetlinkSocket, Protocol, Request, Result};
 use super::wire::{Attributes, Writer, read_u32};
 
 /// `RTA_…` and `NDA_…`, where libc has other types for them.
@@ -25,6 +25,8 @@ const ADDRESS_HEADER_LEN: usize = 8;
 
 /// Marks routes as ours (`RTPROT`), so that they can be told from everybody else's.
 pub const ROUTE_PROTOCOL: u8 = 107;
+/// Marks routes that a node with a network namespace of its own sets outside of it: nobody else's business there.
+pub const ROUTE_PROTOCOL_OUTER: u8 = 108;
 
 /// How far an address or route reaches (`RT_SCOPE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,12 +52,14 @@ pub struct Route {
     pub onlink: bool,
     /// Smaller wins.
     pub metric: u32,
+    /// Who set it.
+    pub protocol: u8,
 }
 
 impl Route {
     /// Straight out of a link.
     pub fn direct(destination: IpNet, link: u32) -> Self {
-        Self { destination, gateway: None, link, source: None, onlink: false, metric: 0 }
+        Self { destination, gateway: None, link, source: None, onlink: false, metric: 0, protocol: ROUTE_PROTOCOL }
     }
 
     pub fn via(destination: IpNet, gateway: IpAddr, link: u32) -> Self {
@@ -122,7 +126,7 @@ fn route_request(verb: &str, kind: u16, flags: u16, route: &Route) -> Request {
     let scope = if route.gateway.is_some() { Scope::Universe } else { Scope::Link };
     Request::new(format!("{verb} route to {}", route.destination), kind, flags, |m| {
         let prefix_len = route.destination.prefix_len();
-        m.fixed(&[family(route.destination.addr()), prefix_len, 0, 0, libc::RT_TABLE_MAIN, ROUTE_PROTOCOL, scope as u8, libc::RTN_UNICAST]);
+        m.fixed(&[family(route.destination.addr()), prefix_len, 0, 0, libc::RT_TABLE_MAIN, route.protocol, scope as u8, libc::RTN_UNICAST]);
         m.fixed(&if route.onlink { RTNH_F_ONLINK } else { 0 }.to_ne_bytes());
         if prefix_len > 0 {
             address_attribute(m, RTA_DST, route.destination.network());
@@ -224,13 +228,18 @@ impl RouteSocket {
         })
     }
 
-    /// Our own routes (by [`ROUTE_PROTOCOL`]) of one family.
+    /// Our own routes of one family, by [`ROUTE_PROTOCOL`].
     pub fn own_routes(&mut self, ipv6: bool) -> Result<Vec<Route>> {
+        self.routes_by(ROUTE_PROTOCOL, ipv6)
+    }
+
+    /// Routes of one family that were set under a protocol number.
+    pub fn routes_by(&mut self, protocol: u8, ipv6: bool) -> Result<Vec<Route>> {
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
         let request = Request::new("list routes", libc::RTM_GETROUTE, 0, |m| {
             m.fixed(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         });
-        self.0.dump(&request, |found: &mut Vec<_>, _, body| found.extend(read_route(body)))
+        self.0.dump(&request, |found: &mut Vec<_>, _, body| found.extend(read_route(body).filter(|r| r.protocol == protocol)))
     }
 
     /// Where a packet to `address` would go. Absent when nowhere.
@@ -275,7 +284,7 @@ impl RouteSocket {
 fn read_route(body: &[u8]) -> Option<Route> {
     let attributes = Attributes(body.get(ROUTE_HEADER_LEN..)?);
     let (prefix_len, table, protocol) = (body[1], body[4], body[5]);
-    if protocol != ROUTE_PROTOCOL || table != libc::RT_TABLE_MAIN {
+    if table != libc::RT_TABLE_MAIN {
         return None;
     }
     let unspecified: IpAddr = if i32::from(body[0]) == libc::AF_INET6 { [0_u8; 16].into() } else { [0_u8; 4].into() };
@@ -287,11 +296,9 @@ fn read_route(body: &[u8]) -> Option<Route> {
         source: attributes.find(RTA_PREFSRC).and_then(read_address),
         onlink: read_u32(body, 8) & RTNH_F_ONLINK != 0,
         metric: attributes.find_u32(RTA_PRIORITY).unwrap_or_default(),
+        protocol,
     })
 }
-
-/// Flags for requests that add beside what exists.
-pub const APPEND: u16 = NLM_F_CREATE | NLM_F_APPEND;
 
 #[cfg(test)]
 mod tests {
