@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use knarr_core::{KUBERNETES_VERSION, Value, json};
 use knarr_schema::{
     openapi,
@@ -18,12 +19,13 @@ use super::{Document, hash};
 pub struct OpenApi {
     registry: Registry,
     v2: OnceLock<Document>,
+    v2_protobuf: OnceLock<Bytes>,
     v3: Mutex<HashMap<String, Arc<Document>>>,
 }
 
 impl OpenApi {
     pub fn new(registry: Registry) -> Self {
-        Self { registry, v2: OnceLock::new(), v3: Mutex::default() }
+        Self { registry, v2: OnceLock::new(), v2_protobuf: OnceLock::new(), v3: Mutex::default() }
     }
 
     /// `/openapi/v2`.
@@ -54,9 +56,9 @@ impl OpenApi {
         hash(facts.as_bytes())
     }
 
-    /// The same in the binary form that kubectl asks for.
-    pub fn v3_protobuf(&self, _path: &str) -> Option<bytes::Bytes> {
-        None
+    /// `/openapi/v2` in the binary form that client-go asks for.
+    pub fn v2_protobuf(&self) -> &Bytes {
+        self.v2_protobuf.get_or_init(|| openapi::v2_protobuf(&self.registry).into())
     }
 
     pub fn v3_paths(&self) -> Vec<String> {

@@ -50,8 +50,8 @@ impl Server {
             Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };
         let labels = labels(&info, &query);
-        let wanted = request.headers().get(header::ACCEPT).cloned();
-        let errors_as = || error_format(wanted);
+        let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
+        let errors_as = || error_format(wanted, agent);
         let lasting = info.is_long_running();
         let _guard = match (lasting, inner.inflight.enter(info.is_read_only())) {
             (true, _) => None,
@@ -164,8 +164,9 @@ impl Inner {
 }
 
 /// How a refusal is written: in what the client accepts, if that can be.
-fn error_format(wanted: Option<HeaderValue>) -> Accepted {
-    let headers: HeaderMap = wanted.into_iter().map(|value| (header::ACCEPT, value)).collect();
+fn error_format(wanted: Option<HeaderValue>, agent: Option<HeaderValue>) -> Accepted {
+    let wanted = wanted.into_iter().map(|value| (header::ACCEPT, value));
+    let headers: HeaderMap = wanted.chain(agent.map(|value| (header::USER_AGENT, value))).collect();
     accept(&headers, "", Offers::Plain, false).unwrap_or(Accepted::JSON)
 }
 

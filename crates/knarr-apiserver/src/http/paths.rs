@@ -148,7 +148,6 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
 }
 
 const OPENAPI_V2_PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-const OPENAPI_V3_PROTO: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 
 /// Whether the client wants the binary form and would not take JSON before it.
 fn wants(headers: &HeaderMap, proto: &str) -> bool {
@@ -158,32 +157,24 @@ fn wants(headers: &HeaderMap, proto: &str) -> bool {
 
 async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>> {
     let catalog = inner.catalog.load_full();
+    let proto = wants(headers, OPENAPI_V2_PROTO);
     let work = move || {
-        let document = catalog.documents().openapi.v2();
-        (document.bytes(&Accepted::JSON), document.etag.clone())
+        let openapi = &catalog.documents().openapi;
+        let document = openapi.v2();
+        (if proto { openapi.v2_protobuf().clone() } else { document.bytes(&Accepted::JSON) }, document.etag.clone())
     };
-    if wants(headers, OPENAPI_V2_PROTO) {
-        return Err(Status::not_acceptable("only the following media types are accepted: application/json"));
-    }
     let (bytes, etag) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
-    Ok(tagged(bytes, &etag, JSON, headers).await)
+    Ok(tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO } else { JSON }, headers).await)
 }
 
 async fn openapi_v3(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
     let (catalog, path) = (inner.catalog.load_full(), path.to_owned());
-    let proto = wants(headers, OPENAPI_V3_PROTO);
-    let work = move || {
-        let openapi = &catalog.documents().openapi;
-        openapi.v3(&path).map(|d| (if proto { openapi.v3_protobuf(&path).unwrap_or_default() } else { d.bytes(&Accepted::JSON) }, d.etag.clone()))
-    };
+    let work = move || catalog.documents().openapi.v3(&path).map(|d| (d.bytes(&Accepted::JSON), d.etag.clone()));
     let Some((bytes, etag)) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)? else { return Ok(page_not_found()) };
-    let mut response = tagged(bytes, &etag, if proto { OPENAPI_V3_PROTO } else { JSON }, headers).await;
-    match query.get("hash") {
-        // A URL that changes with its contents may be kept for ever.
-        Some(hash) if hash == etag => {
-            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
-        }
-        _ => {}
+    let mut response = tagged(bytes, &etag, JSON, headers).await;
+    // A URL that changes with its contents may be kept for ever.
+    if query.get("hash") == Some(&etag) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     }
     Ok(response)
 }
