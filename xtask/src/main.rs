@@ -23,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Build, start a cluster, put the example app on it, and show its answers
     Demo,
+    /// Build the example app and pack its image; prints the archive's path
+    Pack,
     /// Install what the tests need and pass them all (needs root)
     Test(test::Options),
     /// Prove `demo` and `test` inside a new root with only the toolchains mounted
@@ -38,6 +40,7 @@ enum Command {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Demo => demo::run(),
+        Command::Pack => demo::pack_hello("debug").map(|archive| println!("{}", archive.display())),
         Command::Test(options) => test::run(&options),
         Command::Fresh => fresh::run(),
         Command::Bench(options) => bench::run(&options),

@@ -23,12 +23,11 @@ const LOG_DEFAULT: &str = "info";
 /// The control plane.
 pub fn server(data: &Path) -> Result<()> {
     let cluster = begin(data, "server")?;
-    runtime(2)?.block_on(async {
+    runtime(2)?.block_on(server::run(&cluster, || {
         for node in &cluster.nodes {
             look_after(data, Cluster::agent_role(node), supervise::agent_args(&cluster, &node.name));
         }
-        server::run(&cluster).await
-    })
+    }))
 }
 
 /// One node; with `clear`, the end of it.

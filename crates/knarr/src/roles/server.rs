@@ -30,8 +30,8 @@ use super::tls;
 /// Issuer and default audience of service account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// Runs until told to stop.
-pub async fn run(cluster: &Cluster) -> Result<()> {
+/// Runs until told to stop. `ready` is called once, when clients may come.
+pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let env = Env::system();
     let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
     let storage = open_store(cluster, &env)?;
@@ -48,6 +48,7 @@ pub async fn run(cluster: &Cluster) -> Result<()> {
     bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
     bootstrapped.store(true, Ordering::Release);
     tracing::info!(address = %cluster.server_url(), "the API server is ready");
+    ready();
     let stop = CancellationToken::new();
     start_components(cluster, &server, &pki, &env, &stop)?;
     super::until_told_to_stop().await?;

@@ -24,9 +24,10 @@ pub fn remove(cluster: &Cluster, node: &Node) -> Result<()> {
     remove_folder(&kubelet)
 }
 
+/// A folder that somebody mounted for us is emptied, but stays.
 fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::file(folder, &e)),
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => Err(Failure::file(folder, &e)),
         _ => Ok(()),
     }
 }
