@@ -13,6 +13,11 @@ pub fn fnv32a(bytes: impl IntoIterator<Item = u8>) -> u32 {
     bytes.into_iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
+/// FNV-1, which upstream uses for revisions.
+pub fn fnv32(bytes: impl IntoIterator<Item = u8>) -> u32 {
+    bytes.into_iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(byte))
+}
+
 /// Replaces each character by one of the safe alphabet.
 pub fn safe_encode(text: &str) -> String {
     text.bytes().map(|b| ALPHABET[usize::from(b) % ALPHABET.len()] as char).collect()

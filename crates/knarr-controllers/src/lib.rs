@@ -21,6 +21,7 @@ mod deployment;
 mod endpoints;
 mod garbagecollector;
 mod hash;
+mod history;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -31,7 +32,9 @@ mod replicaset;
 mod resources;
 mod root_ca;
 mod serviceaccount;
+mod statefulset;
 mod taint_eviction;
+mod templates;
 mod ttl;
 
 pub use context::{Config, ControllerContext};
@@ -45,6 +48,7 @@ pub fn start_all(context: &ControllerContext) {
     root_ca::start(context);
     replicaset::start(context);
     deployment::start(context);
+    statefulset::start(context);
     endpoints::start(context);
     pod_gc::start(context);
     node_ipam::start(context);
