@@ -15,7 +15,7 @@ use knarr_sys::netlink::{NetNs, RouteSocket};
 use crate::pods::{PodNetwork, Sandbox};
 
 /// Long enough for a packet, short enough for a test of packets that are lost.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 pub(crate) struct Machine {
     pub netns: NetNs,
@@ -120,13 +120,13 @@ impl Machine {
         Pod { machine, ip: sandbox.ips[0].to_string(), sandbox }
     }
 
-    /// What is set up here, as text: links, addresses, our routes, tables.
+    /// What is set up here, as text: links, IPv4 addresses (the kernel gives cables others in its own time), our routes, tables.
     pub fn traces(&self) -> Vec<String> {
         self.run(|| {
             use knarr_sys::nft::{Family, KernelNft, Nft};
             let mut socket = RouteSocket::open().unwrap();
             let mut all: Vec<String> = socket.links().unwrap().into_iter().map(|l| format!("link {}", l.name)).collect();
-            all.extend(socket.addresses().unwrap().into_iter().map(|(_, net, _)| format!("address {net}")));
+            all.extend(socket.addresses().unwrap().into_iter().filter(|(_, net, _)| net.addr().is_ipv4()).map(|(_, net, _)| format!("address {net}")));
             all.extend(socket.own_routes(false).unwrap().into_iter().map(|r| format!("route {}", r.destination)));
             all.extend(KernelNft::open().unwrap().tables(Family::Ip).unwrap());
             all

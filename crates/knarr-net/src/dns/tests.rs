@@ -219,6 +219,7 @@ fn pods_ask_the_address_on_their_node_and_two_servers_share_it() {
     second.cancel();
     drop(pod);
     network.detach_now("a").unwrap();
+    network.bury_now().unwrap();
     machine.run(|| remove(&config)).unwrap();
     assert_eq!(machine.traces(), before);
 }

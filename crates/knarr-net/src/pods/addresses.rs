@@ -78,6 +78,10 @@ impl AddressPool {
         Err(Error::Exhausted(self.network))
     }
 
+    pub fn address_of(&self, owner: &str) -> Option<Ipv4Addr> {
+        self.by_owner.get(owner).copied()
+    }
+
     /// Gives back what `owner` has, if anything.
     pub fn free(&mut self, owner: &str) -> Result<()> {
         let Some(address) = self.by_owner.remove(owner) else { return Ok(()) };

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use knarr_sys::netlink::{self, NetNs, RouteSocket};
@@ -24,6 +26,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use addresses::AddressPool;
+
+/// How long a detached link waits for its namespace to take it along.
+const BURIAL_DELAY: Duration = Duration::from_secs(1);
+/// The group of links that wait for their end; a number that nobody else uses.
+const DEAD_GROUP: u32 = 0x6b6e_6172;
 
 /// Why pods cannot be attached or detached.
 #[derive(Debug, thiserror::Error)]
@@ -117,12 +124,18 @@ struct State {
     host: RouteSocket,
     rules: Box<dyn Nft>,
     mtu: u32,
+    /// Links of detached sandboxes that may still be there.
+    dead_links: Vec<String>,
 }
 
 struct Inner {
     config: Config,
     state: Mutex<State>,
     problem: watch::Sender<Option<String>>,
+    /// Deletes dead links, which takes its time.
+    undertaker: Mutex<RouteSocket>,
+    /// Whether that is about to happen.
+    burying: AtomicBool,
 }
 
 /// The pod network of one node. Cheap to clone.
@@ -139,9 +152,9 @@ impl PodNetwork {
         let mut host = RouteSocket::open()?;
         host.apply(&[netlink::link::set_up(link::LOOPBACK)])?;
         let mtu = config.mtu.map_or_else(|| link::pod_mtu(&mut host), Ok)?;
-        let state = State { pool: None, attached: BTreeMap::new(), host, rules: Box::new(KernelNft::open()?), mtu };
+        let state = State { pool: None, attached: BTreeMap::new(), host, rules: Box::new(KernelNft::open()?), mtu, dead_links: Vec::new() };
         let problem = watch::Sender::new(Some(Error::NoPodCidr.to_string()));
-        Ok(Self(Arc::new(Inner { config, state: Mutex::new(state), problem })))
+        Ok(Self(Arc::new(Inner { config, state: Mutex::new(state), problem, undertaker: Mutex::new(RouteSocket::open()?), burying: AtomicBool::new(false) })))
     }
 
     /// Why pods cannot be attached now, if so.
@@ -183,7 +196,20 @@ impl PodNetwork {
     /// The kernel's refusal.
     pub async fn detach(&self, sandbox: &Sandbox) -> Result<()> {
         let (this, id) = (self.clone(), sandbox.id.clone());
-        tokio::task::spawn_blocking(move || this.detach_now(&id)).await?
+        let done = tokio::task::spawn_blocking(move || this.detach_now(&id)).await?;
+        if !self.0.burying.swap(true, Ordering::SeqCst) {
+            let this = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(BURIAL_DELAY).await;
+                this.0.burying.store(false, Ordering::SeqCst);
+                match tokio::task::spawn_blocking(move || this.bury_now()).await {
+                    Ok(Ok(())) => (),
+                    Ok(Err(error)) => tracing::warn!(%error, "cannot delete the links of ended pods"),
+                    Err(error) => tracing::warn!(%error, "cannot delete the links of ended pods"),
+                }
+            });
+        }
+        done
     }
 
     /// Called once at start with the sandboxes that outlived an earlier agent: they keep links, addresses and host ports;
@@ -201,9 +227,11 @@ impl PodNetwork {
         let netns = NetNs::open(&sandbox.netns).map_err(at(&sandbox.netns))?;
         let (address, wire) = {
             let mut state = self.0.state.lock();
+            let name = link::name(&sandbox.id);
+            state.dead_links.retain(|dead| *dead != name);
             let pool = state.pool.as_mut().ok_or(Error::NoPodCidr)?;
             let address = pool.allocate(&sandbox.id)?;
-            (address, link::Wire { name: link::name(&sandbox.id), address, source: pool.gateway(), mtu: state.mtu, strict: true })
+            (address, link::Wire { name, address, source: pool.gateway(), mtu: state.mtu, strict: true })
         };
         let done = self.connect(sandbox, &netns, &wire);
         if done.is_err()
@@ -223,13 +251,39 @@ impl PodNetwork {
         self.change_rules(&mut state, &changes)
     }
 
-    /// Like [`Self::detach`], on the calling thread.
+    /// Like [`Self::detach`], on the calling thread. The link itself stays until [`Self::bury_now`], or until its namespace
+    /// goes, which is soon and costs nothing extra; no packet takes it any more.
+    ///
+    /// # Errors
+    /// As [`Self::detach`].
     pub fn detach_now(&self, id: &str) -> Result<()> {
         let mut state = self.0.state.lock();
         let old = state.attached.remove(id);
+        if let Some(address) = old.as_ref().map(|(address, _)| *address).or_else(|| state.pool.as_ref()?.address_of(id)) {
+            let way = netlink::route::Route::direct(link::host_net(address), 0);
+            state.host.remove(&[netlink::route::delete_route(&way)])?;
+        }
         self.change_rules(&mut state, &rules::replace_host_ports(&self.0.config.table, old.as_ref(), None))?;
-        state.host.remove(&[netlink::link::delete(&link::name(id))])?;
+        state.dead_links.push(link::name(id));
         state.pool.as_mut().map_or(Ok(()), |pool| pool.free(id))
+    }
+
+    /// Deletes the links of detached sandboxes, all at once.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn bury_now(&self) -> Result<()> {
+        let mut state = self.0.state.lock();
+        let names = std::mem::take(&mut state.dead_links);
+        let alive: BTreeSet<String> = state.attached.keys().map(|id| link::name(id)).collect();
+        let dead: Vec<_> = names.iter().filter(|name| !alive.contains(*name)).map(|name| netlink::link::set_group(name, DEAD_GROUP)).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        state.host.remove(&dead)?;
+        // Attaching must not wait for this.
+        drop(state);
+        Ok(self.0.undertaker.lock().remove(&[netlink::link::delete_group(DEAD_GROUP)])?)
     }
 
     /// Like [`Self::restore`], on the calling thread.
@@ -242,10 +296,11 @@ impl PodNetwork {
         }
         let names: BTreeSet<_> = alive.iter().map(|id| link::name(id)).collect();
         let leaked = state.host.links()?.into_iter().filter(|l| link::is_ours(&l.name) && !names.contains(&l.name));
-        let changes: Vec<_> = leaked.map(|l| netlink::link::delete(&l.name)).collect();
-        state.host.remove(&changes)?;
+        state.dead_links = leaked.map(|l| l.name).collect();
         state.attached = sandboxes.iter().filter_map(|s| Some((s.id.clone(), (ipv4_of(s)?, s.host_ports.clone())))).collect();
-        self.install_rules(&mut state)
+        self.install_rules(&mut state)?;
+        drop(state);
+        self.bury_now()
     }
 
     /// Takes away every trace in the kernel: rules, links and the node's own address. For the end of a profile.

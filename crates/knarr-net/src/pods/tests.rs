@@ -118,6 +118,10 @@ fn nothing_is_left_behind() {
     assert!(machine.traces().len() > before.len() + 4);
     network.detach_now("a").unwrap();
     network.detach_now("a").unwrap();
+    assert!(!machine.traces().contains(&"route 10.244.1.2/32".to_owned()));
+    network.bury_now().unwrap();
+    let links = || machine.traces().iter().filter(|t| super::link::is_ours(t.trim_start_matches("link "))).count();
+    assert_eq!(links(), 1);
     network.remove().unwrap();
     assert_eq!(machine.traces(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -130,5 +134,20 @@ fn a_failed_attach_leaves_nothing_behind() {
     let before = machine.traces();
     let sandbox = Sandbox { id: "x".into(), netns: folder.path().to_owned(), ..Sandbox::default() };
     assert!(network.attach_now(&sandbox).is_err());
+    network.bury_now().unwrap();
     assert_eq!((machine.traces(), std::fs::read_dir(folder.path()).unwrap().count()), (before, 0));
+}
+
+#[test]
+fn a_sandbox_that_is_attached_again_keeps_its_link_when_the_dead_are_buried() {
+    let (machine, folder) = (Machine::new(), tempfile::tempdir().unwrap());
+    let network = network(&machine, folder.path());
+    let (a, b) = (machine.pod(&network, "a"), machine.pod(&network, "b"));
+    network.detach_now("a").unwrap();
+    network.detach_now("b").unwrap();
+    let address = network.attach_now(&a.sandbox).unwrap()[0];
+    a.serve_tcp(80, "a");
+    network.bury_now().unwrap();
+    assert_eq!(machine.ask(&format!("{address}:80")).unwrap(), "a 10.244.1.1");
+    assert!(b.run(|| RouteSocket::open().unwrap().link("eth0").unwrap()).is_none());
 }

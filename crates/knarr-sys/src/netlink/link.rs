@@ -172,6 +172,24 @@ pub fn delete(name: &str) -> Request {
     })
 }
 
+/// Puts a link into a group.
+pub fn set_group(name: &str, group: u32) -> Request {
+    Request::new(format!("put link {name} into group {group}"), libc::RTM_NEWLINK, 0, |m| {
+        header(m, 0, 0, 0);
+        m.text(libc::IFLA_IFNAME, name);
+        m.u32(libc::IFLA_GROUP, group);
+    })
+}
+
+/// Deletes all links of a group together. The kernel waits once for everybody who may still use them, instead of once for
+/// each: the wait is what takes the time (some 20 ms).
+pub fn delete_group(group: u32) -> Request {
+    Request::new(format!("delete the links of group {group}"), libc::RTM_DELLINK, 0, |m| {
+        header(m, 0, 0, 0);
+        m.u32(libc::IFLA_GROUP, group);
+    })
+}
+
 pub(super) fn get(name: &str) -> Request {
     Request::new(format!("get link {name}"), libc::RTM_GETLINK, 0, |m| {
         header(m, 0, 0, 0);
