@@ -36,6 +36,12 @@ enum Verb {
         #[arg(long)]
         data: PathBuf,
     },
+    /// The process that looks after the others
+    #[command(hide = true)]
+    Guard {
+        #[arg(long)]
+        data: PathBuf,
+    },
     /// A node's process
     #[command(hide = true)]
     Agent {
@@ -76,6 +82,7 @@ fn called_as_kubectl(args: &[std::ffi::OsString]) -> bool {
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Server { data } => roles::server(&data),
+        Verb::Guard { data } => roles::guard(&data),
         Verb::Agent { data, node, clear } => roles::agent(&data, &node, clear),
         Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),
         Verb::Image { which, verb } => roles::for_a_person(images::run(which.load()?, verb)),

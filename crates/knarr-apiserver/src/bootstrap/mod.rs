@@ -64,7 +64,22 @@ fn request(registry: &Registry, verb: Verb, object: &Value) -> Result<Request> {
     Ok(request)
 }
 
+/// Whether the object is there. Asked before a create: a Service's address that is taken by the Service itself is refused before
+/// its name is looked at.
+async fn exists(transport: &Arc<dyn Transport>, registry: &Registry, object: &Value) -> Result<bool> {
+    let mut request = request(registry, Verb::Get, object)?;
+    request.name = object.str_at(&["metadata", "name"]).map(str::to_owned);
+    match transport.call(request).await {
+        Ok(_) => Ok(true),
+        Err(status) if status.is_not_found() => Ok(false),
+        Err(status) => Err(status),
+    }
+}
+
 async fn ensure(transport: &Arc<dyn Transport>, registry: &Registry, object: Value) -> Result<()> {
+    if exists(transport, registry, &object).await? {
+        return Ok(());
+    }
     let mut request = request(registry, Verb::Create, &object)?;
     request.body = Some(object);
     match transport.call(request).await {
@@ -75,11 +90,8 @@ async fn ensure(transport: &Arc<dyn Transport>, registry: &Registry, object: Val
 
 /// Makes the object what it should be, whoever changed it.
 async fn put(transport: &Arc<dyn Transport>, registry: &Registry, object: Value) -> Result<()> {
-    let mut create = request(registry, Verb::Create, &object)?;
-    create.body = Some(object.clone());
-    match transport.call(create).await {
-        Err(status) if status.is_already_exists() => {}
-        other => return other.map(drop),
+    if !exists(transport, registry, &object).await? {
+        return ensure(transport, registry, object).await;
     }
     let mut patch = request(registry, Verb::Patch(PatchType::Merge), &object)?;
     patch.name = object.str_at(&["metadata", "name"]).map(str::to_owned);

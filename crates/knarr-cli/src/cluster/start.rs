@@ -105,7 +105,7 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     cluster.save()?;
     phases
         .wait("API server", async {
-            supervise::ensure(&cluster, "server", &supervise::server_args(&cluster))?;
+            supervise::ensure(&cluster, supervise::SERVER, &supervise::server_args(&cluster))?;
             wait_for_server(&cluster).await
         })
         .await?;
@@ -113,6 +113,7 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
         machine.make_node(&cluster, node).await?;
         supervise::ensure(&cluster, &Cluster::agent_role(node), &supervise::agent_args(&cluster, &node.name))?;
     }
+    supervise::ensure(&cluster, supervise::GUARD, &supervise::guard_args(&cluster))?;
     phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
     if !args.no_kubeconfig {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;

@@ -7,6 +7,7 @@ use super::failure::{Failure, Result};
 use super::kubeconfig;
 use super::process::{self, Process};
 use super::start::Machine;
+use super::supervise;
 
 /// How long a process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(20);
@@ -16,9 +17,8 @@ pub async fn stop_cluster(cluster: &Cluster, machine: &dyn Machine, keep_pods: b
     let mut stopped = cluster.clone();
     stopped.desired = Desired::Stopped;
     stopped.save()?;
-    let roles: Vec<String> = cluster.nodes.iter().map(Cluster::agent_role).chain(["server".to_owned()]).collect();
-    for role in roles {
-        end_role(cluster, &role).await?;
+    for (role, _) in supervise::roles(cluster).iter().rev() {
+        end_role(cluster, role).await?;
     }
     if !keep_pods {
         for node in &cluster.nodes {

@@ -1,6 +1,6 @@
-//! Who keeps the cluster's processes alive. Under systemd the unit does; everywhere, and beside it, the server looks after the
-//! agents and each agent after the server: a death is seen by pidfd at once, and mended as long as `cluster.json` says
-//! that the cluster shall run.
+//! Who keeps the cluster's processes alive: the server, the agents and a small guard look after each other. A death is seen by
+//! pidfd at once, and mended by whoever is left, as long as `cluster.json` says that the cluster shall run. The guard has no
+//! other work: it is there so that a server and an agent may die in the same moment.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,14 +12,31 @@ use super::failure::Result;
 use super::process::{self, Process};
 
 /// A process that dies sooner than this after its start is started again more slowly.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const HEALTHY_AFTER: Duration = Duration::from_secs(2);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The server's role.
+pub const SERVER: &str = "server";
+/// The guard's role.
+pub const GUARD: &str = "guard";
 /// How long a process that was started may take to write its pid file.
 const PID_FILE_WAIT: Duration = Duration::from_secs(5);
 
 /// Arguments of the server's process.
 pub fn server_args(cluster: &Cluster) -> Vec<String> {
-    vec!["server".into(), "--data".into(), cluster.data.display().to_string()]
+    vec![SERVER.into(), "--data".into(), cluster.data.display().to_string()]
+}
+
+/// Arguments of the guard.
+pub fn guard_args(cluster: &Cluster) -> Vec<String> {
+    vec![GUARD.into(), "--data".into(), cluster.data.display().to_string()]
+}
+
+/// Every role of a cluster with its arguments.
+pub fn roles(cluster: &Cluster) -> Vec<(String, Vec<String>)> {
+    let fixed = [(SERVER.to_owned(), server_args(cluster)), (GUARD.to_owned(), guard_args(cluster))];
+    let agents = cluster.nodes.iter().filter(|n| !n.leaving).map(|n| (Cluster::agent_role(n), agent_args(cluster, &n.name)));
+    fixed.into_iter().chain(agents).collect()
 }
 
 /// Arguments of a node's agent.
@@ -99,5 +116,5 @@ async fn start_blocking(cluster: Cluster, role: String, args: Vec<String>) -> st
 }
 
 fn is_wanted(cluster: &Cluster, role: &str) -> bool {
-    role == "server" || cluster.nodes.iter().any(|n| !n.leaving && Cluster::agent_role(n) == role)
+    role == SERVER || role == GUARD || cluster.nodes.iter().any(|n| !n.leaving && Cluster::agent_role(n) == role)
 }

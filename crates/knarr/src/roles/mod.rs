@@ -23,11 +23,17 @@ const LOG_DEFAULT: &str = "info";
 /// The control plane.
 pub fn server(data: &Path) -> Result<()> {
     let cluster = begin(data, "server")?;
-    runtime(2)?.block_on(server::run(&cluster, || {
-        for node in &cluster.nodes {
-            look_after(data, Cluster::agent_role(node), supervise::agent_args(&cluster, &node.name));
-        }
-    }))
+    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, supervise::SERVER)))
+}
+
+/// Nothing but looking after the others.
+pub fn guard(data: &Path) -> Result<()> {
+    let cluster = begin(data, supervise::GUARD)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)?;
+    runtime.block_on(async {
+        look_after_others(&cluster, supervise::GUARD);
+        until_told_to_stop().await
+    })
 }
 
 /// One node; with `clear`, the end of it.
@@ -42,7 +48,7 @@ pub fn agent(data: &Path, name: &str, clear: bool) -> Result<()> {
     }
     let cluster = begin(data, &Cluster::agent_role(&node))?;
     runtime(2)?.block_on(async {
-        look_after(data, "server".into(), supervise::server_args(&cluster));
+        look_after_others(&cluster, &Cluster::agent_role(&node));
         agent::run(&cluster, &node).await
     })
 }
@@ -85,9 +91,12 @@ fn begin(data: &Path, role: &str) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn look_after(data: &Path, role: String, args: Vec<String>) {
-    let data = data.to_owned();
-    tokio::spawn(async move { supervise::keep_alive(&data, role, args).await });
+/// Looks after every other role of the cluster.
+fn look_after_others(cluster: &Cluster, own: &str) {
+    for (role, args) in supervise::roles(cluster).into_iter().filter(|(role, _)| role != own) {
+        let data = cluster.data.clone();
+        tokio::spawn(async move { supervise::keep_alive(&data, role, args).await });
+    }
 }
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
