@@ -9,14 +9,22 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Pods;
 use crate::context::Context;
 use crate::node::{Pressure, Registrar, keep_lease};
+use crate::server::{self, Server};
 
 /// Starts everything. It ends with `tasks`.
 ///
 /// # Errors
 /// The node API's port cannot be had.
-pub async fn start(context: &Arc<Context>, _pods: &Arc<Pods>, tasks: &mut JoinSet<()>, _stop: CancellationToken) -> std::io::Result<()> {
+pub async fn start(context: &Arc<Context>, pods: &Arc<Pods>, tasks: &mut JoinSet<()>, stop: CancellationToken) -> std::io::Result<()> {
+    let mut port = context.config.port;
+    if let Some(serving) = context.config.serving.clone() {
+        let listener = server::bind(port, &context.config.addresses).await?;
+        port = listener.local_addr()?.port();
+        let server = Arc::new(Server { context: context.clone(), pods: pods.clone(), auth: Default::default(), stats: Default::default() });
+        tasks.spawn(server::serve(server, listener, serving, stop));
+    }
     let (_pressure, pressed) = watch::channel(Pressure::default());
-    let registrar = Registrar { context: context.clone(), port: context.config.port, pressure: pressed, changed: Arc::new(Notify::new()) };
+    let registrar = Registrar { context: context.clone(), port, pressure: pressed, changed: Arc::new(Notify::new()) };
     tasks.spawn(registrar.run());
     tasks.spawn(keep_lease(context.clone()));
     Ok(())

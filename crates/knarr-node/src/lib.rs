@@ -26,7 +26,9 @@ pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod probes;
+pub mod server;
 pub mod services;
+pub mod streams;
 #[cfg(test)]
 mod testing;
 pub mod tokens;

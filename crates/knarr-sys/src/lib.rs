@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod fdpass;
+pub mod inotify;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
