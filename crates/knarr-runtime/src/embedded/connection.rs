@@ -81,6 +81,11 @@ impl ShimConnection {
 
     /// Asks, and waits for the answer.
     pub async fn ask(&self, body: Request, fds: Vec<OwnedFd>) -> Result<Reply> {
+        Ok(self.try_ask(body, fds).await??)
+    }
+
+    /// As [`Self::ask`], with the shim's refusal as it is.
+    pub async fn try_ask(&self, body: Request, fds: Vec<OwnedFd>) -> Result<std::result::Result<Reply, Failure>> {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         match &mut *self.shared.waiting.lock() {
@@ -90,8 +95,8 @@ impl ShimConnection {
         let question = Question { number, fds: fds.len(), body };
         self.shared.send(question, fds).await.map_err(|error| Error::Failed(format!("shim of sandbox {}: {error}", self.shared.sandbox)))?;
         match receiver.await {
-            Ok((Answer::Failed(failure), _)) => Err(failure.into()),
-            Ok(reply) => Ok(reply),
+            Ok((Answer::Failed(failure), _)) => Ok(Err(failure)),
+            Ok(reply) => Ok(Ok(reply)),
             Err(_) => Err(self.gone()),
         }
     }

@@ -13,7 +13,7 @@ use crate::container::seccomp;
 use crate::cri::{ContainerConfig, ContainerState, Error, NamespaceMode, Resources, Result, RuntimeEvent, Seccomp};
 use crate::image::store::write_json;
 use crate::image::{ImageRecord, ImageStore};
-use crate::shim::protocol::{self, Answer, Request};
+use crate::shim::protocol::{self, Answer, Failure, Request};
 use crate::shim::spec::{ContainerSpec, limits};
 
 impl Embedded {
@@ -106,7 +106,7 @@ impl Embedded {
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {
         let (container, shim) = self.container_and_shim(id)?;
-        match shim.ask(Request::Start { id: id.to_owned() }, Vec::new()).await {
+        match shim.try_ask(Request::Start { id: id.to_owned() }, Vec::new()).await? {
             Ok((Answer::Container { state, .. }, _)) => {
                 // An exit that has been told meanwhile is newer.
                 if container.live.lock().state.finished_at.is_none() {
@@ -117,7 +117,13 @@ impl Embedded {
                 Ok(())
             }
             Ok((other, _)) => Err(Error::Failed(format!("unexpected answer of the shim: {other:?}"))),
-            Err(error) => Err(error),
+            Err(failure) => {
+                if matches!(failure, Failure::Program(_)) {
+                    // The shim has told of its end already; whoever looks now is to see it.
+                    container.ended().await;
+                }
+                Err(failure.into())
+            }
         }
     }
 

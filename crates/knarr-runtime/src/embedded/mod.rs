@@ -122,6 +122,16 @@ impl Embedded {
         Ok(blocking(move || crate::image::archive::load(&store, &archive)).await?)
     }
 
+    /// Lets everything go without a word, as an agent does that is killed. What runs goes on.
+    pub fn abandon(self) {
+        for sandbox in self.0.sandboxes.write().drain().map(|(_, s)| s) {
+            if let Some(shim) = sandbox.shim.lock().take() {
+                shim.close();
+            }
+        }
+        self.0.containers.write().clear();
+    }
+
     async fn hear(&self, event: Event) {
         match event {
             Event::Exited { sandbox, state } => self.note_exit(&sandbox, *state),

@@ -35,10 +35,6 @@ impl Pipe {
         Ok((Self::new(write)?, read))
     }
 
-    pub fn fd(&self) -> &OwnedFd {
-        self.0.get_ref()
-    }
-
     /// What is there now: `Ok(None)` when there is nothing yet, `Ok(Some(0))` at the end.
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match nix::unistd::read(self.0.get_ref().as_fd(), buffer) {

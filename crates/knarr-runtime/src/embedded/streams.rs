@@ -119,28 +119,28 @@ impl Embedded {
         };
         let (stdout, their_stdout) = Pipe::reader().map_err(failed("pipe"))?;
         let (stderr, their_stderr) = Pipe::reader().map_err(failed("pipe"))?;
-        let their_ends = if tty { vec![their_stdout] } else { vec![their_stdout, their_stderr] };
+        let mut their_ends = vec![their_stdout, their_stderr];
+        // All of a terminal's output comes in one stream; the other ends at once.
+        their_ends.truncate(if tty { 1 } else { 2 });
         shim.ask(Request::Attach { id: id.to_owned() }, their_ends).await?;
         let input = container.live.lock().held.stdin.as_ref().map(OwnedFd::try_clone).transpose().map_err(failed("stdin"))?;
         let Streams { stdin, stdout: out, stderr: err, resize, .. } = streams;
-        let input = input.map(Pipe::new).transpose().map_err(failed("stdin"))?;
+        let terminal = input.as_ref().filter(|_| tty).map(OwnedFd::try_clone).transpose().map_err(failed("stdin"))?;
+        // Whoever does not write must not keep the pipe open.
+        let input = input.filter(|_| stdin.is_some()).map(Pipe::new).transpose().map_err(failed("stdin"))?;
         let feed = async {
-            match (&input, stdin) {
-                (Some(pipe), Some(mut client)) => {
-                    // A client that breaks off, or a container that reads no more, ends only the feeding.
-                    pipe.copy_in(&mut client).await.unwrap_or_default();
-                    if stdin_once && !tty {
-                        container.live.lock().held.stdin = None;
-                        shim.ask(Request::CloseStdin { id: id.to_owned() }, Vec::new()).await.map(drop).unwrap_or_default();
-                    }
-                }
-                _ => std::future::pending().await,
+            let Some(client) = stdin else { return std::future::pending().await };
+            feed(input, Some(client)).await;
+            if stdin_once && !tty {
+                container.live.lock().held.stdin = None;
+                // A shim that has gone keeps nothing open either.
+                shim.ask(Request::CloseStdin { id: id.to_owned() }, Vec::new()).await.map(drop).unwrap_or_default();
             }
             std::future::pending::<()>().await;
         };
         let sizes = async {
-            if let (Some(resize), Some(pipe)) = (resize, &input) {
-                apply_sizes(resize, pipe.fd()).await;
+            if let (Some(resize), Some(terminal)) = (resize, &terminal) {
+                apply_sizes(resize, terminal).await;
             }
             std::future::pending::<()>().await;
         };

@@ -164,10 +164,11 @@ impl<'a> Repository<'a> {
             let response = self.transport.get(Method::GET, &uri, authorization.as_ref(), headers).await;
             let response = match response {
                 Ok(response) => response,
-                Err(error) if attempt >= ATTEMPTS_MAX || error.kind() == io::ErrorKind::ConnectionRefused || attempt > 1 => {
-                    return Err(ImageError::Registry(format!("failed to do request: Get {url:?}: {error}")));
+                Err(error) if attempt < ATTEMPTS_MAX && error.kind() == io::ErrorKind::ConnectionAborted => {
+                    tokio::time::sleep(pause(attempt, None)).await;
+                    continue;
                 }
-                Err(_) => continue,
+                Err(error) => return Err(ImageError::Registry(format!("failed to do request: Get {url:?}: {error}"))),
             };
             match response.status() {
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(response),

@@ -91,13 +91,15 @@ fn join(from: &Uri, location: &str) -> Option<Uri> {
     absolute.parse().ok()
 }
 
-/// The innermost error says what happened; the outer ones say "client error".
+/// The innermost error says what happened; the outer ones say "client error". A connection that broke after it was made is told apart
+/// (`ConnectionAborted`): asking again may help.
 fn root_cause(error: hyper_util::client::legacy::Error) -> io::Error {
     let mut cause: &dyn std::error::Error = &error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    io::Error::other(cause.to_string())
+    let kind = if error.is_connect() { io::ErrorKind::NotConnected } else { io::ErrorKind::ConnectionAborted };
+    io::Error::new(kind, cause.to_string())
 }
 
 #[derive(Clone)]

@@ -31,6 +31,8 @@ impl Framed for SpawnRequest {
 /// Serves the agent at the other end of stdin until it closes.
 pub fn run() -> io::Result<()> {
     let proof = SingleThreaded::prove()?;
+    // What the agent's own parents have left open is none of ours.
+    process::close_from(3)?;
     super::child::hide()?;
     process::become_subreaper()?;
     process::ignore_children()?;

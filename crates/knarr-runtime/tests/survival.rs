@@ -1,0 +1,168 @@
+//! What is killed, and what lives on. Needs root.
+
+mod world;
+
+use std::path::Path;
+use std::time::Duration;
+
+use knarr_runtime::cri::{ContainerState, NamespaceMode, RuntimeEvent, SandboxState};
+use knarr_runtime::{Embedded, Runtime};
+use world::{World, log, until};
+
+fn shim_pid(world: &World, sandbox: &str) -> i32 {
+    let state = std::fs::read_to_string(world.folder.join("run/sandboxes").join(sandbox).join("shim.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&state).unwrap()["pid"].as_i64().unwrap() as i32
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// Runs something as another agent would: in a runtime of its own that then vanishes without a word.
+fn in_another_agent<T: Send + 'static>(folder: &Path, work: impl AsyncFnOnce(Embedded) -> T + Send + 'static) -> T {
+    let folder = folder.to_owned();
+    let agent = std::thread::spawn(move || {
+        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let result = tokio.block_on(async move { work(world::open(&folder).await).await });
+        tokio.shutdown_background();
+        result
+    });
+    agent.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_agent_finds_everything_running() {
+    let mut world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    world.runtime.set_sandbox_ips(&pod, vec!["10.0.0.7".into()]).await.unwrap();
+    let ticking = world.start(&pod, &world.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")).await;
+    let mut config = world.shell("while [ ! -e /tmp/end ]; do sleep 0.01; done; exit 42");
+    config.log_path = "other/0.log".into();
+    let ending = world.start(&pod, &config).await;
+    let mut created = config.clone();
+    created.log_path = "created/0.log".into();
+    let created = world.runtime.create_container(&pod, &created).await.unwrap();
+    let before = world.runtime.container_status(&ticking).await.unwrap();
+    let netns = world.runtime.list_pod_sandboxes().await.unwrap()[0].netns.clone();
+
+    let (pods, after) = {
+        let ticking = ticking.clone();
+        in_another_agent(&world.folder, async move |agent| (agent.list_pod_sandboxes().await.unwrap(), agent.container_status(&ticking).await.unwrap()))
+    };
+    assert_eq!((after.pid, after.started_at, after.state), (before.pid, before.started_at, ContainerState::Running));
+    assert_eq!((&pods[0].state, &pods[0].ips, &pods[0].netns), (&SandboxState::Ready, &vec!["10.0.0.7".to_owned()], &netns));
+
+    world.runtime = world::open(&world.folder).await;
+    let mut events = world.runtime.events();
+    world.runtime.exec_sync(&ending, &["touch".into(), "/tmp/end".into()], world::PATIENCE).await.unwrap();
+    assert_eq!(world.ended(&ending).await.exit_code, Some(42));
+    assert!(matches!(events.recv().await.unwrap(), RuntimeEvent::ContainerExited { container_id, .. } if container_id == ending));
+    world.runtime.start_container(&created).await.unwrap();
+    let lines = log(&before.log_path).lines().count();
+    until(async || (log(&before.log_path).lines().count() > lines + 3).then_some(())).await;
+    let text = log(&before.log_path);
+    let numbers: Vec<usize> = text.lines().map(|l| l.strip_prefix("stdout F ").unwrap().parse().unwrap()).collect();
+    assert!(numbers.iter().copied().eq(1..=numbers.len()), "no line is lost or doubled");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_outlive_their_shim() {
+    for shared in [false, true] {
+        let world = World::new().await;
+        let mut config = world.sandbox_config("pod");
+        config.pid = if shared { NamespaceMode::Pod } else { NamespaceMode::Container };
+        let pod = world.runtime.run_pod_sandbox(&config).await.unwrap().id;
+        let mut config = world.shell("i=0; while [ ! -e /tmp/end ]; do i=$((i+1)); echo $i; sleep 0.01; done; exit 42");
+        config.security.pid = if shared { NamespaceMode::Pod } else { NamespaceMode::Container };
+        let id = world.start(&pod, &config).await;
+        let before = world.runtime.container_status(&id).await.unwrap();
+        let old_shim = shim_pid(&world, &pod);
+        until(async || (log(&before.log_path).lines().count() > 3).then_some(())).await;
+        kill(old_shim);
+        until(async || (shim_pid(&world, &pod) != old_shim).then_some(())).await;
+        let lines = log(&before.log_path).lines().count();
+        until(async || (log(&before.log_path).lines().count() > lines + 3).then_some(())).await;
+        let after = world.runtime.container_status(&id).await.unwrap();
+        assert_eq!((after.pid, after.state), (before.pid, ContainerState::Running));
+        assert_eq!(world.runtime.list_pod_sandboxes().await.unwrap()[0].state, SandboxState::Ready);
+
+        // A second container lives in the same namespaces.
+        let mut second = world.shell("hostname; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc");
+        second.log_path = "second/0.log".into();
+        let (_, output) = world.run(&pod, &second).await;
+        let own = |kind: &str| std::fs::read_link(format!("/proc/{}/ns/{kind}", before.pid.unwrap())).unwrap().display().to_string();
+        assert_eq!(output, format!("stdout F pod\nstdout F {}\nstdout F {}", own("net"), own("ipc")));
+
+        world.runtime.exec_sync(&id, &["touch".into(), "/tmp/end".into()], world::PATIENCE).await.unwrap();
+        assert_eq!(world.ended(&id).await.exit_code, Some(42));
+        let text = log(&before.log_path);
+        let numbers: Vec<usize> = text.lines().map(|l| l.strip_prefix("stdout F ").unwrap().parse().unwrap()).collect();
+        assert!(numbers.iter().copied().eq(1..=numbers.len()), "no line is lost or doubled");
+        world.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exit_that_no_shim_saw_is_known() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let id = world.start(&pod, &world.shell("while [ ! -e /tmp/end ]; do sleep 0.01; done; exit 42")).await;
+    let pid = world.runtime.container_status(&id).await.unwrap().pid.unwrap();
+    let shim = shim_pid(&world, &pod);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    std::fs::write(format!("/proc/{pid}/root/tmp/end"), "").unwrap();
+    until(async || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z ")).then_some(())).await;
+    kill(shim);
+    let status = world.ended(&id).await;
+    let known = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = known.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) >= (Some(6), Some(15)) {
+        assert_eq!(status.exit_code, Some(42));
+    }
+    until(async || (world.runtime.list_pod_sandboxes().await.unwrap()[0].state == SandboxState::NotReady).then_some(())).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agent_and_shim_may_die_together() {
+    let mut world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let id = world.start(&pod, &world.shell("exec sleep 1000")).await;
+    let mut config = world.shell("exit 3");
+    config.log_path = "over/0.log".into();
+    let over = world.start(&pod, &config).await;
+    world.ended(&over).await;
+    let before = world.runtime.container_status(&id).await.unwrap();
+    // The agent forgets everything before it can help: its record says that the pod is stopped to it only.
+    let shim = shim_pid(&world, &pod);
+    let old = std::mem::replace(&mut world.runtime, world::open(&world.folder.join("elsewhere")).await);
+    old.abandon();
+    kill(shim);
+    world.runtime = world::open(&world.folder).await;
+    let after = world.runtime.container_status(&id).await.unwrap();
+    assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
+    assert_eq!(world.runtime.container_status(&over).await.unwrap().exit_code, Some(3));
+    assert_eq!(world.runtime.exec_sync(&id, &["echo".into(), "alive".into()], world::PATIENCE).await.unwrap().stdout, b"alive\n");
+    world.runtime.stop_container(&id, Duration::ZERO).await.unwrap();
+    assert_eq!(world.runtime.container_status(&id).await.unwrap().exit_code, Some(137));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stopped_stays_stopped() {
+    let mut world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let id = world.start(&pod, &world.shell("exec sleep 1000")).await;
+    world.runtime.stop_pod_sandbox(&pod).await.unwrap();
+    world.runtime.stop_pod_sandbox(&pod).await.unwrap();
+    assert_eq!(world.runtime.container_status(&id).await.unwrap().exit_code, Some(137));
+    world.runtime = world::open(&world.folder).await;
+    assert_eq!(world.runtime.list_pod_sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
+    assert_eq!(world.runtime.container_status(&id).await.unwrap().exit_code, Some(137));
+    assert!(world.runtime.create_container(&pod, &world.shell("true")).await.is_err());
+    world.runtime.remove_pod_sandbox(&pod).await.unwrap();
+    assert!(world.runtime.list_containers().await.unwrap().is_empty());
+    world.runtime.remove_pod_sandbox(&pod).await.unwrap();
+    world.close().await;
+}
