@@ -18,7 +18,7 @@ use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, Expression, Famil
 
 use super::{Error, Result};
 use crate::pods::enable_forwarding;
-use crate::pods::link::{LOOPBACK, Wire, connect_host, connect_pod, host_net, uplink_mtu};
+use crate::pods::link::{LOOPBACK, Wire, connect_host, connect_pod, host_net, uplink_mtu, wait_until_operational};
 use crate::rules::{DESTINATION, PRIORITY_SNAT, SOURCE, fnv1a, if_address_within, reg};
 
 /// Names of links to nodes begin with this.
@@ -100,6 +100,7 @@ impl LocalNodes {
         let wire = Wire { name: node.link.clone(), address: node.address, source: self.machine(), mtu: uplink_mtu(&mut machine)?, strict: false };
         connect_host(&mut machine, netns, &wire)?;
         netns.run(|| connect_pod(&wire))??;
+        wait_until_operational(&wire.name, || machine.link(&wire.name))?;
         Ok(KernelNft::open()?.apply(&self.rules())?)
     }
 

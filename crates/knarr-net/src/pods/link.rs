@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use knarr_sys::netlink::link::{self, Ipv4Setting, Mac, VethEnd};
@@ -108,6 +109,23 @@ pub(crate) fn connect_pod(wire: &Wire) -> Result<()> {
         route::set_route(&Route::direct(host_net(GATEWAY), index)),
         route::set_route(&Route::via(IpNet::V4(ipnet::Ipv4Net::default()), GATEWAY.into(), index)),
     ])
+}
+
+/// Waits until packets pass through the near end. The kernel activates it from a work queue of its own, and drops packets
+/// until then: a pod's first question to DNS would be lost, and asked again only seconds later. Asking for the link makes
+/// kernels from 6.8 on do it at once.
+pub(crate) fn wait_until_operational(name: &str, mut look: impl FnMut() -> Result<Option<link::Link>>) -> Result<()> {
+    const ATTEMPTS_MAX: usize = 200;
+    const PAUSE: Duration = Duration::from_micros(500);
+    for _ in 0..ATTEMPTS_MAX {
+        match look()? {
+            Some(link) if !link.operational => (),
+            _ => return Ok(()),
+        }
+        std::thread::sleep(PAUSE);
+    }
+    tracing::warn!(link = name, "a link is not operational yet, its first packets may be lost");
+    Ok(())
 }
 
 /// A kernel without IPv6 needs no keeping from link-local addresses.

@@ -245,6 +245,7 @@ impl PodNetwork {
     fn connect(&self, sandbox: &Sandbox, netns: &NetNs, wire: &link::Wire) -> Result<()> {
         link::connect_host(&mut self.0.state.lock().host, netns, wire)?;
         netns.run(|| link::connect_pod(wire)).map_err(at(&sandbox.netns))??;
+        link::wait_until_operational(&wire.name, || self.0.state.lock().host.link(&wire.name))?;
         let mut state = self.0.state.lock();
         let old = state.attached.insert(sandbox.id.clone(), (wire.address, sandbox.host_ports.clone()));
         let changes = rules::replace_host_ports(&self.0.config.table, old.as_ref(), state.attached.get(&sandbox.id));

@@ -16,6 +16,8 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// `IF_OPER_UP`
+const OPERATIONAL: u8 = 6;
 pub(super) const LINK_HEADER_LEN: usize = 16;
 
 /// A link-layer address.
@@ -44,6 +46,8 @@ pub struct Link {
     pub kind: String,
     pub mtu: u32,
     pub up: bool,
+    /// Packets pass: the kernel activates a link some time after both ends are up.
+    pub operational: bool,
 }
 
 /// One end of a veth pair.
@@ -210,6 +214,7 @@ pub(super) fn read(body: &[u8]) -> Option<Link> {
         kind: kind.to_owned(),
         mtu: attributes.find_u32(libc::IFLA_MTU).unwrap_or_default(),
         up: read_u32(body, 8) & UP != 0,
+        operational: attributes.find(libc::IFLA_OPERSTATE) == Some(&[OPERATIONAL]),
     })
 }
 
