@@ -98,7 +98,8 @@ fn nodes_on_one_link_route_and_nodes_behind_a_gateway_use_the_overlay() {
     assert_eq!(pods[0].ask("10.244.2.2:80").unwrap(), "b 10.244.1.2");
     drop(pods);
     a.run(|| remove().unwrap());
-    agents[0].pods.remove().unwrap();
+    let config = crate::pods::Config::new(cluster.folder.path().join("a"), &["10.244.0.0/16".parse().unwrap()]);
+    a.run(|| crate::pods::remove(&config).unwrap());
     assert_eq!(a.traces(), before);
 }
 

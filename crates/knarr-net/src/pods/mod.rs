@@ -304,21 +304,6 @@ impl PodNetwork {
         self.bury_now()
     }
 
-    /// Takes away every trace in the kernel: rules, links and the node's own address. For the end of a profile.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub fn remove(&self) -> Result<()> {
-        let mut state = self.0.state.lock();
-        let ours: Vec<_> = state.host.links()?.into_iter().filter(|l| link::is_ours(&l.name)).map(|l| netlink::link::delete(&l.name)).collect();
-        state.host.remove(&ours)?;
-        if let Some(pool) = &state.pool {
-            let gateway = IpNet::from(IpAddr::V4(pool.gateway()));
-            state.host.remove(&[netlink::route::delete_address(link::LOOPBACK, gateway)])?;
-        }
-        Ok(state.rules.apply(nft::Batch::new(nft::Family::Ip, &self.0.config.table).remove_table())?)
-    }
-
     /// Makes changes to the table; where it is not as expected (somebody flushed it), it is written anew.
     fn change_rules(&self, state: &mut State, changes: &nft::Batch) -> Result<()> {
         let Err(error) = state.rules.apply(changes) else { return Ok(()) };
@@ -335,6 +320,23 @@ impl PodNetwork {
         let batch = rules::table(&self.0.config.table, pod_cidr, &self.0.config.cluster_cidrs, state.attached.values());
         Ok(state.rules.apply(&batch)?)
     }
+}
+
+/// Takes away every trace of a pod network in the kernel, from the network namespace of the calling thread: rules, links and
+/// the node's own address. For the end of a profile; its folder is the caller's.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove(config: &Config) -> Result<()> {
+    let mut host = RouteSocket::open()?;
+    let ours: Vec<_> = host.links()?.into_iter().filter(|l| link::is_ours(&l.name)).map(|l| l.name).collect();
+    host.remove(&ours.iter().map(|name| netlink::link::set_group(name, DEAD_GROUP)).collect::<Vec<_>>())?;
+    host.remove(&[netlink::link::delete_group(DEAD_GROUP)])?;
+    let inside = |net: &IpNet| config.cluster_cidrs.iter().any(|cidr| cidr.contains(net));
+    let own = host.addresses()?.into_iter().filter(|(index, net, _)| *index == link::LOOPBACK && inside(net));
+    let own: Vec<_> = own.map(|(_, net, _)| netlink::route::delete_address(link::LOOPBACK, net)).collect();
+    host.remove(&own)?;
+    Ok(KernelNft::open()?.apply(nft::Batch::new(nft::Family::Ip, &config.table).remove_table())?)
 }
 
 fn ipv4_of(sandbox: &Sandbox) -> Option<Ipv4Addr> {
