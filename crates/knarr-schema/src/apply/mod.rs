@@ -27,6 +27,8 @@ mod set;
 #[cfg(test)]
 mod tests;
 mod track;
+#[cfg(test)]
+mod upstream_tests;
 mod validate;
 mod zero;
 

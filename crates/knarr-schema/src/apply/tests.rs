@@ -388,3 +388,40 @@ fn who_scales_owns_the_replicas_of_the_object() {
     assert_eq!(found[1].1["f:spec"].get("f:replicas"), None);
     assert_eq!(object["metadata"]["managedFields"][0]["apiVersion"], "apps/v1");
 }
+
+/// Not run with the tests: it would say nothing while anything else runs.
+///
+/// `cargo test -p knarr-schema --config 'profile.dev.package.knarr-schema.opt-level=3' cost -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn the_cost_of_tracking_a_write() {
+    let measure = |what: &str, resource: &Resource, old: Option<&Value>, new: &Value, subresource: &str| {
+        let mut copies = vec![new.clone(); 2000];
+        let start = std::time::Instant::now();
+        for new in &mut copies {
+            track_update(resource, old, new, Manager { subresource, ..by("somebody") });
+        }
+        println!("{what}: {:?}", start.elapsed() / 2000);
+    };
+    let fixture = |name: &str| -> Value {
+        let text = std::fs::read(format!("{}/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let (maps, pods) = (resource("", "v1", "configmaps"), resource("", "v1", "pods"));
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": {"app": "x"}}, "data": {"a": "1", "b": "2", "c": "3"}});
+    let stored = created(&maps, map.clone(), "creator");
+    let mut changed = stored.clone();
+    changed.set(&["data", "a"], "2");
+    measure("create of a ConfigMap", &maps, None, &map, "");
+    measure("update of a ConfigMap", &maps, Some(&stored), &changed, "");
+    measure("update of a ConfigMap that changes nothing", &maps, Some(&stored), &stored, "");
+    let pod = fixture("core.v1.Pod");
+    let mut bare = pod.clone();
+    bare.remove(&["metadata", "managedFields"]);
+    let mut status = pod.clone();
+    status.set(&["status", "phase"], "Failed");
+    status.set(&["status", "conditions"], json!([]));
+    measure("create of a pod", &pods, None, &bare, "");
+    measure("status of a pod", &pods, Some(&pod), &status, "status");
+    measure("status of a pod that changes nothing", &pods, Some(&pod), &pod, "status");
+}

@@ -153,7 +153,9 @@ impl Lists {
             },
         )?;
         lists.additions = sort_by(lists.additions, new, "", ItemKind::Scalar)?;
-        if wanted.deletions && !lists.deletions.is_empty() || wanted.changes && old != new {
+        // Upstream has sorted the old list by now, so that a list which is not sorted always gets its order.
+        let is_reordered = !old_sorted.iter().copied().eq(new);
+        if wanted.deletions && !lists.deletions.is_empty() || wanted.changes && is_reordered {
             lists.order = new.to_vec();
         }
         Ok(lists)

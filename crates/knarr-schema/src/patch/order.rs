@@ -38,9 +38,27 @@ pub fn sort_by(mut list: Vec<Value>, order: &[Value], key: &str, kind: ItemKind)
         list.iter().chain(order).try_for_each(|item| merge_value(as_map(item)?, key).map(drop))?;
         deletions = list.extract_if(.., |item| is_deletion(item)).collect();
     }
-    list.sort_by_cached_key(|item| index(order, item, key, kind).unwrap_or(0));
+    let mut placed: Vec<(Option<usize>, Value)> = list.into_iter().map(|item| (index(order, &item, key, kind), item)).collect();
+    if placed.iter().all(|(place, _)| place.is_some()) {
+        placed.sort_by_key(|(place, _)| *place);
+    } else {
+        sort_with_strangers(&mut placed);
+    }
+    let mut list: Vec<Value> = placed.into_iter().map(|(_, item)| item).collect();
     list.extend(deletions);
     Ok(list)
+}
+
+/// Items that have no place go before all that came before them: what upstream's comparison, which calls them less than
+/// anything, makes of Go's insertion sort.
+fn sort_with_strangers(list: &mut [(Option<usize>, Value)]) {
+    for end in 1..list.len() {
+        let mut at = end;
+        while at > 0 && matches!((list[at].0, list[at - 1].0), (None, _) | (_, None)) | (list[at].0 < list[at - 1].0) {
+            list.swap(at, at - 1);
+            at -= 1;
+        }
+    }
 }
 
 /// Parts a list into the items that are in `by`, and those that are not.
