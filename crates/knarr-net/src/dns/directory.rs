@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use knarr_client::read::Key;
-use knarr_client::{Informer, Item, SharedInformers};
+use knarr_client::{Informer, Item, Project, SharedInformers};
 use parking_lot::RwLock;
 
 use crate::view::{self, SLICES_BY_SERVICE, Service, Slice};
@@ -15,6 +16,8 @@ const SERVICES_BY_IP: &str = "cluster-ip";
 
 /// Looks objects up for names. Answers are of this moment.
 pub(super) trait Directory: Send + Sync + 'static {
+    /// Counts the changes. Whoever reads the count first and then looks something up has it as of that count, or newer.
+    fn generation(&self) -> u64;
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Item<Service>>>;
     fn slices(&self, namespace: &str, service: &str) -> Vec<Arc<Item<Slice>>>;
     fn has_namespace(&self, name: &str) -> bool;
@@ -31,6 +34,17 @@ pub(super) struct Informed {
     namespaces: Informer<()>,
     /// Which slices have an address. Ordered, since that takes the least memory for many addresses with one slice each.
     by_address: Arc<RwLock<BTreeSet<(IpAddr, Key)>>>,
+    generation: Arc<AtomicU64>,
+}
+
+/// Counts the changes that can change an answer.
+fn count<P: Project + PartialEq>(informer: &Informer<P>, generation: &Arc<AtomicU64>) {
+    let generation = generation.clone();
+    informer.on_change(move |change| {
+        if change.old.as_ref().map(|i| &i.view) != change.new.as_ref().map(|i| &i.view) {
+            generation.fetch_add(1, Ordering::Release);
+        }
+    });
 }
 
 impl Informed {
@@ -47,7 +61,12 @@ impl Informed {
             }
             index.extend(change.new.iter().flat_map(|i| &i.view.endpoints).map(|e| (e.address, change.key().clone())));
         });
-        Self { services, slices, namespaces: informers.all::<k8s_openapi::api::core::v1::Namespace, _>(), by_address }
+        let namespaces: Informer<()> = informers.all::<k8s_openapi::api::core::v1::Namespace, _>();
+        let generation = Arc::default();
+        count(&services, &generation);
+        count(&slices, &generation);
+        count(&namespaces, &generation);
+        Self { services, slices, namespaces, by_address, generation }
     }
 
     /// Whether everything that existed at the start is known.
@@ -57,6 +76,10 @@ impl Informed {
 }
 
 impl Directory for Informed {
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Item<Service>>> {
         self.services.store().find(namespace, name)
     }

@@ -11,6 +11,7 @@
 mod cache;
 mod directory;
 mod packet;
+mod prepared;
 mod respond;
 mod server;
 mod upstream;
@@ -29,12 +30,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pods::Protocol;
 use directory::Informed;
+use prepared::Prepared;
 use respond::Responder;
 use upstream::{Source, Upstream};
 use zone::Zone;
 
 pub const PORT: u16 = 53;
 const LOOPBACK_LINK: u32 = 1;
+/// Sockets for each address at most, one for each processor: the kernel spreads clients over them.
+const SOCKETS_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -85,13 +89,17 @@ pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &Canc
         zone: Zone::new(&config.domain, config.addresses.first().copied()).map_err(|e| Error::Domain(config.domain.clone(), e))?,
         directory: informed,
         upstream: Upstream::new(source, env.clone()),
+        prepared: Prepared::default(),
         is_ready: Box::new(move || known.has_synced()),
         env,
     });
     add_addresses(&config.addresses)?;
+    let sockets = std::thread::available_parallelism().map_or(1, usize::from).min(SOCKETS_MAX);
     for address in &config.addresses {
         let address = SocketAddr::new(*address, config.port);
-        server::bind_shared(address).and_then(|bound| bound.serve(&responder, stop)).map_err(|source| Error::Bind { address, source })?;
+        for _ in 0..sockets {
+            server::bind_shared(address).and_then(|bound| bound.serve(&responder, stop)).map_err(|source| Error::Bind { address, source })?;
+        }
     }
     Ok(())
 }

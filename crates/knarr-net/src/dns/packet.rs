@@ -3,6 +3,7 @@
 /// Bytes of a header.
 pub(super) const HEADER_LEN: usize = 12;
 const FLAG_RESPONSE: u8 = 0x80;
+const FLAG_AUTHORITATIVE: u8 = 0x04;
 const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
 const FLAG_CHECKING_DISABLED: u8 = 0x10;
@@ -32,6 +33,16 @@ pub(super) fn set_id(packet: &mut [u8], id: u16) {
 
 pub(super) fn is_response(packet: &[u8]) -> bool {
     packet.get(2).is_some_and(|b| b & FLAG_RESPONSE != 0)
+}
+
+/// Whether the answer is our own.
+pub(super) fn is_authoritative(packet: &[u8]) -> bool {
+    packet.get(2).is_some_and(|b| b & FLAG_AUTHORITATIVE != 0)
+}
+
+/// Number of records in the answer section.
+pub(super) fn answers(packet: &[u8]) -> u16 {
+    be16(packet, 6).unwrap_or_default()
 }
 
 pub(super) fn rcode(packet: &[u8]) -> u8 {

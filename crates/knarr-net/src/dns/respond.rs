@@ -8,6 +8,7 @@ use knarr_core::clock::Env;
 
 use super::directory::Directory;
 use super::packet;
+use super::prepared::{Prepared, QueryKey};
 use super::upstream::Upstream;
 use super::zone::{Outcome, Zone};
 
@@ -48,14 +49,34 @@ pub(super) struct Responder {
     pub zone: Zone,
     pub directory: Arc<dyn Directory>,
     pub upstream: Upstream,
+    pub prepared: Prepared,
     /// Whether the directory knows everything yet.
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
     pub env: Env,
 }
 
 impl Responder {
+    /// Writes the answer to a UDP query into `out`, if it was given before and nothing changed since.
+    pub fn again(&self, query: &[u8], out: &mut Vec<u8>) -> bool {
+        QueryKey::of(query).is_some_and(|key| self.prepared.get(self.directory.generation(), &key, query, out))
+    }
+
     /// Answers at once what the node knows itself.
     pub fn begin(&self, query: &[u8], transport: Transport) -> Step {
+        let generation = self.directory.generation();
+        let step = self.decide(query, transport);
+        // Several addresses change places each time; answers of others have times that run.
+        if let (Step::Reply(answer), Transport::Udp) = (&step, transport)
+            && packet::is_authoritative(answer)
+            && packet::answers(answer) <= 1
+            && let Some(key) = QueryKey::of(query)
+        {
+            self.prepared.put(generation, &key, answer);
+        }
+        step
+    }
+
+    fn decide(&self, query: &[u8], transport: Transport) -> Step {
         if query.len() < packet::HEADER_LEN || packet::is_response(query) {
             return Step::Ignore;
         }
@@ -80,6 +101,7 @@ impl Responder {
         let mut name = question.name().clone();
         for _ in 0..ALIASES_MAX {
             if self.zone.contains(&name) && !(self.is_ready)() {
+                response.metadata.authoritative = false;
                 response.metadata.response_code = ResponseCode::ServFail;
                 return encoded(&response, limit);
             }

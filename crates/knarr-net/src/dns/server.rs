@@ -64,10 +64,14 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, responder: Arc<Responder>) {
-    let mut buffer = vec![0; QUERY_LEN_MAX];
+    let (mut buffer, mut ready) = (vec![0; QUERY_LEN_MAX], Vec::new());
     loop {
         // An error here is an earlier answer's that could not be delivered.
         let Ok((len, client)) = socket.recv_from(&mut buffer).await else { continue };
+        if responder.again(&buffer[..len], &mut ready) {
+            send(&socket, &ready, client).await;
+            continue;
+        }
         match responder.begin(&buffer[..len], Transport::Udp) {
             Step::Ignore => (),
             Step::Reply(answer) => send(&socket, &answer, client).await,

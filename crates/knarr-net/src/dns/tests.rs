@@ -17,6 +17,7 @@ use crate::testbed::Machine;
 
 struct World {
     runtime: tokio::runtime::Runtime,
+    api: Arc<FakeApi>,
     responder: Arc<Responder>,
     stop: CancellationToken,
 }
@@ -47,18 +48,20 @@ fn world(upstream: Vec<SocketAddr>) -> World {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (env, stop) = (Env::system(), CancellationToken::new());
     let guard = runtime.enter();
-    let informers = SharedInformers::new(seeded().client(), env.clone(), stop.clone());
+    let api = seeded();
+    let informers = SharedInformers::new(api.client(), env.clone(), stop.clone());
     let informed = Arc::new(Informed::new(&informers));
     runtime.block_on(informers.wait_synced());
     let responder = Arc::new(Responder {
         zone: Zone::new("cluster.local", None).unwrap(),
         directory: informed,
         upstream: Upstream::fixed(upstream, env.clone()),
+        prepared: Prepared::default(),
         is_ready: Box::new(|| true),
         env,
     });
     drop(guard);
-    World { runtime, responder, stop }
+    World { runtime, api, responder, stop }
 }
 
 fn query(name: &str, wanted: RecordType, edns: Option<u16>) -> Vec<u8> {
@@ -119,6 +122,28 @@ fn names_of_the_cluster_are_answered_with_authority_and_others_by_the_resolvers_
         assert_eq!(other.queries[0].name().to_ascii(), spelling);
     }
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_question_that_was_answered_is_answered_again_until_something_changes() {
+    let world = world(Vec::new());
+    let (asked, mut out) = (query("web.a.svc.cluster.local.", RecordType::A, Some(1232)), Vec::new());
+    assert!(!world.responder.again(&asked, &mut out));
+    let Step::Reply(first) = world.responder.begin(&asked, Transport::Udp) else { panic!() };
+    assert!(world.responder.again(&asked, &mut out));
+    assert_eq!(out, first);
+    assert!(!world.responder.again(&query("web.a.svc.cluster.local.", RecordType::A, None), &mut out));
+    let before = world.responder.directory.generation();
+    world.api.change::<Service>("a", "web", |s| s.spec.as_mut().unwrap().cluster_ips = Some(vec!["10.96.0.9".into()]));
+    while world.responder.directory.generation() == before {
+        std::thread::yield_now();
+    }
+    assert!(!world.responder.again(&asked, &mut out));
+    assert_eq!(world.ask(&asked, Transport::Udp).answers[0].data.to_string(), "10.96.0.9");
+    // Addresses of several endpoints change places.
+    let many = query("many.a.svc.cluster.local.", RecordType::A, None);
+    world.ask(&many, Transport::Udp);
+    assert!(!world.responder.again(&many, &mut out));
 }
 
 #[test]
@@ -201,7 +226,10 @@ fn pods_ask_the_address_on_their_node_and_two_servers_share_it() {
         });
         stop
     };
-    let (first, second) = (start_one(), start_one());
+    let sockets = || machine.run(|| std::fs::read_to_string("/proc/thread-self/net/udp").unwrap().matches(":0035 ").count());
+    let first = start_one();
+    let one_server = sockets();
+    let second = start_one();
     let pod = machine.pod(&network, "a");
     let ask = || {
         let socket = pod.udp("10.96.0.10:53");
@@ -211,8 +239,7 @@ fn pods_ask_the_address_on_their_node_and_two_servers_share_it() {
     };
     assert_eq!((0..20).map(|_| ask().unwrap()).sum::<usize>(), 20);
     first.cancel();
-    let sockets = || machine.run(|| std::fs::read_to_string("/proc/thread-self/net/udp").unwrap().matches(":0035 ").count());
-    while sockets() > 1 {
+    while sockets() > one_server {
         std::thread::yield_now();
     }
     assert_eq!((0..20).map(|_| ask().unwrap()).sum::<usize>(), 20);

@@ -20,6 +20,9 @@ fn item<P: Project>(namespace: &str, name: &str, value: &Value) -> Arc<Item<P>> 
 }
 
 impl Directory for Fake {
+    fn generation(&self) -> u64 {
+        0
+    }
     fn service(&self, namespace: &str, name: &str) -> Option<Arc<Item<Service>>> {
         self.services.iter().find(|s| s.key == Key::new(namespace, name)).cloned()
     }
