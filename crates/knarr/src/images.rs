@@ -25,7 +25,7 @@ pub enum ImageVerb {
 /// Runs one of them.
 pub async fn run(cluster: Cluster, verb: ImageVerb) -> Result<()> {
     let Some(node) = cluster.nodes.first() else { return Err(Failure::new("NO_NODE", Exit::Cluster, "the cluster has no node", "knarr start")) };
-    let runtime = roles::open_runtime(&cluster, node).await?;
+    let runtime = roles::open_runtime(&cluster, node, None).await?;
     let failed = |e: knarr_runtime::cri::Error| Failure::new("IMAGE", Exit::Resource, e.to_string(), String::new());
     match verb {
         ImageVerb::Load { archive } => {

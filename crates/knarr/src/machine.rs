@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use knarr_cli::cluster::config::{Cluster, Node};
+use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
+use knarr_cli::cluster::process::Process;
 use knarr_cli::cluster::start::Machine;
 use knarr_cli::cluster::supervise;
+
+use crate::roles;
 
 /// This machine.
 pub struct Local;
@@ -14,11 +17,12 @@ pub struct Local;
 #[async_trait::async_trait]
 impl Machine for Local {
     async fn make_node(&self, cluster: &Cluster, node: &Node) -> Result<()> {
-        knarr_cli::cluster::config::private_folder(&cluster.node_run(node))?;
-        if node.index == 0 {
+        private_folder(&cluster.node_run(node))?;
+        let runs = Process::from_pid_file(&cluster.pid_file(&Cluster::agent_role(node))).is_some();
+        if node.index == 0 || runs {
             return Ok(());
         }
-        Err(Failure::program("nodes beside the first are not there yet"))
+        roles::local_nodes(cluster)?.create(index(node)?).map(drop).map_err(Failure::program)
     }
 
     /// A process of its own does it: it must enter the node's namespaces.
@@ -26,11 +30,25 @@ impl Machine for Local {
         let mut command = Command::new("/proc/self/exe");
         command.args(supervise::agent_args(cluster, &node.name)).arg("--clear").stdin(Stdio::null());
         let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(Failure::program)?.map_err(Failure::program)?;
-        if status.success() { Ok(()) } else { Err(Failure::program(format!("node {} was not cleared away: {status}", node.name))) }
+        if !status.success() {
+            return Err(Failure::program(format!("node {} was not cleared away: {status}", node.name)));
+        }
+        if node.index == 0 { Ok(()) } else { roles::local_nodes(cluster)?.delete(index(node)?).map_err(Failure::program) }
+    }
+
+    async fn clear_machine(&self, cluster: &Cluster) -> Result<()> {
+        if cluster.nodes.iter().all(|n| n.index == 0) {
+            return Ok(());
+        }
+        roles::local_nodes(cluster)?.delete_all().map_err(Failure::program)
     }
 
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr {
         let part = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         IpAddr::from([10, 89, part(cluster.slot), part(index + 1)])
     }
+}
+
+fn index(node: &Node) -> Result<u32> {
+    u32::try_from(node.index).map_err(Failure::program)
 }

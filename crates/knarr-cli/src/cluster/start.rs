@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
 use super::failure::{Exit, Failure, Result};
-use super::process::Process;
+use super::process::{self, Process};
 use super::{kubeconfig, preflight, status, supervise};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the nodes may take until they are Ready.
 const NODES_READY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long the guard may take to end.
+const GUARD_GRACE: Duration = Duration::from_secs(2);
 
 /// Flags of `knarr start`.
 #[derive(Clone, Debug, clap::Args)]
@@ -67,6 +70,8 @@ pub trait Machine: Send + Sync {
     async fn make_node(&self, cluster: &Cluster, node: &Node) -> Result<()>;
     /// Takes away what a node left: rules, links, mounts, cgroups, namespaces.
     async fn clear_node(&self, cluster: &Cluster, node: &Node) -> Result<()>;
+    /// Takes away what the nodes have together on this machine.
+    async fn clear_machine(&self, cluster: &Cluster) -> Result<()>;
     /// The address that a local node of this index will have.
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr;
 }
@@ -103,6 +108,10 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     let mut cluster = phases.run("checks", || prepare(args, machine))?;
     cluster.desired = Desired::Running;
     cluster.save()?;
+    // Before the server, which looks after the agents from its first moment.
+    for node in &cluster.nodes {
+        machine.make_node(&cluster, node).await?;
+    }
     phases
         .wait("API server", async {
             supervise::ensure(&cluster, supervise::SERVER, &supervise::server_args(&cluster))?;
@@ -110,10 +119,9 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
         })
         .await?;
     for node in &cluster.nodes {
-        machine.make_node(&cluster, node).await?;
         supervise::ensure(&cluster, &Cluster::agent_role(node), &supervise::agent_args(&cluster, &node.name))?;
     }
-    supervise::ensure(&cluster, supervise::GUARD, &supervise::guard_args(&cluster))?;
+    renew_guard(&cluster)?;
     phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
     if !args.no_kubeconfig {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
@@ -121,6 +129,14 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     }
     println!("Ready after {:.0} ms: {}", phases.begun.elapsed().as_secs_f64() * 1000.0, cluster.server_url());
     if args.foreground { foreground(&cluster, machine).await } else { Ok(()) }
+}
+
+/// A guard that runs already may know fewer nodes than there are now.
+fn renew_guard(cluster: &Cluster) -> Result<()> {
+    if let Some(guard) = Process::from_pid_file(&cluster.pid_file(supervise::GUARD)) {
+        process::end(&guard, GUARD_GRACE);
+    }
+    supervise::ensure(cluster, supervise::GUARD, &supervise::guard_args(cluster))
 }
 
 async fn foreground(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
@@ -293,6 +309,9 @@ mod tests {
             Ok(())
         }
         async fn clear_node(&self, _: &Cluster, _: &Node) -> Result<()> {
+            Ok(())
+        }
+        async fn clear_machine(&self, _: &Cluster) -> Result<()> {
             Ok(())
         }
         fn node_address(&self, _: &Cluster, index: usize) -> IpAddr {

@@ -24,6 +24,7 @@ pub async fn stop_cluster(cluster: &Cluster, machine: &dyn Machine, keep_pods: b
         for node in &cluster.nodes {
             machine.clear_node(cluster, node).await?;
         }
+        machine.clear_machine(cluster).await?;
     }
     println!("Stopped cluster {:?}", cluster.profile);
     Ok(())

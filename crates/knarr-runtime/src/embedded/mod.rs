@@ -55,11 +55,13 @@ pub struct EmbeddedConfig {
     pub shim: ShimProgram,
     /// Where registries are found.
     pub endpoints: Box<dyn Endpoints>,
+    /// The network namespace that registries are reached from; absent: that of the process.
+    pub registry_network: Option<Arc<knarr_sys::netlink::NetNs>>,
 }
 
 impl EmbeddedConfig {
     pub fn new(root: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), run: run.into(), images: None, shim: ShimProgram::default(), endpoints: Box::new(Direct) }
+        Self { root: root.into(), run: run.into(), images: None, shim: ShimProgram::default(), endpoints: Box::new(Direct), registry_network: None }
     }
 }
 
@@ -89,8 +91,12 @@ impl Embedded {
         let store = Arc::new(blocking(move || ImageStore::open(&images)).await?);
         let hierarchies = Hierarchies::detect().map_err(|e| Error::Failed(format!("cgroups: {e}")))?;
         let (told, mut hear) = mpsc::unbounded_channel();
+        let puller = Puller::with_endpoints(store.clone(), config.endpoints);
         let runtime = Self(Arc::new(Inner {
-            puller: Puller::with_endpoints(store.clone(), config.endpoints),
+            puller: match config.registry_network {
+                Some(network) => puller.within(network),
+                None => puller,
+            },
             store,
             hierarchies,
             spawner: Spawner::new(config.shim, config.run.join("shim.log")),

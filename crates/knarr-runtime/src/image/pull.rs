@@ -43,6 +43,13 @@ impl Puller {
         Self { store, transport: Transport::new(Vec::new()), endpoints, running: Mutex::default() }
     }
 
+    /// Reaches registries from this network namespace.
+    #[must_use]
+    pub fn within(mut self, network: Arc<knarr_sys::netlink::NetNs>) -> Self {
+        self.transport = Transport::within(network);
+        self
+    }
+
     /// Pulls and gives the image id. The error's text is what kubelet shows behind ErrImagePull.
     pub async fn pull(&self, name: &str, auth: Option<&Auth>) -> Result<Digest, ImageError> {
         let reference: Reference = name.parse()?;

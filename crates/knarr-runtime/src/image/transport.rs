@@ -15,6 +15,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use knarr_sys::netlink::NetNs;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -37,7 +38,14 @@ impl Transport {
     pub fn new(extra: Vec<rustls::pki_types::CertificateDer<'static>>) -> Self {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(hyper_util::rt::TokioTimer::new());
-        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), extra: Arc::new(extra) }))
+        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), extra: Arc::new(extra), network: None }))
+    }
+
+    /// Makes its connections in another network namespace: that of the machine, for a node in one of its own.
+    pub fn within(network: Arc<NetNs>) -> Self {
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(hyper_util::rt::TokioTimer::new());
+        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), extra: Arc::default(), network: Some(network) }))
     }
 
     /// Sends a request and follows redirects. `authorization` goes to the first host only, and never from https to http.
@@ -106,6 +114,8 @@ fn root_cause(error: hyper_util::client::legacy::Error) -> io::Error {
 struct Connector {
     tls: Arc<std::sync::OnceLock<Result<Arc<rustls::ClientConfig>, String>>>,
     extra: Arc<Vec<rustls::pki_types::CertificateDer<'static>>>,
+    /// Absent: that of the process.
+    network: Option<Arc<NetNs>>,
 }
 
 impl Connector {
@@ -152,13 +162,22 @@ async fn connect(connector: &Connector, uri: &Uri) -> io::Result<Stream> {
     let secure = uri.scheme_str() == Some("https");
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let tcp = TcpStream::connect((host, port)).await.map_err(|e| io::Error::new(e.kind(), format!("dial tcp {host}:{port}: {e}")))?;
+    let tcp = dial(connector.network.as_ref(), host, port).await.map_err(|e| io::Error::new(e.kind(), format!("dial tcp {host}:{port}: {e}")))?;
     tcp.set_nodelay(true)?;
     if !secure {
         return Ok(Stream::Plain(TokioIo::new(tcp)));
     }
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     Ok(Stream::Tls(TokioIo::new(Box::new(connector.tls()?.connect(name, tcp).await?))))
+}
+
+async fn dial(network: Option<&Arc<NetNs>>, host: &str, port: u16) -> io::Result<TcpStream> {
+    let Some(network) = network.cloned() else { return TcpStream::connect((host, port)).await };
+    let host = host.to_owned();
+    let dialled = tokio::task::spawn_blocking(move || network.run(|| std::net::TcpStream::connect((host.as_str(), port)))).await;
+    let stream = dialled.map_err(io::Error::other)???;
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
 }
 
 /// A connection, with or without TLS.

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node as ApiNode;
 use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_client::tls::Config as ClientConfig;
-use knarr_client::{Informer, Query, Recorder, SharedInformers, TlsTransport};
+use knarr_client::{Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
+use knarr_net::nodes::local::{LocalNodes, Outer};
 use knarr_node::{Agent, AgentConfig, Parts, ServingConfig};
 use knarr_runtime::{Embedded, EmbeddedConfig, Runtime};
+use knarr_sys::netlink::NetNs;
 use tokio_util::sync::CancellationToken;
 
 use super::network::Network;
@@ -23,27 +24,42 @@ use super::tls;
 const PROXY_HEALTH_PORT: u16 = 10256;
 const PROXY_METRICS_PORT: u16 = 10249;
 
-/// Puts this process, which must have a single thread, into the namespaces of a node that does not live on the host's network.
-pub fn enter_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    if let Some(netns) = cluster.node_netns(node) {
-        let entered = knarr_sys::netlink::NetNs::open(&netns).and_then(|n| n.enter());
-        entered.map_err(|e| Failure::file(&netns, &e))?;
+/// Where a node stands: what it still holds of the machine outside, when it lives in a namespace of its own.
+#[derive(Default)]
+pub struct Place {
+    outer: Option<Outer>,
+    /// The machine's own network, from which registries are reached.
+    machine: Option<Arc<NetNs>>,
+}
+
+/// The namespaces of a cluster's nodes on this machine.
+pub fn local_nodes(cluster: &Cluster) -> Result<LocalNodes> {
+    let transfer = format!("10.89.{}.0/24", cluster.slot).parse().map_err(Failure::program)?;
+    Ok(LocalNodes::new(&cluster.profile, transfer))
+}
+
+/// Puts this process, which must have a single thread, into the network namespace of a node that does not live on the machine's.
+pub fn enter_node(cluster: &Cluster, node: &Node) -> Result<Place> {
+    if node.index == 0 {
+        return Ok(Place::default());
     }
-    Ok(())
+    let machine = NetNs::current().map_err(Failure::program)?;
+    let index = u32::try_from(node.index).map_err(Failure::program)?;
+    let outer = local_nodes(cluster)?.node(index).and_then(|n| n.enter()).map_err(Failure::program)?;
+    Ok(Place { outer: Some(outer), machine: Some(Arc::new(machine)) })
 }
 
 /// Runs until told to stop. The pods go on running.
-pub async fn run(cluster: &Cluster, node: &Node) -> Result<()> {
+pub async fn run(cluster: &Cluster, node: &Node, place: Place) -> Result<()> {
     let env = Env::system();
     let stop = CancellationToken::new();
     let identity = Identity::make(cluster, node, &env)?;
     let client = TlsTransport::new(identity.client).map_err(Failure::program)?.client();
-    let informers = SharedInformers::new(client.clone(), env.clone(), stop.clone());
     let network_client = TlsTransport::new(identity.network).map_err(Failure::program)?.client();
     let services = SharedInformers::new(network_client, env.clone(), stop.clone());
-    let runtime = open_runtime(cluster, node).await?;
+    let runtime = open_runtime(cluster, node, place.machine).await?;
     let network = Network::new(cluster, node)?;
-    follow_pod_cidr(&informers, node, network.clone());
+    let routes = knarr_net::nodes::start(&node.name, &services, network.pods(), place.outer, stop.clone()).map_err(Failure::program)?;
     let proxy = knarr_net::proxy::start(proxy_config(cluster, node)?, &services, env.clone(), stop.clone()).map_err(Failure::program)?;
     knarr_net::dns::start(&super::network::dns_config(cluster, node), &services, env.clone(), &stop).map_err(Failure::program)?;
     let events = Recorder::start(client.clone(), "kubelet", &node.name, env.clone(), stop.clone());
@@ -53,13 +69,13 @@ pub async fn run(cluster: &Cluster, node: &Node) -> Result<()> {
     let running = tokio::spawn(agent.run(cancel));
     super::until_told_to_stop().await?;
     stop.cancel();
-    drop(proxy);
+    drop((proxy, routes));
     running.await.map_err(Failure::program)?.map_err(Failure::program)
 }
 
 /// Ends every pod of the node and takes away what the node has made. Nothing else of the node may run.
 pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
-    let runtime = open_runtime(cluster, node).await?;
+    let runtime = open_runtime(cluster, node, None).await?;
     let network = Network::new(cluster, node)?;
     for sandbox in runtime.list_pod_sandboxes().await.map_err(Failure::program)? {
         network.forget(&sandbox).await?;
@@ -67,6 +83,7 @@ pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
         runtime.remove_pod_sandbox(&sandbox.id).await.map_err(Failure::program)?;
     }
     network.remove()?;
+    knarr_net::nodes::remove().map_err(Failure::program)?;
     knarr_net::proxy::remove(&proxy_config(cluster, node)?.table).map_err(Failure::program)?;
     knarr_net::dns::remove(&super::network::dns_config(cluster, node)).map_err(Failure::program)?;
     super::traces::remove(cluster, node)
@@ -109,13 +126,14 @@ impl Identity {
 }
 
 /// Opens the node's runtime. Nodes of one cluster share one content store.
-pub async fn open_runtime(cluster: &Cluster, node: &Node) -> Result<Embedded> {
+pub async fn open_runtime(cluster: &Cluster, node: &Node, registry_network: Option<Arc<NetNs>>) -> Result<Embedded> {
     let (root, run) = (cluster.node_data(node).join("runtime"), cluster.node_run(node).join("runtime"));
     for folder in [&root, &run, &images_folder(cluster)] {
         private_folder(folder)?;
     }
     let mut config = EmbeddedConfig::new(root, run);
     config.images = Some(images_folder(cluster));
+    config.registry_network = registry_network;
     Embedded::open(config).await.map_err(Failure::program)
 }
 
@@ -158,17 +176,4 @@ fn proxy_config(cluster: &Cluster, node: &Node) -> Result<knarr_net::proxy::Conf
     config.health_address = Some(SocketAddr::new(node.address, PROXY_HEALTH_PORT));
     config.metrics_address = Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PROXY_METRICS_PORT));
     Ok(config)
-}
-
-/// Tells the network its range as soon as the Node object has one.
-fn follow_pod_cidr(informers: &SharedInformers, node: &Node, network: Network) {
-    let informer: Informer<()> = informers.get(Query::all::<ApiNode>().fields(&format!("metadata.name={}", node.name)));
-    informer.on_change(move |change| {
-        let cidr = change.new.as_ref().and_then(|item| item.typed::<ApiNode>().ok()).and_then(|n| n.spec?.pod_cidr?.parse().ok());
-        if let Some(cidr) = cidr
-            && let Err(error) = network.set_pod_cidr(cidr)
-        {
-            tracing::error!(%cidr, %error, "the pod network cannot use its range");
-        }
-    });
 }

@@ -6,7 +6,7 @@ mod server;
 mod tls;
 mod traces;
 
-pub use agent::open_runtime;
+pub use agent::{local_nodes, open_runtime};
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -42,14 +42,14 @@ pub fn agent(data: &Path, name: &str, clear: bool) -> Result<()> {
     let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
         return Err(Failure::program(format!("the cluster has no node {name:?}")));
     };
-    agent::enter_node(&cluster, &node)?;
+    let place = agent::enter_node(&cluster, &node)?;
     if clear {
         return runtime(1)?.block_on(agent::clear(&cluster, &node));
     }
     let cluster = begin(data, &Cluster::agent_role(&node))?;
     runtime(2)?.block_on(async {
         look_after_others(&cluster, &Cluster::agent_role(&node));
-        agent::run(&cluster, &node).await
+        agent::run(&cluster, &node, place).await
     })
 }
 

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use ipnet::IpNet;
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_net::dns;
@@ -23,8 +22,8 @@ impl Network {
         PodNetwork::new(Config::new(folder, &super::agent::cluster_cidrs(cluster)?)).map(Self).map_err(Failure::program)
     }
 
-    pub fn set_pod_cidr(&self, cidr: IpNet) -> std::result::Result<(), knarr_net::pods::Error> {
-        self.0.set_pod_cidr(cidr)
+    pub fn pods(&self) -> PodNetwork {
+        self.0.clone()
     }
 
     /// Detaches a sandbox of which only the runtime knows.
