@@ -43,6 +43,10 @@ pub fn compare<'a>(schema: Schema<'a>, left: &'a Value, right: &'a Value) -> Com
 }
 
 fn step<'a>(schema: Schema<'a>, left: Option<&'a Value>, right: Option<&'a Value>) -> Comparison<'a> {
+    // Most of an object does not change, and plain equality is several times faster than the walk.
+    if left.is_some() && left == right {
+        return Comparison::default();
+    }
     let mut walk = Walk { left, right, out: Comparison::default() };
     let is_leaf = match (left, right) {
         (Some(l), Some(r)) => {
@@ -132,9 +136,6 @@ impl<'a> Walk<'a> {
     }
 
     fn list(&mut self, list: &List<'a>, left: &'a [Value], right: &'a [Value]) {
-        if left == right {
-            return;
-        }
         let mut all: Vec<(Element<'a>, bool, &'a Value)> = Vec::with_capacity(left.len() + right.len());
         for (is_right, items) in [(false, left), (true, right)] {
             all.extend(items.iter().filter_map(|item| Some((list.element(item).ok()?, is_right, item))));

@@ -16,39 +16,37 @@ pub fn track_update(resource: &Resource, old: Option<&Value>, new: &mut Value, m
     if !new.get("metadata").is_some_and(Value::is_object) {
         return;
     }
-    let given = new.remove(MANAGED_FIELDS);
+    let mut given = new.remove(MANAGED_FIELDS);
     let live = old.and_then(managed_list).unwrap_or_default();
-    let is_update = old.is_some();
-    let Some(entries) = choose(given.as_ref(), live, !manager.subresource.is_empty()) else { return };
-    if entries.is_empty() && is_update {
-        // Nobody has tracked it so far, and nobody will before the first apply.
-        return;
-    }
-    let encoded = {
-        let zero = zero::object(resource);
-        let changes = changes(resource, manager.subresource, old.unwrap_or(&zero), new);
-        match changes {
-            None if given.is_none() || given.as_ref().and_then(Value::as_array).map(Vec::as_slice) == Some(live) => live.to_vec(),
-            changes => managed::encode(record(resource, entries, changes.unwrap_or_default(), manager)),
+    let zero = zero::object(resource);
+    let changes = changes(resource, manager.subresource, old.unwrap_or(&zero), new);
+    let is_as_stored = given.as_ref().is_none_or(|g| g.as_array().is_some_and(|g| g == live));
+    let encoded = if changes.is_none() && old.is_some() && is_as_stored {
+        given.take().unwrap_or_else(|| Value::Array(live.to_vec()))
+    } else {
+        let entries = choose(given.as_ref(), live, !manager.subresource.is_empty());
+        if entries.is_empty() && old.is_some() {
+            // Nobody has tracked it so far, and nobody will before the first apply.
+            return;
         }
+        Value::Array(managed::encode(record(resource, entries, changes.unwrap_or_default(), manager)))
     };
-    if !encoded.is_empty() {
-        new.set(MANAGED_FIELDS, Value::Array(encoded));
+    if encoded.as_array().is_some_and(|list| !list.is_empty()) {
+        new.set(MANAGED_FIELDS, encoded);
     }
 }
 
-/// Which entries count: those that came with the object, or those of the stored one. `None` for an object that was asked to
-/// have none.
-fn choose<'a>(given: Option<&'a Value>, live: &'a [Value], is_subresource: bool) -> Option<Vec<Entry<'a>>> {
-    let stored = || Some(managed::decode(live).unwrap_or_default());
+/// Which entries count: those that came with the object, or those of the stored one.
+fn choose<'a>(given: Option<&'a Value>, live: &'a [Value], is_subresource: bool) -> Vec<Entry<'a>> {
+    let stored = || managed::decode(live).unwrap_or_default();
     let given = match given.and_then(Value::as_array) {
         Some(given) if !is_subresource => given,
         _ => return stored(),
     };
     if is_reset(given) {
-        return Some(Vec::new());
+        return Vec::new();
     }
-    managed::decode(given).ok().filter(|entries| !entries.is_empty()).map_or_else(stored, Some)
+    managed::decode(given).ok().filter(|entries| !entries.is_empty()).unwrap_or_else(stored)
 }
 
 /// An empty list, or one empty entry, takes all entries away.
