@@ -338,3 +338,65 @@ async fn what_cannot_be_started_says_why() {
     assert!(matches!(world.runtime.create_container(&pod, &config).await, Err(Error::NotFound(_))));
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_the_image_begin_with_its_content_and_can_be_written() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let archive = world.folder.join("volumes.tar");
+    std::fs::write(&archive, world::docker_archive(&[("test.local/volumes:1", r#"{"Volumes": {"/data": {}, "/new/one": {}}}"#)])).unwrap();
+    world.runtime.load_images(&archive).await.unwrap();
+    let script = "cat /data/hello; touch /data/x && echo data; touch /new/one/x && echo new; touch /etc/x 2>/dev/null || echo ro; stat -c %a /data";
+    let mut config = world.shell(script);
+    config.image = world.runtime.image_status("test.local/volumes:1").await.unwrap().unwrap().id;
+    config.security.read_only_rootfs = true;
+    check(&world, &pod, &config, "from the image\ndata\nnew\nro\n755").await;
+    let host = world.folder.join("mine");
+    std::fs::create_dir(&host).unwrap();
+    config.mounts = vec![Mount { host_path: host.clone(), container_path: "/data".into(), ..Mount::default() }];
+    config.command[2] = "ls /data; touch /data/mine".into();
+    check(&world, &pod, &config, "").await;
+    assert!(host.join("mine").exists());
+    world.close().await;
+}
+
+/// Another container of the pod swaps a folder of a shared volume for a link to the host's folders, over and over, while containers with a
+/// mount below it are made (CVE-2021-30465).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swapped_paths_lead_nowhere() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let (volume, inner, outside) = (world.folder.join("volume"), world.folder.join("inner"), world.folder.join("outside"));
+    for folder in [&volume, &inner, &outside, &volume.join("spot")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::os::unix::fs::symlink(&outside, volume.join("link")).unwrap();
+    std::fs::write(inner.join("mark"), "").unwrap();
+    let (spot, link) = (volume.join("spot"), volume.join("link"));
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let swapping = {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &spot, nix::fcntl::AT_FDCWD, &link, nix::fcntl::RenameFlags::RENAME_EXCHANGE).unwrap();
+            }
+        })
+    };
+    let mount = |from: &Path, to: &str| Mount { host_path: from.to_owned(), container_path: to.into(), ..Mount::default() };
+    let mut config = world.shell("true");
+    config.mounts = vec![mount(&volume, "/vol"), mount(&inner, "/vol/spot/deep")];
+    let mut ran = 0;
+    for _ in 0..50 {
+        let Ok(id) = world.runtime.create_container(&pod, &config).await else { continue };
+        if world.runtime.start_container(&id).await.is_ok() {
+            world.ended(&id).await;
+            ran += 1;
+        }
+        world.runtime.remove_container(&id).await.unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    swapping.join().unwrap();
+    assert!(ran > 0, "the race was run");
+    assert!(std::fs::read_dir(&outside).unwrap().next().is_none(), "nothing was made outside the containers");
+    world.close().await;
+}

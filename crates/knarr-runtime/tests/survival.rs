@@ -166,3 +166,17 @@ async fn what_was_stopped_stays_stopped() {
     world.runtime.remove_pod_sandbox(&pod).await.unwrap();
     world.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shims_program_cannot_be_overwritten() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let program = format!("/proc/{}/exe", shim_pid(&world, &pod));
+    let error = std::fs::OpenOptions::new().write(true).open(&program).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "refused for good, not only while it runs: {error}");
+    // A script whose interpreter is the process that runs it finds nothing of ours in the container to run.
+    let mut config = world.shell("printf '#!/proc/self/exe\\n' > /tmp/s; chmod +x /tmp/s; /tmp/s; readlink /proc/self/exe");
+    config.log_path = "x/0.log".into();
+    assert!(world.run(&pod, &config).await.1.contains("/bin/busybox"));
+    world.close().await;
+}

@@ -165,7 +165,7 @@ impl Embedded {
     }
 
     /// A container that ended while no shim was there to see it.
-    fn note_silent_exit(&self, sandbox: &Sandbox, container: &Container) {
+    pub(super) fn note_silent_exit(&self, sandbox: &Sandbox, container: &Container) {
         let state = {
             let live = container.live.lock();
             let state = &live.state;

@@ -25,6 +25,8 @@ pub struct Ingredients<'a> {
     pub sandbox: &'a SandboxConfig,
     pub image: &'a Process,
     pub places: Places,
+    /// The image's own volumes: path inside, folder of the host.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
     pub seccomp: Option<Vec<PackedInstruction>>,
     /// Of the container whose processes this one sees.
     pub target_pid: Option<i32>,
@@ -32,7 +34,7 @@ pub struct Ingredients<'a> {
 
 /// Builds the shim's spec.
 pub fn container_spec(ingredients: Ingredients<'_>) -> cri::Result<ContainerSpec> {
-    let Ingredients { id, config, sandbox, image, places, seccomp, target_pid } = ingredients;
+    let Ingredients { id, config, sandbox, image, places, volumes, seccomp, target_pid } = ingredients;
     let security = &config.security;
     let args = arguments(config, image);
     if args.is_empty() {
@@ -51,6 +53,7 @@ pub fn container_spec(ingredients: Ingredients<'_>) -> cri::Result<ContainerSpec
         upper: places.own.join("upper"),
         work: places.own.join("work"),
         mounts: mounts(config, places.hostname),
+        volumes,
         devices: config
             .devices
             .iter()

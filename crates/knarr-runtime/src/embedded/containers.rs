@@ -11,10 +11,15 @@ use super::sandboxes::{hostname_file, merge, remove_cgroup, shm_folder};
 use super::{Embedded, failed, in_background, new_id};
 use crate::container::seccomp;
 use crate::cri::{ContainerConfig, ContainerState, Error, NamespaceMode, Resources, Result, RuntimeEvent, Seccomp};
+use crate::image::manifest::Process;
 use crate::image::store::write_json;
 use crate::image::{ImageRecord, ImageStore};
 use crate::shim::protocol::{self, Answer, Failure, Request};
-use crate::shim::spec::{ContainerSpec, limits};
+use crate::shim::spec::{ContainerSpec, container_limits};
+
+/// Nobody tells about the end of a container without a shim: how often we look, and for how long.
+const ALONE_PAUSE: Duration = Duration::from_millis(5);
+const ALONE_ATTEMPTS_MAX: u32 = 2000;
 
 impl Embedded {
     pub(super) async fn make_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String> {
@@ -70,7 +75,8 @@ impl Embedded {
             own,
         };
         let seccomp = self.seccomp(config)?;
-        let spec = assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, seccomp, target_pid })?;
+        let volumes = image_volumes(&process, config, &places.own)?;
+        let spec = assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, volumes, seccomp, target_pid })?;
         make_own_layer(&spec)?;
         let record = ContainerRecord {
             id: id.to_owned(),
@@ -140,7 +146,7 @@ impl Embedded {
         if container.status().state != ContainerState::Running {
             return Ok(());
         }
-        let (_, shim) = self.container_and_shim(id)?;
+        let Ok((_, shim)) = self.container_and_shim(id) else { return self.stop_alone(&container).await };
         if !grace.is_zero() {
             let signal = container.record.lock().stop_signal;
             shim.ask(Request::Signal { id: id.to_owned(), signal, all: false }, Vec::new()).await?;
@@ -151,6 +157,21 @@ impl Embedded {
         shim.ask(Request::Signal { id: id.to_owned(), signal: libc::SIGKILL, all: true }, Vec::new()).await?;
         container.ended().await;
         Ok(())
+    }
+
+    /// Ends a container that has lost its shim and got no new one.
+    async fn stop_alone(&self, container: &Arc<Container>) -> Result<()> {
+        let cgroup = self.0.hierarchies.cgroup(&container.record.lock().cgroup);
+        in_background(move || cgroup.kill().map_err(failed("killing"))).await?;
+        let sandbox = self.sandbox(&container.record.lock().sandbox_id)?;
+        for _ in 0..ALONE_ATTEMPTS_MAX {
+            self.note_silent_exit(&sandbox, container);
+            if container.status().state == ContainerState::Exited {
+                return Ok(());
+            }
+            tokio::time::sleep(ALONE_PAUSE).await;
+        }
+        Err(Error::Timeout(format!("container {} does not end", container.record.lock().id)))
     }
 
     pub(super) async fn remove(&self, id: &str) -> Result<()> {
@@ -188,7 +209,7 @@ impl Embedded {
         let (cgroup, resources) = (self.0.hierarchies.cgroup(&container.record.lock().cgroup), resources.clone());
         let folder = sandbox.layout().container(id);
         in_background(move || {
-            cgroup.apply(&limits(&resources)).map_err(failed("updating limits"))?;
+            cgroup.apply(&container_limits(&resources)).map_err(failed("updating limits"))?;
             let mut record = container.record.lock();
             merge(&mut record.config.resources, &resources);
             write_json(&folder.join("record.json"), &*record).map_err(failed("record.json"))
@@ -210,6 +231,19 @@ fn layer_folders(store: &ImageStore, image: &ImageRecord, own: &Path) -> Result<
         return Ok(vec![empty]);
     }
     Ok(image.layers.iter().rev().map(|id| store.layer_path(id)).collect())
+}
+
+/// A folder of the host for each volume that the image declares and the pod does not mount something on.
+fn image_volumes(image: &Process, config: &ContainerConfig, own: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let wanted = image.volumes.keys().map(|path| Path::new("/").join(path)).filter(|path| !config.mounts.iter().any(|m| m.container_path == *path));
+    wanted
+        .enumerate()
+        .map(|(at, path)| {
+            let folder = own.join("volumes").join(at.to_string());
+            std::fs::create_dir_all(&folder).map_err(failed(folder.display()))?;
+            Ok((path, folder))
+        })
+        .collect()
 }
 
 /// The upper folder becomes the container's root: it has the mode and the owner that the image gives its root.

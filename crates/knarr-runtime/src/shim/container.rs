@@ -14,7 +14,7 @@ use super::devices;
 use super::log::{Log, now};
 use super::protocol::{ContainerState, Failure, Handles};
 use super::sandbox::{Namespaces, Target};
-use super::spec::{ContainerSpec, Layout, PidNamespace, limits};
+use super::spec::{ContainerSpec, Layout, PidNamespace, container_limits};
 use super::stdio::Stream;
 use crate::image::store::{read_json, write_json};
 
@@ -80,7 +80,7 @@ impl Workshop<'_> {
 
     fn make_in(&self, spec: &ContainerSpec, cgroup: &Cgroup) -> Result<Container, Failure> {
         cgroup.create().map_err(Failure::other("making the cgroup"))?;
-        cgroup.apply(&limits(&spec.resources)).map_err(Failure::other("setting limits"))?;
+        cgroup.apply(&container_limits(&spec.resources)).map_err(Failure::other("setting limits"))?;
         cgroup.allow_devices(&devices::rules(spec)?).map_err(Failure::other("allowing devices"))?;
         let log = Log::open(spec.log.clone()).map_err(Failure::other("opening the log"))?;
         let (ours, theirs) = if spec.tty { Default::default() } else { pipes(spec.stdin).map_err(Failure::other("making pipes"))? };

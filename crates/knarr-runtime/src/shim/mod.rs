@@ -18,11 +18,13 @@ pub mod protocol;
 mod rootfs;
 mod running;
 mod sandbox;
+mod seal;
 mod server;
 pub mod spawner;
 pub mod spec;
 mod stdio;
 mod user;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -33,7 +35,12 @@ pub(crate) use stdio::set_nonblocking;
 /// What `knarr shim` does: the arguments are those after `shim`. Must be called before any thread is made.
 pub fn shim_main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     let run = match arguments.into_iter().next() {
-        None => spawner::run(),
+        None => {
+            let error = seal::execute_sealed();
+            eprintln!("knarr shim: running unsealed: {error}");
+            spawner::run()
+        }
+        Some(argument) if argument == seal::SEALED => spawner::run(),
         Some(other) => Err(std::io::Error::other(format!("unknown argument {other:?}"))),
     };
     match run {

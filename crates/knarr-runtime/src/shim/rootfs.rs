@@ -20,6 +20,7 @@ use nix::unistd::symlinkat;
 use super::devices::{self, HostDevice};
 use super::protocol::Failure;
 use super::spec::ContainerSpec;
+use super::volumes;
 use crate::cri;
 
 /// What programs write `/dev/null` and friends for: name, major, minor.
@@ -44,7 +45,6 @@ pub struct Rootfs {
 impl Rootfs {
     /// Collects, in the host's mount namespace and the container's others.
     pub fn collect(spec: &ContainerSpec, cgroup: &Cgroup) -> Result<Self, Failure> {
-        let root = overlay(spec).map_err(Failure::other("mounting the root filesystem"))?;
         let taken: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| clean(&m.container_path)).collect();
         // A pod's own mount takes the place of ours; its own /dev that of all below.
         let free = |target: &str| !taken.contains(Path::new(target)) && !(target.starts_with("/dev/") && taken.contains(Path::new("/dev")));
@@ -58,12 +58,20 @@ impl Rootfs {
         if free("/sys/fs/cgroup") {
             pending.extend(cgroups(spec, cgroup).map_err(Failure::other("mounting /sys/fs/cgroup"))?);
         }
-        let mut mounts: Vec<&cri::Mount> = spec.mounts.iter().collect();
-        mounts.sort_by_key(|m| clean(&m.container_path).components().count());
-        for mount in mounts {
+        let base = pending.len();
+        for mount in &spec.mounts {
             pending.push(volume(mount)?);
         }
         let devices = if free("/dev") { devices::wanted(spec)? } else { Vec::new() };
+        // Last, since on old kernels it leaves the host's mounts.
+        let root = overlay(spec).map_err(Failure::other("mounting the root filesystem"))?;
+        for (path, host) in &spec.volumes {
+            let what = format!("volume {} of the image", path.display());
+            volumes::fill(root.as_fd(), path, host).map_err(Failure::other(&what))?;
+            pending.push(Pending { mount: mount::clone_tree(host, false).map_err(Failure::other(&what))?, target: clean(path), is_folder: true });
+        }
+        // What lies deeper comes later, or it would be covered.
+        pending[base..].sort_by_key(|p| p.target.components().count());
         Ok(Self { root, pending, devices })
     }
 
@@ -109,17 +117,38 @@ fn clean(path: &Path) -> PathBuf {
     })
 }
 
-/// The image's layers with the container's own on top. Its folders are given one by one, so their number is not bounded by a page.
+/// The image's layers with the container's own on top. Nothing of a container's own layer outlives a power cut, so nothing of it needs to be
+/// flushed: `volatile`.
 fn overlay(spec: &ContainerSpec) -> io::Result<OwnedFd> {
     let filesystem = Filesystem::open("overlay")?;
-    for layer in &spec.layers {
-        filesystem.set("lowerdir+", layer.as_os_str().as_bytes())?;
+    for (at, layer) in spec.layers.iter().enumerate() {
+        match filesystem.set("lowerdir+", layer.as_os_str().as_bytes()) {
+            // Before Linux 6.5 the option is unknown.
+            Err(error) if at == 0 && error.raw_os_error() == Some(libc::EINVAL) => return old_overlay(spec),
+            other => other?,
+        };
     }
     filesystem.set("upperdir", spec.upper.as_os_str().as_bytes())?;
     filesystem.set("workdir", spec.work.as_os_str().as_bytes())?;
-    // Nothing of a container's own layer outlives a power cut, so nothing of it needs to be flushed.
     filesystem.flag("volatile")?;
     filesystem.mount(Attr::NONE)
+}
+
+/// mount(2) takes a page of options: layers are named by descriptors, so that a hundred and more fit. It also wants a place to mount on, which
+/// is made in a mount namespace that is left right after.
+fn old_overlay(spec: &ContainerSpec) -> io::Result<OwnedFd> {
+    use nix::mount::{MsFlags, mount};
+    namespace::separate(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    // Opened here: overlayfs takes no layer from another mount namespace.
+    let folder = |path: &Path| nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let layers = spec.layers.iter().map(|path| folder(path)).collect::<Result<Vec<_>, _>>()?;
+    let named: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))).collect();
+    let options = format!("lowerdir={},upperdir={},workdir={},volatile", named.join(":"), spec.upper.display(), spec.work.display());
+    let place = spec.work.with_file_name("merged");
+    std::fs::create_dir_all(&place)?;
+    mount(Some("overlay"), &place, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    mount::clone_tree(&place, false)
 }
 
 type Make = fn(&ContainerSpec) -> io::Result<OwnedFd>;
@@ -289,4 +318,33 @@ fn fix(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let copy = mount::clone_tree_at(target.as_fd(), true)?;
     mount::set_attributes(copy.as_fd(), Attr::RDONLY, None, true)?;
     mount::attach(copy.as_fd(), target.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_get_the_same_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let layers: Vec<PathBuf> = (0..100).map(|n| path(&format!("layer{n}"))).collect();
+        std::fs::write(layers[0].join("file"), "top").unwrap();
+        std::fs::write(layers[99].join("file"), "bottom").unwrap();
+        std::fs::write(layers[99].join("only"), "bottom").unwrap();
+        let spec = ContainerSpec { layers, upper: path("own/upper"), work: path("own/work"), ..ContainerSpec::default() };
+        // A thread of its own may have a mount namespace of its own.
+        let read = std::thread::spawn(move || {
+            let root = old_overlay(&spec).unwrap();
+            ["file", "only"].map(|name| {
+                let file = mount::open_in_root(root.as_fd(), Path::new(name), OFlag::O_RDONLY, ResolveFlag::empty()).unwrap();
+                std::io::read_to_string(std::fs::File::from(file)).unwrap()
+            })
+        });
+        assert_eq!(read.join().unwrap(), ["top", "bottom"]);
+    }
 }

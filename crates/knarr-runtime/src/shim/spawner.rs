@@ -34,6 +34,8 @@ pub fn run() -> io::Result<()> {
     // What the agent's own parents have left open is none of ours.
     process::close_from(3)?;
     super::child::hide()?;
+    // Called by descriptor, it would be named after a number.
+    nix::sys::prctl::set_name(c"knarr-shim")?;
     process::become_subreaper()?;
     process::ignore_children()?;
     nix::unistd::chdir("/")?;

@@ -26,7 +26,7 @@ pub struct SandboxSpec {
 }
 
 /// A container, from the shim's side. Lies in `containers/ID/spec.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub id: String,
     pub args: Vec<String>,
@@ -43,6 +43,8 @@ pub struct ContainerSpec {
     pub upper: PathBuf,
     pub work: PathBuf,
     pub mounts: Vec<Mount>,
+    /// Folders of the image that it declares as volumes, and where on the host each lies.
+    pub volumes: Vec<(PathBuf, PathBuf)>,
     pub devices: Vec<DeviceNode>,
     pub privileged: bool,
     pub masked_paths: Vec<String>,
@@ -59,8 +61,9 @@ pub struct ContainerSpec {
 }
 
 /// Whose processes a container sees.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PidNamespace {
+    #[default]
     Own,
     Pod,
     Node,
@@ -111,6 +114,11 @@ impl From<PackedInstruction> for Instruction {
     fn from(p: PackedInstruction) -> Self {
         Self { code: (p.0 >> 48) as u16, jump_true: (p.0 >> 40) as u8, jump_false: (p.0 >> 32) as u8, value: p.0 as u32 }
     }
+}
+
+/// Limits of a container: when it runs out of memory, all of it ends, as kubelet has it.
+pub fn container_limits(resources: &Resources) -> Limits {
+    Limits { oom_group: true, ..limits(resources) }
 }
 
 /// What the kernel is asked to enforce for CRI's resources. A quota of 0 is CRI's way to say that there is none.

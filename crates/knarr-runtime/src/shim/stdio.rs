@@ -62,13 +62,15 @@ pub struct Stream {
     pub token: u64,
     pub attached: Vec<Attachment>,
     lines: Lines,
+    /// Said once, not for every line.
+    log_is_broken: bool,
 }
 
 impl Stream {
     /// `pipe` is the read end, or a terminal's master.
     pub fn new(pipe: OwnedFd, name: &'static str) -> io::Result<Self> {
         set_nonblocking(&pipe)?;
-        Ok(Self { pipe, token: 0, attached: Vec::new(), lines: Lines::new(name) })
+        Ok(Self { pipe, token: 0, attached: Vec::new(), lines: Lines::new(name), log_is_broken: false })
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -87,15 +89,27 @@ impl Stream {
                 Err(Errno::EINTR) => {}
                 // A terminal says EIO when its last user has gone.
                 Ok(0) | Err(_) => {
-                    log_failure(log.finish(&mut self.lines));
+                    let finished = log.finish(&mut self.lines);
+                    self.note(finished);
                     return Outcome::Ended;
                 }
                 Ok(n) => {
-                    log_failure(log.write(&mut self.lines, &buffer[..n]));
+                    let written = log.write(&mut self.lines, &buffer[..n]);
+                    self.note(written);
                     self.fan_out(&buffer[..n], gone);
                 }
             }
         }
+    }
+
+    /// A full disk must not stop the container; what could not be written is lost.
+    fn note(&mut self, written: io::Result<()>) {
+        if let Err(error) = &written
+            && !self.log_is_broken
+        {
+            eprintln!("knarr shim: container log: {error}");
+        }
+        self.log_is_broken = written.is_err();
     }
 
     fn fan_out(&mut self, data: &[u8], gone: &mut Vec<Attachment>) {
@@ -103,13 +117,6 @@ impl Stream {
             attachment.pending.extend_from_slice(data);
         }
         gone.extend(self.attached.extract_if(.., |a| a.flush().is_err()));
-    }
-}
-
-/// A full disk must not stop the container; what could not be written is lost.
-fn log_failure(result: io::Result<()>) {
-    if let Err(error) = result {
-        eprintln!("knarr shim: container log: {error}");
     }
 }
 

@@ -122,7 +122,7 @@ impl Drop for World {
             let state = std::fs::read_to_string(entry.path().join("shim.json")).unwrap_or_default();
             let state: serde_json::Value = serde_json::from_str(&state).unwrap_or_default();
             for pid in [&state["pid"], &state["init"]].into_iter().filter_map(serde_json::Value::as_i64) {
-                kill_if_of(pid as i32, &entry.path());
+                kill_if_shim(pid as i32);
             }
             knarr_sys::mount::unmount(&entry.path().join("shm")).unwrap();
         }
@@ -139,10 +139,9 @@ impl Drop for World {
     }
 }
 
-/// Kills a process that is surely ours: the shim's program runs in it.
-fn kill_if_of(pid: i32, _folder: &Path) {
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    if exe == shim().program {
+/// Kills a process whose number a shim of ours has noted, if it still is a shim.
+fn kill_if_shim(pid: i32) {
+    if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "knarr-shim") {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap_or_default();
     }
 }
