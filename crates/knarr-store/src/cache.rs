@@ -56,6 +56,9 @@ impl Resource {
     }
 }
 
+/// More watchers than this are not woken by the writer's thread.
+const WAKES_MAX: usize = 16;
+
 /// See the module.
 pub struct Cache {
     world: ArcSwap<World>,
@@ -70,6 +73,9 @@ pub struct Cache {
     is_aging: AtomicBool,
     /// Told when something was written that will expire, or age while nothing else does.
     pub(crate) aging: Notify,
+    /// Watchers that are to be woken, and the task that does it.
+    waking: Mutex<Vec<Waker>>,
+    wakes: Notify,
     /// Written since the housekeeper looked last.
     pub(crate) expiring: Mutex<Vec<(Arc<Resource>, Arc<Item>)>>,
 }
@@ -85,6 +91,8 @@ impl Cache {
             revision: tokio::sync::watch::Sender::new(0),
             is_aging: AtomicBool::new(false),
             aging: Notify::new(),
+            waking: Mutex::default(),
+            wakes: Notify::new(),
             expiring: Mutex::new(Vec::new()),
         }
     }
@@ -140,6 +148,25 @@ impl Cache {
         let mut all: Vec<_> = self.resources.load().values().cloned().collect();
         all.sort_by_key(|r| r.id);
         all
+    }
+
+    /// Wakes watchers. Many are woken by a task of their own, so that no writer waits for it.
+    pub(crate) fn wake(&self, woken: Vec<Waker>) {
+        if woken.len() <= WAKES_MAX {
+            woken.into_iter().for_each(Waker::wake);
+        } else {
+            self.waking.lock().extend(woken);
+            self.wakes.notify_one();
+        }
+    }
+
+    /// Wakes those who were left by [`Self::wake`], for ever.
+    pub(crate) async fn run_wakes(&self) {
+        loop {
+            self.wakes.notified().await;
+            let woken = std::mem::take(&mut *self.waking.lock());
+            woken.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Lets everybody see changes that have become durable. They come in the order of their revisions, without gaps.

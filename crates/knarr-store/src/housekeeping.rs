@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Cache, Resource};
@@ -53,8 +54,13 @@ impl Ord for Expiry {
     }
 }
 
-/// Runs until the storage is dropped.
-pub(crate) async fn run(storage: Weak<Storage>, cache: Arc<Cache>) {
+/// Runs until the storage is dropped, then ends `other`.
+pub(crate) async fn run(storage: Weak<Storage>, cache: Arc<Cache>, other: AbortHandle) {
+    run_until_dropped(storage, cache).await;
+    other.abort();
+}
+
+async fn run_until_dropped(storage: Weak<Storage>, cache: Arc<Cache>) {
     let mut expiries = BinaryHeap::new();
     loop {
         let woken = cache.aging.notified();

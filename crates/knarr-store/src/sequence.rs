@@ -30,7 +30,7 @@ impl Batch {
             // A writer that has gone away does not want to know.
             reply.send(answer).ok();
         }
-        woken.into_iter().for_each(std::task::Waker::wake);
+        cache.wake(woken);
     }
 
     /// Answers every writer with the same failure; nothing was written.

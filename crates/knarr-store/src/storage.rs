@@ -65,7 +65,11 @@ impl Storage {
         let cache = Arc::new(Cache::new(limits));
         engine.start(cache.clone())?;
         let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), encoded: Mutex::default() });
-        tokio::spawn(housekeeping::run(Arc::downgrade(&storage), cache));
+        let waking = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.run_wakes().await }
+        });
+        tokio::spawn(housekeeping::run(Arc::downgrade(&storage), cache, waking.abort_handle()));
         Ok(storage)
     }
 
