@@ -304,6 +304,14 @@ impl PodNetwork {
         self.bury_now()
     }
 
+    /// [`remove`] for this network.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove(&self) -> Result<()> {
+        remove(&self.0.config)
+    }
+
     /// Makes changes to the table; where it is not as expected (somebody flushed it), it is written anew.
     fn change_rules(&self, state: &mut State, changes: &nft::Batch) -> Result<()> {
         let Err(error) = state.rules.apply(changes) else { return Ok(()) };
