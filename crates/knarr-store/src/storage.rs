@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::{Cache, Resource};
+use crate::disk::FolderDisk;
 use crate::engine::{Engine, Request};
 use crate::history::{Limits, WINDOW};
 use crate::item::Item;
+use crate::log::backup;
 use crate::watch::{WatchFilter, WatchFrom, Watcher};
 use crate::world::{Snapshot, World};
 use crate::{Error, ObjectKey, ResourceKey, Result, Write, housekeeping};
@@ -86,6 +88,16 @@ impl Storage {
     /// Ends the engine in good order: every write that was taken is answered, later ones are refused.
     pub fn stop(&self) {
         self.engine.stop();
+    }
+
+    /// Writes everything that is there now into an empty folder, from which [`crate::log::backup::restore`] makes a store.
+    /// Gives the revision of the backup. Takes as long as the disk does: not for a thread that serves others.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when the folder is not empty or cannot be written.
+    pub fn backup(&self, folder: &std::path::Path) -> Result<u64> {
+        let disk = FolderDisk::open(folder).map_err(|e| Error::Engine(e.to_string()))?;
+        backup::save(&self.cache, &disk, self.env.clock.as_ref())
     }
 
     /// The resource under this key, for its indexed field.

@@ -32,6 +32,7 @@ use crate::disk::{Disk, FolderDisk};
 use crate::engine::{Engine, Request};
 use crate::{Error, Result};
 
+pub mod backup;
 mod committer;
 mod files;
 mod frame;
