@@ -11,6 +11,7 @@
 //! ```
 
 pub mod admission;
+pub mod aggregate;
 pub mod alloc;
 pub mod authn;
 pub mod authz;

@@ -10,10 +10,13 @@ use futures::FutureExt;
 use knarr_core::{GroupResource, Reason, Result, Status};
 
 use crate::{
+    authn::User,
     authz::{Attributes, Decision, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
     catalog::not_served,
-    read, reviews,
+    read,
+    request::RequestInfo,
+    reviews,
     server::Inner,
     subresource, write,
 };
@@ -110,9 +113,13 @@ fn panicked(panic: &(dyn std::any::Any + Send), call: &Call) -> Status {
 
 /// What the authorizer is asked about a call.
 pub fn attributes_of(call: &Call) -> Attributes {
-    let info = &call.info;
+    attributes_for(&call.user, &call.info)
+}
+
+/// The same of a request that is not a call yet.
+pub fn attributes_for(user: &User, info: &RequestInfo) -> Attributes {
     Attributes {
-        user: (*call.user).clone(),
+        user: user.clone(),
         verb: info.verb.clone(),
         namespace: info.namespace.clone(),
         group: info.group.clone(),

@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Plugin,
+    aggregate::Aggregation,
     alloc::Allocators,
     authn::{self, Authenticator, User},
     authz::{self, Authorizer},
     catalog::Catalog,
     health::Health,
     metrics::Metrics,
+    pki::Identity,
     streaming::Streaming,
     tokens::TokenIssuer,
     transport::InProcess,
@@ -69,6 +71,7 @@ pub struct Inner {
     pub tokens: ArcSwap<Option<Arc<dyn TokenIssuer>>>,
     pub streaming: ArcSwap<Option<Arc<dyn Streaming>>>,
     pub allocators: Allocators,
+    pub aggregation: Aggregation,
     pub metrics: Arc<Metrics>,
     pub health: Health,
     pub inflight: crate::pipeline::Inflight,
@@ -94,6 +97,7 @@ pub struct ServerBuilder {
     plugins: Vec<Arc<dyn Plugin>>,
     tokens: Option<Arc<dyn TokenIssuer>>,
     streaming: Option<Arc<dyn Streaming>>,
+    proxy_identity: Option<Identity>,
 }
 
 impl ServerBuilder {
@@ -108,6 +112,7 @@ impl ServerBuilder {
             plugins: Vec::new(),
             tokens: None,
             streaming: None,
+            proxy_identity: None,
         }
     }
 
@@ -162,6 +167,14 @@ impl ServerBuilder {
         self
     }
 
+    /// The client certificate (of the front proxy's CA) by which other API servers know this one. Without one, requests are
+    /// handed on to them all the same, but they will take nobody's word for who asks.
+    #[must_use]
+    pub fn proxy_identity(mut self, identity: Identity) -> Self {
+        self.proxy_identity = Some(identity);
+        self
+    }
+
     /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
     pub fn build(self) -> Server {
         let inner = Arc::new(Inner {
@@ -172,6 +185,7 @@ impl ServerBuilder {
             tokens: ArcSwap::from_pointee(self.tokens),
             streaming: ArcSwap::from_pointee(self.streaming),
             allocators: Allocators::new(&self.config),
+            aggregation: Aggregation::new(self.proxy_identity),
             metrics: Arc::default(),
             health: Health::default(),
             inflight: crate::pipeline::Inflight::new(self.config.read_inflight_max, self.config.write_inflight_max),
@@ -182,6 +196,7 @@ impl ServerBuilder {
         });
         let server = Server { inner };
         crate::crd::start(&server);
+        crate::aggregate::start(&server);
         server
     }
 }

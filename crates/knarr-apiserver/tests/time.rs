@@ -36,6 +36,8 @@ fn named(kind: &str, name: &str) -> knarr_core::Value {
 #[tokio::test(start_paused = true)]
 async fn a_watch_gets_a_bookmark_each_minute_and_ends_at_its_timeout() {
     let transport = transport();
+    // Until the server has registered its own APIServices.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let mut create = request(Verb::Create, "configmaps");
     create.body = Some(json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}}));
     let Reply::Object(created) = transport.call(create).await.unwrap() else { panic!("an object") };

@@ -2,7 +2,7 @@
 
 use crate::cells::{Cells, age, name, text};
 use jiff::Timestamp;
-use knarr_core::{Value, ValueExt, json, time};
+use knarr_core::{Value, ValueExt, json, names, time};
 
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -29,6 +29,11 @@ impl Strategy for ApiService {
             });
             service.set(&["status", "conditions"], json!([condition]));
         }
+    }
+
+    /// `v1.` is the name of the core group's.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        names::is_path_segment(name)
     }
 
     fn cells(&self, service: &Value, now: Timestamp) -> Cells {

@@ -144,6 +144,7 @@ impl Follower {
         if tag != current.tag {
             let registry = current.registry.with_custom(custom);
             inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, tag)));
+            inner.aggregation.catalog_changed.notify_one();
         }
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    aggregate::Aggregation,
     encode::json,
     http::{Accepted, Convert, Media},
 };
@@ -61,12 +62,14 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
 pub struct Documents {
     registry: Registry,
     made: Mutex<HashMap<String, Option<Arc<Document>>>>,
+    /// Documents that also tell of other servers, with the generation of those.
+    merged: Mutex<(u64, HashMap<String, Arc<Document>>)>,
     pub openapi: OpenApi,
 }
 
 impl Documents {
     pub fn new(registry: Registry) -> Self {
-        Self { openapi: OpenApi::new(registry.clone()), registry, made: Mutex::default() }
+        Self { openapi: OpenApi::new(registry.clone()), registry, made: Mutex::default(), merged: Mutex::default() }
     }
 
     /// The document at a path (`/api`, `/apis/apps/v1`), or its aggregated form; absent when nothing is there.
@@ -83,6 +86,24 @@ impl Documents {
             self.made.lock().insert(key, document.clone());
         }
         document
+    }
+
+    /// As [`Self::find`], with what other servers serve.
+    pub fn find_all(&self, others: &Aggregation, path: &str, accepted: &Accepted, server_address: &str) -> Option<Arc<Document>> {
+        let ours = self.find(path, accepted, server_address);
+        let Some(generation) = others.generation().filter(|_| path.starts_with("/apis") && path.matches('/').count() <= 2) else { return ours };
+        let aggregated = accepted.convert == Some(Convert::Discovery);
+        let key = format!("{} {aggregated} {path}", accepted.version);
+        let mut merged = self.merged.lock();
+        if merged.0 != generation {
+            *merged = (generation, HashMap::new());
+        }
+        if let Some(document) = merged.1.get(&key) {
+            return Some(document.clone());
+        }
+        let document = Arc::new(Document::new(others.merge(path, ours.and_then(|d| d.tree.clone()), aggregated)?));
+        merged.1.insert(key, document.clone());
+        Some(document)
     }
 
     /// The paths below `/apis` and `/api`.

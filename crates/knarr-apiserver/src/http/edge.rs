@@ -5,10 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
 use knarr_core::{Result, Status, api::PatchType};
 
 use super::{
-    body::{Body, BoxError, read_all},
+    body::{Body, BoxError, RequestBody, read_all},
     connect, impersonate,
     negotiate::{Accepted, Media, Offers, accept, content_essence, content_media},
     paths,
@@ -20,6 +21,7 @@ use crate::{
     catalog::Catalog,
     encode::{Format, table::Include},
     metrics::Labels,
+    pipeline::attributes_for,
     request::{Query, RequestInfo, options_from_query},
     server::{Inner, Server},
 };
@@ -104,6 +106,14 @@ impl Server {
         let inner = &self.inner;
         let user = inner.authenticate(request.headers(), peer).await?;
         let user = impersonate::apply(inner, user, request.headers())?;
+        if let Some(remote) = inner.aggregation.find(&info)
+            && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
+        {
+            inner.check(&attributes_for(&user, &info))?;
+            let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
+            let answer = crate::aggregate::forward(inner, &remote, &user, request).await;
+            return Ok(answer.unwrap_or_else(|status| respond::plain_error(status.code, &status.message)));
+        }
         if !info.is_resource_request {
             return Ok(paths::serve(inner, &user, &info, &query, request.headers()).await?);
         }

@@ -135,7 +135,7 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
         (address, _) => address.to_owned(),
     };
     let catalog = inner.catalog.load_full();
-    let Some(document) = catalog.documents().find(path, &accepted, &address) else { return Ok(page_not_found()) };
+    let Some(document) = catalog.documents().find_all(&inner.aggregation, path, &accepted, &address) else { return Ok(page_not_found()) };
     let aggregated = accepted.convert == Some(Convert::Discovery);
     let content_type = match (aggregated, accepted.media, accepted.version) {
         (false, media, _) => media.content_type(),

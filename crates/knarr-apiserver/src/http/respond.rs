@@ -93,7 +93,12 @@ pub fn gzip(body: &[u8]) -> Option<Bytes> {
 
 /// The plain text of a path that nobody serves.
 pub fn page_not_found() -> Response<Body> {
-    let mut response = answer(404, "text/plain; charset=utf-8", "404 page not found\n");
+    plain_error(404, "404 page not found")
+}
+
+/// A refusal as Go's `http.Error` writes it.
+pub fn plain_error(code: u16, text: &str) -> Response<Body> {
+    let mut response = answer(code, "text/plain; charset=utf-8", format!("{text}\n"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -123,7 +123,7 @@ fn outgoing(request: http::Request<RequestBody>, target: &Target) -> Result<http
     Ok(http::Request::from_parts(parts, body))
 }
 
-fn strip(headers: &mut HeaderMap) {
+pub(crate) fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> =
         headers.get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).filter_map(|n| n.trim().parse().ok()).collect();
     named.iter().for_each(|n| drop(headers.remove(n)));
@@ -147,7 +147,7 @@ fn incoming(answer: Response<hyper::body::Incoming>, target: &Target) -> Respons
 }
 
 /// Copies both ways until either side is done.
-async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
+pub(crate) async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
     let (client, backend) = match tokio::try_join!(client, backend) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "a tunnel was not made"),

@@ -2,8 +2,8 @@
 //! server authorizes and admits them, then hands them on whole.
 
 pub mod backend;
-mod target;
-mod trust;
+pub(crate) mod target;
+pub(crate) mod trust;
 
 use std::sync::Arc;
 

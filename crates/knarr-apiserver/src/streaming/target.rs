@@ -226,7 +226,7 @@ fn service_proxy(objects: &dyn Objects, info: &RequestInfo, raw_path: &str, raw_
 }
 
 /// A ready endpoint of a Service's port.
-fn endpoint(objects: &dyn Objects, namespace: &str, service: &str, port_name: &str) -> Option<(String, u16)> {
+pub(crate) fn endpoint(objects: &dyn Objects, namespace: &str, service: &str, port_name: &str) -> Option<(String, u16)> {
     let slices = objects.values("discovery.k8s.io", "endpointslices", Some(namespace));
     let mut found = Vec::new();
     for slice in slices.iter().filter(|s| s.str_at(&["metadata", "labels", "kubernetes.io/service-name"]) == Some(service)) {

@@ -17,6 +17,11 @@ pub fn anybody() -> ClientConfig {
     builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth()
 }
 
+/// A verifier that takes any certificate.
+pub(crate) fn nobody_is_asked() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(Arc::new(rustls::crypto::ring::default_provider())))
+}
+
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

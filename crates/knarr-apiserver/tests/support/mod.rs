@@ -31,6 +31,7 @@ impl Authenticator for Everybody {
 
 pub struct Cluster {
     pub server: Server,
+    pub storage: Arc<Storage>,
     pub address: SocketAddr,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
 }
@@ -59,12 +60,12 @@ impl Cluster {
     pub async fn start_with(config: Config) -> Self {
         let env = Env::system();
         let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
-        let server = ServerBuilder::new(storage).env(env).config(config).authenticator(Arc::new(Everybody)).build();
+        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).build();
         server.health().add("ping", || Ok(()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(server.clone(), listener, None, Limits::default()));
-        let cluster = Self { server, address, client: Client::builder(TokioExecutor::new()).build_http() };
+        let cluster = Self { server, storage, address, client: Client::builder(TokioExecutor::new()).build_http() };
         for namespace in ["default", "kube-system"] {
             let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}});
             assert_eq!(cluster.post("/api/v1/namespaces", &body).await.code, 201);

@@ -85,6 +85,8 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         server: false,
     };
     let identity = pki.leaf("apiserver-kubelet-client", &kubelet_client, env.now()).map_err(Failure::program)?;
+    let front_proxy = Leaf { common_name: "front-proxy-client", organization: None, dns_names: &[], addresses: &[], client: true, server: false };
+    let front_proxy = pki.front_proxy_ca.issue(&front_proxy, env.now()).map_err(Failure::program)?;
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
         advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
@@ -97,6 +99,7 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         .authorizer(Arc::new(authz::Union(authorizers)))
         .plugins(admission::default_plugins(&objects))
         .tokens(key)
+        .proxy_identity(front_proxy)
         .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, &identity)?)))
         .build())
 }
