@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::cache::{Cache, Resource};
 use crate::item::Item;
+use crate::seal::Sealer;
 use crate::{Result, Write};
 
 /// One write on its way into an engine.
@@ -31,6 +32,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Takes a write. Never waits.
     fn submit(&self, request: Request);
+
+    /// What seals objects on this engine's disk, if anything does: backups are sealed by it, too.
+    fn sealer(&self) -> Option<Arc<dyn Sealer>> {
+        None
+    }
 
     /// Why no write can succeed any more, once the engine has failed.
     fn failure(&self) -> Option<String>;

@@ -27,6 +27,7 @@ pub mod item;
 pub mod key;
 pub mod log;
 pub mod memory;
+pub mod seal;
 mod sequence;
 pub mod storage;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use item::{Item, LabelMatcher};
 pub use key::{ObjectKey, ResourceKey};
 pub use log::LogEngine;
 pub use memory::MemoryEngine;
+pub use seal::{Sealer, SecretSealer};
 pub use storage::Storage;
 pub use watch::{WatchFilter, WatchFrom, WatchItem, Watcher};
 pub use world::Snapshot;

@@ -97,7 +97,7 @@ impl Storage {
     /// [`Error::Engine`] when the folder is not empty or cannot be written.
     pub fn backup(&self, folder: &std::path::Path) -> Result<u64> {
         let disk = FolderDisk::open(folder).map_err(|e| Error::Engine(e.to_string()))?;
-        backup::save(&self.cache, &disk, self.env.clock.as_ref())
+        backup::save(&self.cache, &disk, self.engine.sealer(), self.env.clock.as_ref())
     }
 
     /// The resource under this key, for its indexed field.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::files::{BALLAST, Files, UNFINISHED};
 use super::journal::{AppendError, Journal, of_write};
+use super::record::Records;
 use super::recover::{is_young, recover};
 use super::state::{self, Source};
 use super::{Options, Shared, TIDY_PAUSE};
@@ -26,6 +27,7 @@ pub struct Committer {
     options: Options,
     shared: Arc<Shared>,
     cache: Arc<Cache>,
+    records: Records,
     journal: Journal,
     files: Files,
     /// The size of the newest snapshot, and when it was made.
@@ -53,15 +55,22 @@ struct Snapshotting {
 }
 
 impl Committer {
-    pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options, shared: Arc<Shared>, cache: Arc<Cache>) -> Result<Self, String> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        records: Records,
+        shared: Arc<Shared>,
+        cache: Arc<Cache>,
+    ) -> Result<Self, String> {
         let now_ms = now_ms(clock.as_ref());
-        let recovered = recover(disk.as_ref(), &cache, now_ms)?;
+        let recovered = recover(disk.as_ref(), &cache, &records, now_ms)?;
         let mut files = recovered.files;
         let journal = match &recovered.tail {
-            Some(tail) => Journal::resume(disk.clone(), tail, options.space).map_err(AppendError::Failed),
+            Some(tail) => Journal::resume(disk.clone(), tail, options.space, records.clone()).map_err(AppendError::Failed),
             None => {
                 files.logs.push(recovered.revision + 1);
-                Journal::create(disk.clone(), recovered.revision + 1, now_ms, options.space)
+                Journal::create(disk.clone(), recovered.revision + 1, now_ms, options.space, records.clone())
             }
         };
         let journal = journal.map_err(|error| match error {
@@ -78,6 +87,7 @@ impl Committer {
             options,
             shared,
             cache,
+            records,
             journal,
             files,
             state_bytes: recovered.state_bytes,
@@ -173,9 +183,9 @@ impl Committer {
         let resources = self.cache.resources().into_iter().map(|r| (r.clone(), r.history.lock().last())).collect();
         let source = Source { world: self.cache.world(), resources, time_ms };
         let result = Arc::new(Mutex::new(None));
-        let (disk, shared, slot) = (self.disk.clone(), self.shared.clone(), result.clone());
+        let (disk, records, shared, slot) = (self.disk.clone(), self.records.clone(), self.shared.clone(), result.clone());
         let write = move || {
-            let written = state::write(disk.as_ref(), &source, &shared.stopping);
+            let written = state::write(disk.as_ref(), &source, &records, &shared.stopping);
             *slot.lock() = Some(written);
         };
         let thread = if self.options.threads {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::files::{LOG_MAGIC, log_name};
 use super::frame::{FILE_HEADER, FileHeader, begin, seal};
-use super::record::write_change;
+use super::record::Records;
 use super::recover::Tail;
 use crate::cache::Resource;
 use crate::disk::{Disk, DiskFile};
@@ -49,30 +49,31 @@ pub struct Journal {
     zeroed: u64,
     frame: Vec<u8>,
     space: Space,
+    records: Records,
 }
 
 impl Journal {
     /// Makes the file for the writes from revision `first` on.
-    pub fn create(disk: Arc<dyn Disk>, first: u64, time_ms: u64, space: Space) -> Result<Self, AppendError> {
+    pub fn create(disk: Arc<dyn Disk>, first: u64, time_ms: u64, space: Space, records: Records) -> Result<Self, AppendError> {
         let created = create_file(disk.as_ref(), first, time_ms).map_err(of_write);
         if let Err(AppendError::NoSpace) = created {
             // An empty file must not stay: what is found last at start may be torn, what comes before may not.
             disk.remove(&log_name(first)).map_err(AppendError::Failed)?;
         }
         let (file, seed) = created?;
-        Ok(Self { disk, file, seed, end: FILE_HEADER, zeroed: FILE_HEADER, frame: Vec::new(), space })
+        Ok(Self { disk, file, seed, end: FILE_HEADER, zeroed: FILE_HEADER, frame: Vec::new(), space, records })
     }
 
     /// Goes on in the file where an earlier process ended.
-    pub fn resume(disk: Arc<dyn Disk>, tail: &Tail, space: Space) -> io::Result<Self> {
+    pub fn resume(disk: Arc<dyn Disk>, tail: &Tail, space: Space, records: Records) -> io::Result<Self> {
         let file = disk.open(&log_name(tail.first))?;
         let zeroed = file.len()?.max(tail.end.offset);
-        Ok(Self { disk, file, seed: tail.seed, end: tail.end.offset, zeroed, frame: Vec::new(), space })
+        Ok(Self { disk, file, seed: tail.seed, end: tail.end.offset, zeroed, frame: Vec::new(), space, records })
     }
 
     /// Goes on in a new file.
     pub fn roll(&mut self, first: u64, time_ms: u64) -> Result<(), AppendError> {
-        let mut next = Self::create(self.disk.clone(), first, time_ms, self.space)?;
+        let mut next = Self::create(self.disk.clone(), first, time_ms, self.space, self.records.clone())?;
         if let Err(error) = next.make_room(FILE_HEADER, false) {
             // Deletions must have their reserve: they keep the one of the old file.
             self.disk.remove(&log_name(first)).map_err(AppendError::Failed)?;
@@ -98,7 +99,8 @@ impl Journal {
         let Some((_, first)) = changes.first() else { return Ok(()) };
         let mut frame = std::mem::take(&mut self.frame);
         begin(&mut frame);
-        changes.iter().for_each(|(resource, change)| write_change(&mut frame, &resource.key, change));
+        let written = changes.iter().try_for_each(|(resource, change)| self.records.write_change(&mut frame, &resource.key, change));
+        written.map_err(AppendError::Failed)?;
         seal(&mut frame, self.seed, self.end, first.revision(), changes.len() as u32, time_ms);
         let result = self.write(&frame, only_deletions);
         if frame.capacity() <= 4 << 20 {

@@ -30,6 +30,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::cache::Cache;
 use crate::disk::{Disk, FolderDisk};
 use crate::engine::{Engine, Request};
+use crate::seal::Sealer;
 use crate::{Error, Result};
 
 pub mod backup;
@@ -45,6 +46,7 @@ mod tests;
 
 use committer::Committer;
 pub use journal::Space;
+use record::Records;
 
 /// How a log is run.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +70,7 @@ pub struct LogEngine {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     options: Options,
+    records: Records,
     shared: Arc<Shared>,
     committer: Arc<OnceLock<Mutex<Committer>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -110,7 +113,7 @@ impl Queue {
 
 impl LogEngine {
     pub fn new(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: Options) -> Self {
-        Self { disk, clock, options, shared: Arc::default(), committer: Arc::default(), writer: Mutex::default() }
+        Self { disk, clock, options, records: Records::default(), shared: Arc::default(), committer: Arc::default(), writer: Mutex::default() }
     }
 
     /// The store in a folder of this machine, which is made if it is not there and locked until the engine is dropped.
@@ -120,6 +123,13 @@ impl LogEngine {
     pub fn at(folder: impl AsRef<std::path::Path>, clock: Arc<dyn Clock>) -> Result<Self> {
         let disk = FolderDisk::open(folder).map_err(|e| Error::Engine(e.to_string()))?;
         Ok(Self::new(Arc::new(disk), clock, Options::default()))
+    }
+
+    /// The same engine, which seals some objects.
+    #[must_use]
+    pub fn with_sealer(mut self, sealer: Arc<dyn Sealer>) -> Self {
+        self.records.sealer = Some(sealer);
+        self
     }
 
     /// Commits everything that waits. Only without threads.
@@ -163,7 +173,8 @@ impl Shared {
 
 impl Engine for LogEngine {
     fn start(&self, cache: Arc<Cache>) -> Result<()> {
-        let committer = Committer::open(self.disk.clone(), self.clock.clone(), self.options, self.shared.clone(), cache).map_err(Error::Engine)?;
+        let committer =
+            Committer::open(self.disk.clone(), self.clock.clone(), self.options, self.records.clone(), self.shared.clone(), cache).map_err(Error::Engine)?;
         if self.committer.set(Mutex::new(committer)).is_err() {
             return Err(Error::Engine("started twice".into()));
         }
@@ -197,6 +208,10 @@ impl Engine for LogEngine {
         if queue.requests.len() == 1 {
             self.shared.ready.notify_one();
         }
+    }
+
+    fn sealer(&self) -> Option<Arc<dyn Sealer>> {
+        self.records.sealer.clone()
     }
 
     fn failure(&self) -> Option<String> {

@@ -1,11 +1,15 @@
 //! What one write or one stored object looks like inside a frame.
 
+use std::io;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use knarr_core::{Encoding, Object};
 
 use crate::history::{Change, ChangeKind};
 use crate::item::Item;
 use crate::key::ResourceKey;
+use crate::seal::Sealer;
 
 /// One record. In log files the n-th record of a frame has the frame's revision plus n; in snapshots each tells its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +20,7 @@ pub enum Record<'a> {
         revision: u64,
         expires_ms: u64,
         bytes: &'a [u8],
+        is_sealed: bool,
     },
     Delete {
         resource: (&'a str, &'a str),
@@ -28,28 +33,60 @@ pub enum Record<'a> {
     },
 }
 
+/// Said of a record that passed its checksum.
+pub const UNREADABLE: &str = "an object cannot be read: if it is sealed, this is not the key";
+
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const RESOURCE: u8 = 3;
+const PUT_SEALED: u8 = 4;
 
-pub fn write_change(out: &mut Vec<u8>, resource: &ResourceKey, change: &Change) {
-    match change.kind {
-        ChangeKind::Added | ChangeKind::Modified => write_item(out, resource, &change.item),
-        ChangeKind::Deleted => {
+/// Writes and reads objects, those of some resources sealed.
+#[derive(Clone, Default)]
+pub struct Records {
+    pub sealer: Option<Arc<dyn Sealer>>,
+}
+
+impl Records {
+    /// Appends the record of a write.
+    ///
+    /// # Errors
+    /// When there is no randomness to seal with.
+    pub fn write_change(&self, out: &mut Vec<u8>, resource: &ResourceKey, change: &Change) -> io::Result<()> {
+        if change.kind == ChangeKind::Deleted {
             out.push(DELETE);
             write_resource_key(out, resource);
             write_bytes(out, change.item.path().as_bytes());
+            return Ok(());
         }
+        self.write_item(out, resource, &change.item)
     }
-}
 
-pub fn write_item(out: &mut Vec<u8>, resource: &ResourceKey, item: &Item) {
-    out.push(PUT);
-    write_resource_key(out, resource);
-    write_bytes(out, item.path().as_bytes());
-    write_number(out, item.revision());
-    write_number(out, item.expires_ms().unwrap_or(0));
-    write_bytes(out, &item.object.bytes);
+    /// Appends the record of an object.
+    ///
+    /// # Errors
+    /// As [`Self::write_change`].
+    pub fn write_item(&self, out: &mut Vec<u8>, resource: &ResourceKey, item: &Item) -> io::Result<()> {
+        let sealed = match self.sealer.as_ref().filter(|s| s.seals(resource)) {
+            Some(sealer) => Some(sealer.seal(item.path(), &item.object.bytes).ok_or_else(|| io::Error::other("an object cannot be sealed"))?),
+            None => None,
+        };
+        out.push(if sealed.is_some() { PUT_SEALED } else { PUT });
+        write_resource_key(out, resource);
+        write_bytes(out, item.path().as_bytes());
+        write_number(out, item.revision());
+        write_number(out, item.expires_ms().unwrap_or(0));
+        write_bytes(out, sealed.as_deref().unwrap_or(&item.object.bytes));
+        Ok(())
+    }
+
+    /// The object of a record. `None` when it is sealed and cannot be opened.
+    pub fn object(&self, path: &str, bytes: &[u8], is_sealed: bool, revision: u64) -> Option<Object> {
+        let bytes = if is_sealed { self.sealer.as_ref()?.open(path, bytes)?.into() } else { Bytes::copy_from_slice(bytes) };
+        // Protobuf is known by its envelope.
+        let encoding = if bytes.starts_with(b"k8s\0") { Encoding::Protobuf } else { Encoding::Json };
+        Some(Object { encoding, resource_version: revision, bytes })
+    }
 }
 
 pub fn write_resource(out: &mut Vec<u8>, resource: &ResourceKey, revision: u64) {
@@ -81,7 +118,14 @@ pub fn read<'a>(body: &mut &'a [u8]) -> Option<Record<'a>> {
     let kind = body.split_off_first()?;
     let resource = (read_text(body)?, read_text(body)?);
     Some(match *kind {
-        PUT => Record::Put { resource, path: read_text(body)?, revision: read_number(body)?, expires_ms: read_number(body)?, bytes: read_bytes(body)? },
+        PUT | PUT_SEALED => Record::Put {
+            resource,
+            path: read_text(body)?,
+            revision: read_number(body)?,
+            expires_ms: read_number(body)?,
+            bytes: read_bytes(body)?,
+            is_sealed: *kind == PUT_SEALED,
+        },
         DELETE => Record::Delete { resource, path: read_text(body)? },
         RESOURCE => Record::Resource { resource, revision: read_number(body)? },
         _ => return None,
@@ -109,28 +153,23 @@ fn read_number(body: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// An object as it was written. Protobuf is known by its envelope.
-pub fn object(bytes: &[u8], revision: u64) -> Object {
-    let encoding = if bytes.starts_with(b"k8s\0") { Encoding::Protobuf } else { Encoding::Json };
-    Object { encoding, resource_version: revision, bytes: Bytes::copy_from_slice(bytes) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let key = ResourceKey::new("apps", "deployments");
-        let item = Arc::new(Item::new("default/web", object(b"k8s\0x", 300), None, 77));
+        let (key, records) = (ResourceKey::new("apps", "deployments"), Records::default());
+        let object = records.object("default/web", b"k8s\0x", false, 300).unwrap();
+        let item = Arc::new(Item::new("default/web", object, None, 77));
         let mut out = Vec::new();
         write_resource(&mut out, &key, 299);
-        write_change(&mut out, &key, &Change::new(ChangeKind::Modified, item.clone(), None));
-        write_change(&mut out, &key, &Change::new(ChangeKind::Deleted, item, None));
+        records.write_change(&mut out, &key, &Change::new(ChangeKind::Modified, item.clone(), None)).unwrap();
+        records.write_change(&mut out, &key, &Change::new(ChangeKind::Deleted, item, None)).unwrap();
         let (mut body, resource) = (out.as_slice(), ("apps", "deployments"));
         assert_eq!(read(&mut body), Some(Record::Resource { resource, revision: 299 }));
-        assert_eq!(read(&mut body), Some(Record::Put { resource, path: "default/web", revision: 300, expires_ms: 77, bytes: b"k8s\0x" }));
+        let put = Record::Put { resource, path: "default/web", revision: 300, expires_ms: 77, bytes: b"k8s\0x", is_sealed: false };
+        assert_eq!(read(&mut body), Some(put));
         assert_eq!(read(&mut body), Some(Record::Delete { resource, path: "default/web" }));
         assert_eq!(read(&mut body), None);
     }

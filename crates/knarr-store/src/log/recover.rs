@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::files::{Files, LOG_MAGIC, log_name};
 use super::frame::{End, FILE_HEADER, FileHeader, FrameHeader, FrameReader};
-use super::record::{self, Record};
+use super::record::{self, Record, Records, UNREADABLE};
 use super::state;
 use crate::cache::{Cache, Loader, Resource};
 use crate::disk::{Disk, DiskFile};
@@ -28,11 +28,11 @@ pub struct Recovered {
 /// # Errors
 /// A sentence that names the file and what is wrong with it. Nothing is repaired silently but the torn end of the last log
 /// file, which was never acknowledged.
-pub fn recover(disk: &dyn Disk, cache: &Cache, now_ms: u64) -> Result<Recovered, String> {
+pub fn recover(disk: &dyn Disk, cache: &Cache, records: &Records, now_ms: u64) -> Result<Recovered, String> {
     let mut files = Files::find(disk).map_err(|e| e.to_string())?;
     let mut loader = cache.load();
-    let (base, state_bytes) = load_state(disk, &files, now_ms, &mut loader)?;
-    let mut replay = Replay { loader, now_ms, base, revision: base, resources: Vec::new() };
+    let (base, state_bytes) = load_state(disk, &files, records, now_ms, &mut loader)?;
+    let mut replay = Replay { loader, records, now_ms, base, revision: base, resources: Vec::new() };
     let ends = files.logs.iter().skip(1).map(|next| Some(*next)).chain([None]);
     let needed: Vec<_> = files.logs.iter().copied().zip(ends).filter(|(_, next)| next.is_none_or(|n| n > base + 1)).collect();
     let mut tail: Option<Tail> = None;
@@ -78,7 +78,7 @@ pub struct Tail {
 
 /// Loads the snapshot to start from: the newest, unless it is so young that watches may resume from before it. Gives its
 /// revision, 0 without any.
-fn load_state(disk: &dyn Disk, files: &Files, now_ms: u64, loader: &mut Loader<'_>) -> Result<(u64, u64), String> {
+fn load_state(disk: &dyn Disk, files: &Files, records: &Records, now_ms: u64, loader: &mut Loader<'_>) -> Result<(u64, u64), String> {
     let Some(&newest) = files.states.last() else { return Ok((0, 0)) };
     let mut opened = state::open(disk, newest)?;
     if is_young(opened.header.time_ms, now_ms)
@@ -88,7 +88,7 @@ fn load_state(disk: &dyn Disk, files: &Files, now_ms: u64, loader: &mut Loader<'
         opened = state::open(disk, before)?;
     }
     let revision = opened.header.revision;
-    Ok((revision, opened.load(loader)?))
+    Ok((revision, opened.load(records, loader)?))
 }
 
 /// Whether somebody may want to resume from before this time.
@@ -98,6 +98,7 @@ pub fn is_young(time_ms: u64, now_ms: u64) -> bool {
 
 struct Replay<'a> {
     loader: Loader<'a>,
+    records: &'a Records,
     now_ms: u64,
     base: u64,
     revision: u64,
@@ -145,7 +146,7 @@ impl Replay<'_> {
         }
         let age = Duration::from_millis(self.now_ms.saturating_sub(frame.time_ms));
         for revision in frame.revision..=last {
-            record::read(&mut body).and_then(|record| self.record(record, revision, age)).ok_or("a record cannot be read")?;
+            record::read(&mut body).and_then(|record| self.record(record, revision, age)).ok_or(UNREADABLE)?;
         }
         self.revision = last;
         Ok(last)
@@ -153,11 +154,12 @@ impl Replay<'_> {
 
     fn record(&mut self, record: Record<'_>, revision: u64, age: Duration) -> Option<()> {
         let (resource, change) = match record {
-            Record::Put { resource, path, expires_ms, bytes, .. } => {
+            Record::Put { resource, path, expires_ms, bytes, is_sealed, .. } => {
+                let object = self.records.object(path, bytes, is_sealed, revision)?;
                 let resource = self.resource(resource);
                 let previous = self.loader.get(&resource, path);
                 let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-                let item = resource.make_item(path, record::object(bytes, revision), expires_ms, previous.as_deref());
+                let item = resource.make_item(path, object, expires_ms, previous.as_deref());
                 (resource, Change::new(kind, item, previous))
             }
             Record::Delete { resource, path } => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::files::{STATE_MAGIC, UNFINISHED, state_name};
 use super::frame::{FILE_HEADER, FileHeader, FrameReader, Trouble, begin, seal};
 use super::journal::seed;
-use super::record::{self, Record};
+use super::record::{self, Record, Records, UNREADABLE};
 use crate::cache::{Loader, Resource};
 use crate::disk::{Disk, DiskFile};
 use crate::key::ResourceKey;
@@ -30,7 +30,7 @@ pub struct Source {
 }
 
 /// Writes a snapshot; gives its size. `Ok(None)` when it was told to stop.
-pub fn write(disk: &dyn Disk, source: &Source, stop: &AtomicBool) -> io::Result<Option<u64>> {
+pub fn write(disk: &dyn Disk, source: &Source, records: &Records, stop: &AtomicBool) -> io::Result<Option<u64>> {
     let revision = source.world.revision();
     let seed = seed(revision, source.time_ms);
     let file = disk.create(UNFINISHED)?;
@@ -42,7 +42,7 @@ pub fn write(disk: &dyn Disk, source: &Source, stop: &AtomicBool) -> io::Result<
         writer.add()?;
         let Some(set) = source.world.sets.get(resource.id) else { continue };
         for entry in set {
-            record::write_item(&mut writer.frame, &resource.key, &entry.0);
+            records.write_item(&mut writer.frame, &resource.key, &entry.0)?;
             writer.add()?;
             if stop.load(Relaxed) {
                 return Ok(None);
@@ -110,13 +110,13 @@ pub fn open(disk: &dyn Disk, revision: u64) -> Result<Opened, String> {
 
 impl Opened {
     /// Puts all objects into the cache. Gives the size of the file.
-    pub fn load(mut self, loader: &mut Loader<'_>) -> Result<u64, String> {
+    pub fn load(mut self, records: &Records, loader: &mut Loader<'_>) -> Result<u64, String> {
         let name = state_name(self.header.revision);
         let mut resource = None;
         loop {
             match self.reader.next() {
                 Ok(Ok((frame, _))) if frame.count == 0 => return Ok(self.reader.offset()),
-                Ok(Ok((frame, body))) => load_frame(frame.count, body, &mut resource, loader).ok_or(format!("{name}: a record cannot be read"))?,
+                Ok(Ok((frame, body))) => load_frame(frame.count, body, records, &mut resource, loader).ok_or(format!("{name}: {UNREADABLE}"))?,
                 Ok(Err(end)) => return Err(format!("{name}: {}", Trouble::Corrupt(end.offset, "the file ends too early"))),
                 Err(trouble) => return Err(format!("{name}: {trouble}")),
             }
@@ -124,7 +124,7 @@ impl Opened {
     }
 }
 
-fn load_frame(count: u32, mut body: &[u8], current: &mut Option<Arc<Resource>>, loader: &mut Loader<'_>) -> Option<()> {
+fn load_frame(count: u32, mut body: &[u8], records: &Records, current: &mut Option<Arc<Resource>>, loader: &mut Loader<'_>) -> Option<()> {
     for _ in 0..count {
         match record::read(&mut body)? {
             Record::Resource { resource: (group, name), revision } => {
@@ -132,7 +132,9 @@ fn load_frame(count: u32, mut body: &[u8], current: &mut Option<Arc<Resource>>, 
                 loader.history_begins(&resource, revision);
                 *current = Some(resource);
             }
-            Record::Put { path, revision, expires_ms, bytes, .. } => loader.put(current.as_ref()?, path, record::object(bytes, revision), expires_ms),
+            Record::Put { path, revision, expires_ms, bytes, is_sealed, .. } => {
+                loader.put(current.as_ref()?, path, records.object(path, bytes, is_sealed, revision)?, expires_ms);
+            }
             Record::Delete { .. } => return None,
         }
     }
