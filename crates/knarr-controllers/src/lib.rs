@@ -17,12 +17,14 @@ pub mod ownership;
 pub mod pods;
 
 mod batch;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod garbagecollector;
 mod hash;
 mod history;
 mod namespace;
+mod node_affinity;
 mod node_ipam;
 mod node_lifecycle;
 mod nodes;
@@ -36,6 +38,7 @@ mod statefulset;
 mod taint_eviction;
 mod templates;
 mod ttl;
+mod volumes;
 
 pub use context::{Config, ControllerContext};
 
@@ -49,10 +52,12 @@ pub fn start_all(context: &ControllerContext) {
     replicaset::start(context);
     deployment::start(context);
     statefulset::start(context);
+    daemonset::start(context);
     endpoints::start(context);
     pod_gc::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);
     taint_eviction::start(context);
     ttl::start(context);
+    volumes::start(context);
 }

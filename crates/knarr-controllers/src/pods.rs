@@ -21,6 +21,9 @@ use crate::ownership;
 /// The index of pods by the node they are bound to.
 pub const BY_NODE: &str = "node";
 
+/// The index of pods by the claims that they use, as `namespace/name`.
+pub const BY_CLAIM: &str = "claim";
+
 /// A pod as informers keep it.
 pub type PodItem = Arc<Item<PodView>>;
 
@@ -29,6 +32,7 @@ pub fn informer(context: &ControllerContext) -> Informer<PodView> {
     let pods = context.informer::<Pod, PodView>();
     ownership::index_by_controller(&pods);
     pods.store().add_index(BY_NODE, |item| item.view.node.iter().map(ToString::to_string).collect());
+    pods.store().add_index(BY_CLAIM, |item| item.view.claims.iter().map(|c| format!("{}/{c}", item.key.namespace())).collect());
     pods
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use knarr_core::api::{PatchType, Reply, Request, Verb};
 use knarr_core::{GroupResource, Result, Status, Value, ValueExt, json};
-use knarr_schema::patch;
+use knarr_schema::{patch, types};
 
 use super::{Entry, FakeApi, Filter, address, at_rest, scale_of};
 use crate::read::Key;
@@ -147,7 +147,7 @@ impl FakeApi {
         if body.str_at(&["metadata", "uid"]).is_some_and(|uid| old.str_at(&["metadata", "uid"]) != Some(uid)) {
             return Err(Status::conflict(&resource, key.name(), "the UID in the precondition does not match"));
         }
-        let new = if kind == PatchType::Json { patch::json_patch(&old, &body)? } else { merged(&old, &body) };
+        let new = patched(request, kind, &old, &body)?;
         Ok(self.replace(request, &resource, &old, new))
     }
 
@@ -227,17 +227,14 @@ fn is_finished(resource: &GroupResource, object: &Value) -> bool {
         && (resource.resource != "namespaces" || object.list_at(&["spec", "finalizers"]).is_empty())
 }
 
-/// RFC 7386, which stands in for strategic merge and apply too: enough for patches without lists.
-fn merged(target: &Value, patch: &Value) -> Value {
-    let Value::Object(changes) = patch else { return patch.clone() };
-    let mut result = if target.is_object() { target.clone() } else { json!({}) };
-    for (key, change) in changes {
-        match change {
-            Value::Null => drop(result.remove(&[key.as_str()])),
-            _ => result[key] = merged(target.get(key).unwrap_or(&Value::Null), change),
-        }
-    }
-    result
+/// The object after a patch. Apply is taken for a merge: enough for configurations without lists.
+fn patched(request: &Request, kind: PatchType, old: &Value, body: &Value) -> Result<Value> {
+    let type_id = old.str_at(&["kind"]).and_then(|kind| types::of_kind(&request.resource.group, &request.resource.version, kind));
+    Ok(match (kind, type_id) {
+        (PatchType::Json, _) => patch::json_patch(old, body)?,
+        (PatchType::StrategicMerge, Some(id)) => patch::strategic_merge(id, old, body)?,
+        _ => patch::merge_patch(old, body),
+    })
 }
 
 /// What an update of the object itself cannot change.

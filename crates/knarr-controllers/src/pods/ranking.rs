@@ -79,6 +79,7 @@ mod tests {
             deletion_cost: 0,
             ips: Box::default(),
             host: None,
+            claims: Box::default(),
         };
         change(&mut view);
         Arc::new(Item { key: Key::new("a", name), object: json_object(&json!({})), view })

@@ -6,6 +6,7 @@ use knarr_client::Project;
 use knarr_client::read::{self, Owner};
 use knarr_core::{Object, Result};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct PodView {
     pub ips: Box<[IpAddr]>,
     /// `spec.hostname` and `spec.subdomain`, where there is a hostname.
     pub host: Option<Box<(String, String)>>,
+    /// Names of the claims that its volumes use.
+    pub claims: Box<[Box<str>]>,
 }
 
 impl PodView {
@@ -103,6 +106,7 @@ struct Wire {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WireMeta {
+    name: String,
     uid: String,
     annotations: WireAnnotations,
     creation_timestamp: Option<Time>,
@@ -123,7 +127,30 @@ struct WireSpec {
     node_name: Option<String>,
     hostname: String,
     subdomain: String,
+    volumes: Vec<WireVolume>,
     init_containers: Vec<WireInit>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WireVolume {
+    name: String,
+    persistent_volume_claim: Option<WireClaim>,
+    ephemeral: Option<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WireClaim {
+    claim_name: String,
+}
+
+impl WireVolume {
+    /// The claim behind the volume; a generic ephemeral volume has one named after pod and volume.
+    fn claim(self, pod: &str) -> Option<Box<str>> {
+        let named = self.persistent_volume_claim.map(|c| c.claim_name.into());
+        named.or_else(|| self.ephemeral.is_some().then(|| format!("{pod}-{}", self.name).into()))
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -189,6 +216,7 @@ impl Project for PodView {
                 status.init_container_statuses.iter().filter(is_sidecar).map(|c| c.restart_count).max().unwrap_or_default(),
             ),
             ips: status.pod_ips.iter().filter_map(|i| i.ip.parse().ok()).collect(),
+            claims: spec.volumes.into_iter().filter_map(|v| v.claim(&metadata.name)).collect(),
             host: (!spec.hostname.is_empty()).then(|| Box::new((spec.hostname, spec.subdomain))),
             deletion_cost: metadata.annotations.deletion_cost.and_then(|c| c.parse().ok()).unwrap_or_default(),
         })
@@ -207,7 +235,8 @@ mod tests {
             "metadata": {"name": "p", "namespace": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "labels": {"x": "y"}, "annotations": {"other": "z", "controller.kubernetes.io/pod-deletion-cost": "-3"},
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "ru", "controller": true}]},
-            "spec": {"nodeName": "n", "containers": [{"name": "c"}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]},
+            "spec": {"nodeName": "n", "containers": [{"name": "c"}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
+                "volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "mine"}}, {"name": "b", "emptyDir": {}}, {"name": "c", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}]},
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"}],
                 "containerStatuses": [{"name": "c", "restartCount": 2, "image": "", "imageID": "", "ready": true}],
                 "initContainerStatuses": [{"name": "i", "restartCount": 9, "image": "", "imageID": "", "ready": true},
@@ -217,7 +246,7 @@ mod tests {
         let view = PodView::project(&json).unwrap();
         assert_eq!(PodView::project(&protobuf).unwrap(), view);
         assert_eq!((view.restarts, view.deletion_cost, view.node.as_deref()), ((2, 1), -3, Some("n")));
-        assert_eq!(view.ips.len(), 2);
+        assert_eq!((view.ips.len(), view.claims.iter().map(AsRef::as_ref).collect::<Vec<&str>>()), (2, vec!["mine", "p-c"]));
         assert_eq!(view.available_in(30, "2026-01-01T00:01:10Z".parse().unwrap()), Some(Duration::from_secs(20)));
         assert_eq!(view.controller.unwrap().uid.as_ref(), "ru");
     }
