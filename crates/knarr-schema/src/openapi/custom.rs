@@ -8,30 +8,8 @@ use super::Dialect;
 use super::schema::Definitions;
 use crate::registry::{Custom, Registry, Resource};
 
-/// Keywords of a schema that check values and do not shape it.
-const VALUE_VALIDATION: [&str; 21] = [
-    "format",
-    "maximum",
-    "exclusiveMaximum",
-    "minimum",
-    "exclusiveMinimum",
-    "maxLength",
-    "minLength",
-    "pattern",
-    "maxItems",
-    "minItems",
-    "uniqueItems",
-    "multipleOf",
-    "enum",
-    "maxProperties",
-    "minProperties",
-    "required",
-    "allOf",
-    "oneOf",
-    "anyOf",
-    "not",
-    "nullable",
-];
+/// Keywords that OpenAPI 2 has not.
+const NOT_IN_V2: [&str; 5] = ["allOf", "oneOf", "anyOf", "not", "nullable"];
 
 /// `com.example.stable.v1.CronTab`.
 pub(super) fn definition_name(resource: &Resource, kind: &str) -> String {
@@ -139,15 +117,31 @@ fn reduce(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
     let nullable = map.get("nullable") == Some(&Value::Bool(true));
     let open = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
-    map.retain(|key, _| !VALUE_VALIDATION.contains(&key.as_str()) && !(nullable && key == "type"));
+    map.retain(|key, _| !NOT_IN_V2.contains(&key.as_str()) && !(nullable && key == "type"));
     if nullable || open {
         map.retain(|key, _| key != "items" && key != "properties");
     }
+    require_only(map);
     let of_type = |map: &Map<String, Value>, name: &str| map.get("type").is_some_and(|t| t == name);
     if (of_type(map, "array") && !map.contains_key("items")) || (open && of_type(map, "object")) {
         map.remove("type");
     }
     inner(map).for_each(reduce);
+}
+
+/// A client that does not know `null` cannot be asked for a field that may be null.
+fn require_only(map: &mut Map<String, Value>) {
+    let may_be_null = |schema: &Value| schema["nullable"] == true;
+    let nullable: Vec<String> = match map.get("properties") {
+        Some(Value::Object(properties)) => properties.iter().filter(|(_, schema)| may_be_null(schema)).map(|(name, _)| name.clone()).collect(),
+        _ => Vec::new(),
+    };
+    let all = map.get("additionalProperties").is_some_and(may_be_null);
+    let Some(Value::Array(required)) = map.get_mut("required") else { return };
+    required.retain(|name| !all && !nullable.iter().any(|n| name == n));
+    if required.is_empty() {
+        map.remove("required");
+    }
 }
 
 /// Gives embedded resources the fields of every object.

@@ -127,7 +127,8 @@ fn every_reference_leads_somewhere() {
 fn widget() -> Resource {
     let pods = Registry::builtin().by_resource("", "v1", "pods").unwrap().clone();
     let schema = json!({"type": "object", "properties": {
-        "spec": {"type": "object", "required": ["size"], "properties": {
+        "spec": {"type": "object", "required": ["size", "maybe"], "properties": {
+            "maybe": {"type": "string", "nullable": true},
             "size": {"type": "integer", "minimum": 1}, "port": {"x-kubernetes-int-or-string": true}, "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             "template": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "string", "nullable": true}}}}}}});
     Resource {
@@ -157,12 +158,12 @@ fn a_custom_resource_is_published_as_far_as_each_dialect_goes() {
     let (v2, v3) = (&v2["definitions"]["com.example.stable.v1.Widget"], &v3["components"]["schemas"]["com.example.stable.v1.Widget"]);
     assert_eq!(v3["x-kubernetes-group-version-kind"], json!([{"group": "stable.example.com", "version": "v1", "kind": "Widget"}]));
     assert_eq!(v3["x-kubernetes-selectable-fields"], json!([{"fieldPath": ".spec.size"}]));
-    assert_eq!(v3["properties"]["spec"]["required"], json!(["size"]));
+    assert_eq!(v3["properties"]["spec"]["required"], json!(["size", "maybe"]));
     assert_eq!(v3["properties"]["spec"]["properties"]["port"]["anyOf"], json!([{"type": "integer"}, {"type": "string"}]));
     assert_eq!(v3["properties"]["metadata"], json!({"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}));
     let spec = &v2["properties"]["spec"];
-    assert_eq!(spec["properties"]["size"], json!({"type": "integer"}));
-    assert!(spec.get("required").is_none());
+    assert_eq!(spec["properties"]["size"], json!({"type": "integer", "minimum": 1}));
+    assert_eq!(spec["required"], json!(["size"]));
     assert_eq!(spec["properties"]["open"], json!({"x-kubernetes-preserve-unknown-fields": true}));
     assert_eq!(spec["properties"]["template"]["required"], json!(["kind", "apiVersion"]));
     assert_eq!(spec["properties"]["template"]["properties"]["spec"], json!({}));
