@@ -131,9 +131,11 @@ impl Server {
     {
         let inner = &self.inner;
         let (parts, body) = request.into_parts();
-        let custom = catalog.find(&info.group, &info.version, &info.resource).is_some_and(|s| s.resource.custom.is_some());
+        let served = catalog.find(&info.group, &info.version, &info.resource);
+        let custom = served.is_some_and(|s| s.resource.custom.is_some());
+        let tables = served.is_none_or(|s| !s.resource.list_kind.is_empty());
         let raw_query = parts.uri.query().unwrap_or_default();
-        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom }, info.verb == "watch")?;
+        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch")?;
         let include = if accepted.convert.is_some() { Include::from_query(&query)? } else { Include::Metadata };
         let options = options_from_query(&query)?;
         let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };

@@ -48,8 +48,8 @@ pub enum Convert {
 pub enum Offers {
     /// Objects as they are.
     Plain,
-    /// Tables and metadata beside the objects; no protobuf of custom resources.
-    Resource { custom: bool },
+    /// Metadata beside the objects, tables of what is kept (not of reviews); no protobuf of custom resources.
+    Resource { custom: bool, tables: bool },
     /// Aggregated discovery beside the classic one.
     Discovery,
 }
@@ -117,14 +117,14 @@ impl<'a> Clause<'a> {
     fn conversion(&self, media: Media, offers: Offers) -> Option<(Option<Convert>, &'static str)> {
         let (kind, group, version) = (self.param("as"), self.param("g"), self.param("v"));
         if kind.is_empty() && group.is_empty() && version.is_empty() {
-            let protobuf_of_custom = media == Media::Protobuf && offers == Offers::Resource { custom: true };
+            let protobuf_of_custom = media == Media::Protobuf && matches!(offers, Offers::Resource { custom: true, .. });
             return (!protobuf_of_custom).then_some((None, "v1"));
         }
         match (offers, group, kind) {
-            (Offers::Resource { .. }, "meta.k8s.io", _) => {
+            (Offers::Resource { tables, .. }, "meta.k8s.io", _) => {
                 let version = ["v1", "v1beta1"].into_iter().find(|v| *v == version)?;
                 match kind {
-                    "Table" if media != Media::Protobuf => Some((Some(Convert::Table), version)),
+                    "Table" if tables && media != Media::Protobuf => Some((Some(Convert::Table), version)),
                     "PartialObjectMetadata" => Some((Some(Convert::PartialMetadata), version)),
                     "PartialObjectMetadataList" => Some((Some(Convert::PartialMetadataList), version)),
                     _ => None,
@@ -149,7 +149,9 @@ pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: b
     let wanted = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let mut found = match wanted {
         "" | "*/*" | "application/json" => Accepted::JSON,
-        "application/vnd.kubernetes.protobuf" if offers != (Offers::Resource { custom: true }) => Accepted { media: Media::Protobuf, ..Accepted::JSON },
+        "application/vnd.kubernetes.protobuf" if !matches!(offers, Offers::Resource { custom: true, .. }) => {
+            Accepted { media: Media::Protobuf, ..Accepted::JSON }
+        }
         _ => choose(wanted, offers).ok_or_else(|| not_acceptable(streaming))?,
     };
     if streaming && found.media == Media::Yaml {
@@ -220,8 +222,8 @@ mod tests {
         assert_eq!(got, wanted, "{header}");
     }
 
-    const BUILTIN: Offers = Offers::Resource { custom: false };
-    const CUSTOM: Offers = Offers::Resource { custom: true };
+    const BUILTIN: Offers = Offers::Resource { custom: false, tables: true };
+    const CUSTOM: Offers = Offers::Resource { custom: true, tables: true };
 
     #[test]
     fn the_best_offered_representation_is_chosen() {
