@@ -52,6 +52,8 @@ pub struct Served {
     pub hub: GroupVersionKind,
     /// Behaviour of the object itself.
     pub strategy: Behaviour,
+    /// Behaviour of a custom resource in the version in which it is stored.
+    at_rest: Option<Arc<CustomStrategy>>,
     /// Tells this line of this catalog from all others, for caches of encoded events.
     pub id: u32,
     /// What a delete answers: the object it deleted, or a `Status` (upstream: `ReturnDeletedObject`).
@@ -63,7 +65,7 @@ pub struct Served {
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Served {
-    fn new(resource: Arc<Resource>) -> Self {
+    fn new(resource: Arc<Resource>, registry: &Registry) -> Self {
         let gvk = resource.gvk();
         let strategy = match &resource.custom {
             None => Behaviour::BuiltIn(knarr_kinds::strategy(&resource.group, &resource.plural, "")),
@@ -77,6 +79,7 @@ impl Served {
             id: NEXT_ID.fetch_add(1, Relaxed),
             returns_deleted: returns_deleted(&resource),
             collects_garbage: resource.plural != "events",
+            at_rest: stored_resource(&resource, registry).map(|stored| Arc::new(CustomStrategy::new(stored))),
             strategy,
             gvk,
             resource,
@@ -102,8 +105,30 @@ impl Served {
     /// # Errors
     /// When the bytes cannot be read or converted.
     pub fn load(&self, object: &Object) -> Result<Value> {
-        let value = codec::to_value(object)?;
+        let value = self.complete(object)?;
         if self.stored == self.hub { Ok(value) } else { self.convert(value, &self.hub) }
+    }
+
+    /// A stored object as a tree of the served version.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read or converted.
+    pub fn read(&self, object: &Object) -> Result<Value> {
+        self.to_served(self.complete(object)?)
+    }
+
+    /// The definition may have learned a default after the object was stored.
+    fn complete(&self, object: &Object) -> Result<Value> {
+        let mut value = codec::to_value(object)?;
+        if let Some(custom) = self.at_rest.as_ref().filter(|s| s.has_defaults()) {
+            custom.default(&mut value);
+        }
+        Ok(value)
+    }
+
+    /// Whether the stored bytes are what is served.
+    fn serves_as_stored(&self) -> bool {
+        !self.converts() && !self.at_rest.as_ref().is_some_and(|s| s.has_defaults())
     }
 
     /// A tree of the hub version as bytes for the store.
@@ -141,15 +166,15 @@ impl Served {
         knarr_kinds::convert(value, &to.group, &to.version)
     }
 
-    /// The object in the served version: itself, unless it is stored in another one.
+    /// The object in the served version: itself, unless it is stored in another one or may lack defaults.
     ///
     /// # Errors
     /// When the stored bytes cannot be read or converted.
     pub fn present<'a>(&self, object: &'a Object) -> Result<Cow<'a, Object>> {
-        if !self.converts() {
+        if self.serves_as_stored() {
             return Ok(Cow::Borrowed(object));
         }
-        let value = self.to_served(codec::to_value(object)?)?;
+        let value = self.read(object)?;
         let bytes = match object.encoding {
             Encoding::Protobuf => codec::encode_protobuf(&value)?,
             Encoding::Json => codec::encode_json(&value),
@@ -160,6 +185,13 @@ impl Served {
     pub fn is(&self, group: &str, plural: &str) -> bool {
         self.resource.group == group && self.resource.plural == plural
     }
+}
+
+/// A custom resource in the version in which it is stored; as it is, where that one is not served.
+fn stored_resource(resource: &Arc<Resource>, registry: &Registry) -> Option<Arc<Resource>> {
+    resource.custom.as_ref()?;
+    let (group, version) = &resource.storage;
+    Some(registry.by_resource(group, version, &resource.plural).unwrap_or(resource).clone())
 }
 
 /// The version in which a resource is stored; its own, where the type table does not know the other one.
@@ -203,7 +235,7 @@ impl Catalog {
         let mut served: HashMap<String, HashMap<String, ByResource>> = HashMap::new();
         for resource in registry.all() {
             let version = served.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default();
-            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone())));
+            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone(), &registry)));
         }
         Self { registry, tag, terminating, served, documents: OnceLock::new() }
     }

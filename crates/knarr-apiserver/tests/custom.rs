@@ -104,6 +104,18 @@ async fn status_and_scale_are_sides_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_default_declared_later_reaches_objects_that_are_stored() {
+    let cluster = with_definition().await;
+    cluster.post(TABS, &tab("a", json!({"cronSpec": "x"}))).await;
+    let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
+    let mut changed = cluster.get(&path).await.json();
+    changed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["color"]["default"] = "red".into();
+    assert_eq!(cluster.put(&path, &changed).await.code, 200);
+    until(&cluster, &format!("{TABS}/a"), |_, tab| tab["spec"]["color"] == "red").await;
+    until(&cluster, &format!("{TABS}?fieldSelector=spec.color%3Dred"), |_, list| list.list_at(&["items"]).len() == 1).await;
+}
+
+#[tokio::test]
 async fn a_definition_goes_when_its_objects_are_gone() {
     let cluster = with_definition().await;
     let mut held = tab("a", json!({"cronSpec": "x"}));

@@ -103,6 +103,15 @@ impl Schema {
         }
     }
 
+    /// Whether a default is declared anywhere in it.
+    pub fn has_defaults(&self) -> bool {
+        let below = match &self.additional {
+            Additional::Of(other) => Some(&**other),
+            _ => None,
+        };
+        self.default.is_some() || self.properties.values().chain(below).chain(self.items.as_deref()).any(Self::has_defaults)
+    }
+
     /// The schema of an object that any definition without one has: everything goes.
     pub fn anything() -> Self {
         Self { types: vec!["object".into()], preserves_unknown: true, ..Self::default() }

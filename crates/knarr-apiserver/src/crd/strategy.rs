@@ -23,13 +23,14 @@ pub struct CustomStrategy {
     generic: &'static dyn Strategy,
     /// Read when the first object comes.
     schema: Arc<OnceLock<Schema>>,
+    has_defaults: Arc<OnceLock<bool>>,
 }
 
 static OBJECT_META: LazyLock<Option<TypeId>> = LazyLock::new(|| types::by_name("apimachinery.pkg.apis.meta.v1.ObjectMeta"));
 
 impl CustomStrategy {
     pub fn new(resource: Arc<Resource>) -> Self {
-        Self { generic: generic(&resource, ""), resource, schema: Arc::default() }
+        Self { generic: generic(&resource, ""), resource, schema: Arc::default(), has_defaults: Arc::default() }
     }
 
     /// The same for a subresource.
@@ -47,6 +48,11 @@ impl CustomStrategy {
             }
             _ => Schema::anything(),
         })
+    }
+
+    /// Whether the schema declares defaults: then objects that were stored before it did get them when they are read.
+    pub fn has_defaults(&self) -> bool {
+        *self.has_defaults.get_or_init(|| self.schema().has_defaults())
     }
 
     /// Drops what the schema does not know and brings `metadata` into its form. Gives what a client should be told.

@@ -5,7 +5,6 @@ use knarr_core::{
     api::Options,
     selector::{FieldSelector, LabelSelector},
 };
-use knarr_schema::codec;
 use knarr_store::{Item, LabelMatcher, WatchFilter};
 
 use crate::catalog::Served;
@@ -165,6 +164,6 @@ impl Matcher<'_> {
     }
 
     fn tree(&self, object: &Object) -> knarr_core::Value {
-        codec::to_value(object).and_then(|v| self.served.to_served(v)).unwrap_or_default()
+        self.served.read(object).unwrap_or_default()
     }
 }

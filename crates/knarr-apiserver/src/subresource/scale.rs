@@ -7,7 +7,7 @@ use knarr_core::{
     json,
     selector::LabelSelector,
 };
-use knarr_schema::{codec, patch, types};
+use knarr_schema::{patch, types};
 
 use crate::{
     call::{Exchange, Outcome},
@@ -23,7 +23,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     let paths = Paths::of(ex);
     if ex.call.info.verb == "get" {
         let item = read::item(ex, ex.name()?).await?;
-        let object = ex.served.to_served(codec::to_value(&item.object)?)?;
+        let object = ex.served.read(&item.object)?;
         return Ok(Outcome::value(paths.scale_of(&object)));
     }
     let wish = match ex.call.patch {
@@ -33,7 +33,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     let change = Rescale { paths, wish };
     match write::replace(&Writer::new(ex), ex.name()?, &change).await? {
         Outcome::Object { object, code, .. } => {
-            let object = ex.served.to_served(codec::to_value(&object)?)?;
+            let object = ex.served.read(&object)?;
             Ok(Outcome::Value { value: change.paths.scale_of(&object), code })
         }
         other => Ok(other),
