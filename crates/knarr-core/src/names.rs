@@ -107,6 +107,23 @@ pub fn is_label_value(s: &str) -> Vec<String> {
     problems
 }
 
+/// A key of a ConfigMap's or Secret's data: a file name, when it is mounted.
+pub fn is_config_key(s: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if s.len() > DNS1123_SUBDOMAIN_MAX {
+        problems.push(format!("must be no more than {DNS1123_SUBDOMAIN_MAX} characters"));
+    }
+    if s.is_empty() || !s.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_')) {
+        problems.push("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')".into());
+    }
+    match s {
+        "." | ".." => problems.push(format!("must not be '{s}'")),
+        _ if s.starts_with("..") => problems.push("must not start with '..'".into()),
+        _ => {}
+    }
+    problems
+}
+
 /// A name that stands as one segment of a path (RBAC's names).
 pub fn is_path_segment(s: &str) -> Vec<String> {
     let mut problems = Vec::new();
@@ -133,6 +150,7 @@ mod tests {
         assert!(is_dns1123_subdomain("a.b-c.d").is_empty());
         assert!(is_qualified_name("kubernetes.io/metadata.name").is_empty());
         assert!(is_label_value("").is_empty());
+        assert!(is_config_key(".KEY_a-1").is_empty());
     }
 
     #[test]
@@ -147,5 +165,8 @@ mod tests {
             assert!(!is_qualified_name(s).is_empty(), "{s}");
         }
         assert!(!is_dns1035_label("1a").is_empty());
+        for s in ["", "a/b", ".", "..", "..a"] {
+            assert!(!is_config_key(s).is_empty(), "{s}");
+        }
     }
 }
