@@ -14,8 +14,9 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::PollSender;
 
 use super::pieces::{self, Reader};
@@ -113,9 +114,10 @@ impl Channels {
         drop(self.closed.clone().wait_for(|closed| *closed).await);
     }
 
-    /// Ends the connection after all that has been written.
+    /// Ends the connection after all that has been written. Clients take an end without the normal code for a failure.
     pub async fn close(self) {
-        drop(self.messages.send(Message::Close(None)).await);
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        drop(self.messages.send(Message::Close(Some(normal))).await);
     }
 }
 
