@@ -6,20 +6,21 @@ use async_trait::async_trait;
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_net::dns;
-use knarr_net::pods::{Config, HostPort, PodNetwork, Protocol, Sandbox};
+use knarr_net::pods::{self, Config, HostPort, PodNetwork, Protocol, Sandbox};
 use knarr_node::network as wanted;
 use knarr_runtime::cri::SandboxStatus;
 use tokio::sync::watch;
 
 /// The node's pod network. Clones are the same network.
 #[derive(Clone)]
-pub struct Network(PodNetwork);
+pub struct Network(PodNetwork, Config);
 
 impl Network {
     pub fn new(cluster: &Cluster, node: &Node) -> Result<Self> {
         let folder = cluster.node_data(node).join("network");
         private_folder(&folder)?;
-        PodNetwork::new(Config::new(folder, &super::agent::cluster_cidrs(cluster)?)).map(Self).map_err(Failure::program)
+        let config = Config::new(folder, &super::agent::cluster_cidrs(cluster)?);
+        Ok(Self(PodNetwork::new(config.clone()).map_err(Failure::program)?, config))
     }
 
     pub fn pods(&self) -> PodNetwork {
@@ -34,8 +35,9 @@ impl Network {
         }
     }
 
+    /// Takes every trace of it out of the kernel.
     pub fn remove(&self) -> Result<()> {
-        self.0.remove().map_err(Failure::program)
+        pods::remove(&self.1).map_err(Failure::program)
     }
 }
 
