@@ -69,7 +69,8 @@ struct WireVersion {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireStatus {
-    conditions: Vec<WireCondition>,
+    /// `null` right after the definition was made.
+    conditions: Option<Vec<WireCondition>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,7 +88,7 @@ impl Project for Definition {
         let mut versions: Vec<String> = spec.versions.into_iter().filter(|v| v.served).map(|v| v.name).collect();
         versions.sort_by(|a, b| version_order(a, b));
         let preferred = versions.first().cloned().unwrap_or_default();
-        let established = status.conditions.iter().any(|c| c.r#type == "Established" && c.status == "True");
+        let established = status.conditions.unwrap_or_default().iter().any(|c| c.r#type == "Established" && c.status == "True");
         Ok(Self {
             info: ResourceInfo {
                 gvr: GroupVersionResource::new(spec.group, preferred, spec.names.plural),
