@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use std::sync::Mutex;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-
+use std::sync::Mutex;
 
 /// Wall-clock time.
 pub trait Clock: Send + Sync + 'static {
@@ -88,14 +87,7 @@ impl Env {
     /// A random UUID of version 4.
     pub fn uuid(&self) -> String {
         let (a, b) = (self.rng.next_u64(), self.rng.next_u64());
-        format!(
-            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-            a >> 32,
-            (a >> 16) & 0xffff,
-            a & 0xfff,
-            0x8000 | (b >> 50) & 0x3fff,
-            b & 0xffff_ffff_ffff
-        )
+        format!("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xfff, 0x8000 | (b >> 50) & 0x3fff, b & 0xffff_ffff_ffff)
     }
 
     /// A number below `bound` (which must not be zero).

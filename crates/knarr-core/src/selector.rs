@@ -214,7 +214,10 @@ impl<'a> Parser<'a> {
                 let value = self.token();
                 check_value(key, value)?;
                 if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
-                    return Err(format!("values[0][{key}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer", crate::field::go_quote(value)));
+                    return Err(format!(
+                        "values[0][{key}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
+                        crate::field::go_quote(value)
+                    ));
                 }
                 return Ok(made(operator, vec![value.to_owned()]));
             }
@@ -369,12 +372,25 @@ mod tests {
     #[test]
     fn requirements_hold_together() {
         let labels = json!({"app": "web", "n": "5"});
-        for (text, wanted) in [("app=web", true), ("app!=web", false), ("other!=web", true), ("n>4,app", true), ("n<5", false), ("!other", true), ("app in (db,web)", true), ("app notin (web)", false)] {
+        for (text, wanted) in [
+            ("app=web", true),
+            ("app!=web", false),
+            ("other!=web", true),
+            ("n>4,app", true),
+            ("n<5", false),
+            ("!other", true),
+            ("app in (db,web)", true),
+            ("app notin (web)", false),
+        ] {
             assert_eq!(LabelSelector::parse(text).unwrap().matches(Some(&labels)), wanted, "{text}");
         }
         assert!(!LabelSelector::from_value(None).unwrap().matches(Some(&labels)));
         assert!(LabelSelector::from_value(Some(&json!({}))).unwrap().matches(Some(&labels)));
-        assert!(LabelSelector::from_value(Some(&json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]}))).unwrap().matches(Some(&labels)));
+        assert!(
+            LabelSelector::from_value(Some(&json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web"]}]})))
+                .unwrap()
+                .matches(Some(&labels))
+        );
     }
 
     #[test]

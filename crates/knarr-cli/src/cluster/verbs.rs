@@ -13,10 +13,10 @@ use super::{logs, status, stop};
 #[derive(Clone, Debug, Args)]
 pub struct Which {
     /// Name of the cluster
-    #[arg(short, long, default_value = DEFAULT_PROFILE)]
+    #[arg(short, long, global = true, default_value = DEFAULT_PROFILE)]
     pub profile: String,
     /// Folder of the cluster's data (default: /var/lib/knarr/PROFILE)
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub data: Option<PathBuf>,
 }
 

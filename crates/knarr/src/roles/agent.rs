@@ -1,10 +1,9 @@
 //! One node: runtime, pod network, service proxy, DNS and the node agent, in one process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
@@ -19,10 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::network::Network;
 use super::tls;
-
-/// Ports of the service proxy, as upstream has them.
-const PROXY_HEALTH_PORT: u16 = 10256;
-const PROXY_METRICS_PORT: u16 = 10249;
 
 /// Where a node stands: what it still holds of the machine outside, when it lives in a namespace of its own.
 #[derive(Default)]
@@ -58,34 +53,27 @@ pub async fn run(cluster: &Cluster, node: &Node, place: Place) -> Result<()> {
     let network_client = TlsTransport::new(identity.network).map_err(Failure::program)?.client();
     let services = SharedInformers::new(network_client, env.clone(), stop.clone());
     let runtime = open_runtime(cluster, node, place.machine).await?;
-    let network = Network::new(cluster, node)?;
-    let routes = knarr_net::nodes::start(&node.name, &services, network.pods(), place.outer, stop.clone()).map_err(Failure::program)?;
-    let proxy = knarr_net::proxy::start(proxy_config(cluster, node)?, &services, env.clone(), stop.clone()).map_err(Failure::program)?;
-    knarr_net::dns::start(&super::network::dns_config(cluster, node), &services, env.clone(), &stop).map_err(Failure::program)?;
+    let network = knarr_net::network::start(&super::network::config(cluster, node)?, &services, place.outer, &env, &stop).map_err(Failure::program)?;
     let events = Recorder::start(client.clone(), "kubelet", &node.name, env.clone(), stop.clone());
-    let parts = Parts { client, runtime: Arc::new(runtime), network: Arc::new(network), events: Arc::new(events), env, mounter: None };
+    let parts =
+        Parts { client, runtime: Arc::new(runtime), network: Arc::new(Network::new(network.pods.clone())), events: Arc::new(events), env, mounter: None };
     let agent = Agent::new(agent_config(cluster, node, identity.serving), parts);
     let cancel = stop.clone();
     let running = tokio::spawn(agent.run(cancel));
     super::until_told_to_stop().await?;
     stop.cancel();
-    drop((proxy, routes));
+    drop(network);
     running.await.map_err(Failure::program)?.map_err(Failure::program)
 }
 
 /// Ends every pod of the node and takes away what the node has made. Nothing else of the node may run.
 pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
     let runtime = open_runtime(cluster, node, None).await?;
-    let network = Network::new(cluster, node)?;
+    knarr_net::network::remove(&super::network::config(cluster, node)?).map_err(Failure::program)?;
     for sandbox in runtime.list_pod_sandboxes().await.map_err(Failure::program)? {
-        network.forget(&sandbox).await?;
         runtime.stop_pod_sandbox(&sandbox.id).await.map_err(Failure::program)?;
         runtime.remove_pod_sandbox(&sandbox.id).await.map_err(Failure::program)?;
     }
-    network.remove()?;
-    knarr_net::nodes::remove().map_err(Failure::program)?;
-    knarr_net::proxy::remove(&proxy_config(cluster, node)?.table).map_err(Failure::program)?;
-    knarr_net::dns::remove(&super::network::dns_config(cluster, node)).map_err(Failure::program)?;
     super::traces::remove(cluster, node)
 }
 
@@ -112,7 +100,7 @@ impl Identity {
         let pair = pki.leaf(&format!("node-{}", node.name), &leaf, env.now()).map_err(Failure::program)?;
         let proxy =
             Leaf { common_name: "system:kube-proxy", organization: Some("system:coredns"), dns_names: &[], addresses: &[], client: true, server: false };
-        let proxy = pki.leaf("kube-proxy", &proxy, env.now()).map_err(Failure::program)?;
+        let proxy = pki.leaf(&format!("kube-proxy-{}", node.name), &proxy, env.now()).map_err(Failure::program)?;
         let config = |identity: &knarr_apiserver::pki::Identity, agent: &str| {
             let mut config = ClientConfig::new(cluster.server_url());
             config.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
@@ -164,16 +152,4 @@ fn agent_config(cluster: &Cluster, node: &Node, serving: ServingConfig) -> Agent
         serving: Some(serving),
         ..AgentConfig::new(&node.name)
     }
-}
-
-pub fn cluster_cidrs(cluster: &Cluster) -> Result<Vec<IpNet>> {
-    Ok(vec![cluster.pod_cidr.parse().map_err(Failure::program)?])
-}
-
-fn proxy_config(cluster: &Cluster, node: &Node) -> Result<knarr_net::proxy::Config> {
-    let mut config = knarr_net::proxy::Config::new(&node.name, &cluster_cidrs(cluster)?);
-    config.own_fronts = knarr_net::dns::own_fronts(&super::network::dns_config(cluster, node));
-    config.health_address = Some(SocketAddr::new(node.address, PROXY_HEALTH_PORT));
-    config.metrics_address = Some(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PROXY_METRICS_PORT));
-    Ok(config)
 }

@@ -1,43 +1,27 @@
 //! The pod network as the node agent wants it, over the one that `knarr-net` has.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use async_trait::async_trait;
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
-use knarr_net::dns;
-use knarr_net::pods::{self, Config, HostPort, PodNetwork, Protocol, Sandbox};
+use knarr_net::network::Config;
+use knarr_net::pods::{HostPort, PodNetwork, Protocol, Sandbox};
 use knarr_node::network as wanted;
 use knarr_runtime::cri::SandboxStatus;
 use tokio::sync::watch;
+
+/// Ports of the service proxy, as upstream has them.
+const PROXY_HEALTH_PORT: u16 = 10256;
+const PROXY_METRICS_PORT: u16 = 10249;
 
 /// The node's pod network. Clones are the same network.
 #[derive(Clone)]
 pub struct Network(PodNetwork, Config);
 
 impl Network {
-    pub fn new(cluster: &Cluster, node: &Node) -> Result<Self> {
-        let folder = cluster.node_data(node).join("network");
-        private_folder(&folder)?;
-        let config = Config::new(folder, &super::agent::cluster_cidrs(cluster)?);
-        Ok(Self(PodNetwork::new(config.clone()).map_err(Failure::program)?, config))
-    }
-
-    pub fn pods(&self) -> PodNetwork {
-        self.0.clone()
-    }
-
-    /// Detaches a sandbox of which only the runtime knows.
-    pub async fn forget(&self, status: &SandboxStatus) -> Result<()> {
-        match sandbox(status, &[]) {
-            Some(sandbox) => self.0.detach(&sandbox).await.map_err(Failure::program),
-            None => Ok(()),
-        }
-    }
-
-    /// Takes every trace of it out of the kernel.
-    pub fn remove(&self) -> Result<()> {
-        pods::remove(&self.1).map_err(Failure::program)
+    pub fn new(pods: PodNetwork) -> Self {
+        Self(pods)
     }
 }
 
@@ -87,9 +71,18 @@ impl wanted::PodNetwork for Network {
     }
 }
 
-/// How the node's own DNS server is set up.
-pub fn dns_config(cluster: &Cluster, node: &Node) -> dns::Config {
-    let mut config = dns::Config::new(&cluster.cluster_domain, &[cluster.cluster_dns]);
-    config.loopback_resolvers = node.index == 0;
-    config
+/// What the node's network is to be like.
+pub fn config(cluster: &Cluster, node: &Node) -> Result<Config> {
+    let folder = cluster.node_data(node);
+    private_folder(&folder)?;
+    let network = |text: &str| text.parse().map_err(Failure::program);
+    Ok(Config {
+        cluster_cidrs: vec![network(&cluster.pod_cidr)?],
+        service_cidrs: vec![network(&cluster.service_cidr)?],
+        cluster_domain: cluster.cluster_domain.clone(),
+        cluster_dns: vec![cluster.cluster_dns],
+        proxy_health_address: Some(SocketAddr::new(node.address, PROXY_HEALTH_PORT)),
+        proxy_metrics_address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_METRICS_PORT))),
+        ..Config::new(&node.name, folder)
+    })
 }

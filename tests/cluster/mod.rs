@@ -1,0 +1,133 @@
+//! A whole cluster for one test: real processes, real containers, stock kubectl. Its nodes live in network namespaces of their own,
+//! so that it disturbs nothing on the machine; it is deleted when the test ends, also when it fails.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// A condition that does not come true within this time fails the test.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Cluster {
+    profile: String,
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Cluster {
+    /// Starts a cluster of this many nodes.
+    pub fn start(name: &str, nodes: usize) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
+        let cluster = Self { profile: format!("{name}-{}", std::process::id()), folder, port };
+        cluster.start_again(nodes);
+        cluster
+    }
+
+    pub fn start_again(&self, nodes: usize) {
+        let data = self.data();
+        let args = ["start", "--nodes", &nodes.to_string(), "--port", &self.port.to_string(), "--kubeconfig", &self.kubeconfig().display().to_string()];
+        print!("{}", self.knarr_with(&args, &data));
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// A cluster verb for this cluster; it must succeed. Gives its output.
+    pub fn knarr(&self, args: &[&str]) -> String {
+        self.knarr_with(args, &self.data())
+    }
+
+    fn knarr_with(&self, args: &[&str], data: &Path) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_knarr"));
+        command.args(args).args(["--profile", &self.profile, "--data"]).arg(data);
+        done(&mut command)
+    }
+
+    /// Stock kubectl; it must succeed. Gives its output.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        done(&mut self.kubectl_command(args))
+    }
+
+    /// Stock kubectl, whatever comes of it.
+    pub fn try_kubectl(&self, args: &[&str]) -> Output {
+        self.kubectl_command(args).output().expect("kubectl runs")
+    }
+
+    fn kubectl_command(&self, args: &[&str]) -> Command {
+        let program = std::env::var_os("KNARR_KUBECTL").expect("KNARR_KUBECTL names a stock kubectl: `cargo xtask test` builds it and sets it");
+        let mut command = Command::new(program);
+        command.args(args).env("KUBECONFIG", self.kubeconfig()).env("NO_PROXY", "*").current_dir(root());
+        command
+    }
+
+    /// Takes the example app's image in.
+    pub fn load_example(&self) {
+        let archive = std::env::var("KNARR_HELLO_IMAGE").expect("KNARR_HELLO_IMAGE names the example app's archive: `cargo xtask test` packs it and sets it");
+        self.knarr(&["image", "load", &archive]);
+    }
+
+    /// The address of the first node.
+    pub fn address(&self) -> Ipv4Addr {
+        let text = self.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"]);
+        text.parse().expect("an address")
+    }
+
+    /// Kills the process of a role as hard as can be, and waits until somebody has started it again.
+    pub fn kill(&self, role: &str) {
+        let file = Path::new("/run/knarr").join(&self.profile).join(format!("{role}.pid"));
+        let pid = || std::fs::read_to_string(&file).ok().and_then(|t| t.split(' ').next().map(str::to_owned));
+        let before = pid().expect("a pid");
+        done(Command::new("kill").args(["-9", &before]));
+        wait_for(&format!("{role} to come back"), || pid().is_some_and(|p| p != before));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.knarr(&["logs", "--tail", "60"]));
+        }
+        self.knarr(&["delete"]);
+    }
+}
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks again until the condition holds.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One HTTP request over a connection of its own; the body of a 200.
+pub fn get(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.trim().to_owned()),
+        _ => Err(std::io::Error::other(format!("no answer: {answer:?}"))),
+    }
+}
