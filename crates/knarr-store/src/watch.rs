@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use imbl::OrdSet;
 
+use crate::Result;
 use crate::cache::{Cache, Resource};
 use crate::history::{Change, Cursor, LaneKey};
 use crate::item::{Entry, Item};
-use crate::{Error, Result};
 
 /// How many changes or objects are taken out of the cache at once.
 const BATCH: usize = 64;
@@ -109,7 +109,7 @@ impl Watcher {
     /// Waits for the next item.
     ///
     /// # Errors
-    /// [`Error::TooSlow`] when the history went over this watcher. The watch is over then.
+    /// [`crate::Error::TooSlow`] when the history went over this watcher. The watch is over then.
     pub async fn next(&mut self) -> Result<WatchItem> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -207,11 +207,5 @@ impl futures::Stream for Watcher {
     /// Never ends by itself.
     fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Watcher::poll_next(self.get_mut(), cx).map(Some)
-    }
-}
-
-impl From<Error> for std::io::Error {
-    fn from(error: Error) -> Self {
-        Self::other(error.to_string())
     }
 }

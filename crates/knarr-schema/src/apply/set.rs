@@ -165,9 +165,8 @@ impl<'a> Set<'a> {
 
     /// Visits all members: those of a node before those below its children.
     pub fn each<'s>(&'s self, path: &mut Vec<&'s Element<'a>>, visit: &mut impl FnMut(&[&'s Element<'a>])) {
-        for (element, child) in self.children.iter().filter(|(_, c)| c.member) {
+        for (element, _) in self.children.iter().filter(|(_, c)| c.member) {
             path.push(element);
-            let _: &Self = child;
             visit(path);
             path.pop();
         }

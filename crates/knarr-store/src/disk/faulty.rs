@@ -306,7 +306,7 @@ impl DiskFile for FaultyFile {
         self.disk.lock().write(self.id, bytes, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         let state = self.disk.lock();
         state.check()?;
         Ok(state.files[&self.id].now.len() as u64)

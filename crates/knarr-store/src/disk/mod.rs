@@ -34,7 +34,7 @@ pub trait DiskFile: Send + Sync {
     /// Reads up to the length of `buffer`; less only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the contents durable. After a failure nothing is known of what was written since the last success.
     fn sync(&self) -> io::Result<()>;
@@ -116,7 +116,7 @@ impl DiskFile for File {
         self.write_all_at(bytes, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

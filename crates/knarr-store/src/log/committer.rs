@@ -46,11 +46,14 @@ const FAST: Duration = Duration::from_millis(1);
 /// How long after a snapshot that failed the next is tried.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// What became of a snapshot: its size, or nothing when it was told to stop.
+type Written = std::io::Result<Option<u64>>;
+
 /// A snapshot on its way.
 struct Snapshotting {
     revision: u64,
     time_ms: u64,
-    result: Arc<Mutex<Option<std::io::Result<Option<u64>>>>>,
+    result: Arc<Mutex<Option<Written>>>,
     thread: Option<JoinHandle<()>>,
 }
 

@@ -225,7 +225,7 @@ impl FrameReader {
 
     /// Frames are written one after the other, each after the sync of the one before.
     fn expect_no_frame_after(&mut self, offset: u64) -> Result<(), Trouble> {
-        let len = self.window.file.len()?;
+        let len = self.window.file.size()?;
         let mut at = offset + ALIGN;
         while at < len {
             let bytes = self.window.read(at, FRAME_HEADER)?;

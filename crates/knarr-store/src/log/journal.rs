@@ -67,7 +67,7 @@ impl Journal {
     /// Goes on in the file where an earlier process ended.
     pub fn resume(disk: Arc<dyn Disk>, tail: &Tail, space: Space, records: Records) -> io::Result<Self> {
         let file = disk.open(&log_name(tail.first))?;
-        let zeroed = file.len()?.max(tail.end.offset);
+        let zeroed = file.size()?.max(tail.end.offset);
         Ok(Self { disk, file, seed: tail.seed, end: tail.end.offset, zeroed, frame: Vec::new(), space, records })
     }
 

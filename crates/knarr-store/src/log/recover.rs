@@ -203,7 +203,7 @@ fn secure_end(file: &dyn DiskFile, tail: &Tail) -> std::io::Result<()> {
     let read = file.read_at(&mut bytes, tail.last_frame)?;
     file.write_at(&bytes[..read], tail.last_frame)?;
     // What lies behind the end stays as zeros: it is the space that deletions need on a full disk.
-    let rest = file.len()?.saturating_sub(tail.end.offset);
+    let rest = file.size()?.saturating_sub(tail.end.offset);
     file.write_at(&vec![0; usize::try_from(rest).unwrap_or(0)], tail.end.offset)?;
     file.sync()
 }
