@@ -69,6 +69,8 @@ pub struct Cache {
     /// Up to here, watchers have been given everything.
     delivered: AtomicU64,
     revision: tokio::sync::watch::Sender<u64>,
+    /// Set once, when the engine can write no more.
+    failure: tokio::sync::watch::Sender<Option<String>>,
     /// Whether the housekeeper knows that there is history that will age.
     is_aging: AtomicBool,
     /// Told when something was written that will expire, or age while nothing else does.
@@ -89,6 +91,7 @@ impl Cache {
             limits,
             delivered: AtomicU64::new(0),
             revision: tokio::sync::watch::Sender::new(0),
+            failure: tokio::sync::watch::Sender::new(None),
             is_aging: AtomicBool::new(false),
             aging: Notify::new(),
             waking: Mutex::default(),
@@ -111,6 +114,15 @@ impl Cache {
 
     pub(crate) fn revisions(&self) -> tokio::sync::watch::Receiver<u64> {
         self.revision.subscribe()
+    }
+
+    /// Tells everybody that the engine can write no more, and why.
+    pub fn report_failure(&self, failure: String) {
+        self.failure.send_replace(Some(failure));
+    }
+
+    pub(crate) fn failures(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.failure.subscribe()
     }
 
     pub fn get(&self, resource: &Resource, path: &str) -> Option<Arc<Item>> {

@@ -80,9 +80,19 @@ impl Storage {
         self.cache.revision()
     }
 
-    /// Why no write can succeed any more: the server should say so, stop and start anew.
+    /// Why no write can succeed any more, if it is so.
     pub fn failure(&self) -> Option<String> {
         self.engine.failure()
+    }
+
+    /// Waits until no write can succeed any more, and tells why: then the server should stop and start anew.
+    pub async fn failed(&self) -> String {
+        let mut failures = self.cache.failures();
+        match failures.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or_default(),
+            // The sender lives in the cache, which we hold.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Ends the engine in good order: every write that was taken is answered, later ones are refused.

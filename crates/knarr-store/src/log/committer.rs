@@ -156,6 +156,7 @@ impl Committer {
         let failure = format!("the log cannot be written any more: {error}");
         tracing::error!(%error, "the store has failed: no write will be acknowledged until it is opened anew");
         batch.fail(&Error::Engine(failure.clone()));
+        self.cache.report_failure(failure.clone());
         self.shared.failure.get_or_init(|| failure);
     }
 

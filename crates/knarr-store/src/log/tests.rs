@@ -227,7 +227,8 @@ async fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is
         let disk = FaultyDisk::new(Faults { fail_sync: Some(random.random_range(0..20)), ..Faults::default() });
         let Ok(life) = Life::begin(&disk) else { continue };
         known.live(&life, 15, &mut random).await;
-        if life.storage.failure().is_some() {
+        if let Some(failure) = life.storage.failure() {
+            assert_eq!(life.storage.failed().await, failure);
             assert!(matches!(life.create("default/later").await, Err(Error::Engine(_))));
         }
         drop(life);
