@@ -5,6 +5,7 @@
 //! - [`pods`]: links, addresses, masquerading and host ports of the pods on one node.
 //! - [`nodes`]: the way from node to node, and nodes in network namespaces on one machine.
 //! - [`proxy`]: Services as packet rules.
+//! - [`policy`]: who may talk to whom.
 //! - [`dns`]: names of the cluster, answered on every node.
 
 pub mod dns;
@@ -12,6 +13,7 @@ mod http;
 pub mod network;
 pub mod nodes;
 pub mod pods;
+pub mod policy;
 pub mod proxy;
 mod rules;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::nodes::local::Outer;
 use crate::nodes::{self, NodeRoutes};
 use crate::pods::link::LOOPBACK;
 use crate::pods::{self, PodNetwork};
+use crate::policy::{self, Enforcer};
 use crate::proxy::{self, ServiceProxy};
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,7 @@ impl Config {
 pub struct NodeNetwork {
     pub pods: PodNetwork,
     pub proxy: ServiceProxy,
+    pub policies: Enforcer,
     pub routes: NodeRoutes,
 }
 
@@ -105,7 +107,8 @@ pub fn start(config: &Config, informers: &SharedInformers, outer: Option<Outer>,
     let proxy = proxy::start(proxy, informers, env.clone(), stop.clone())?;
     dns::start(&dns, informers, env.clone(), stop)?;
     let routes = nodes::start(&config.node_name, informers, pods.clone(), outer, stop.clone())?;
-    Ok(NodeNetwork { pods, proxy, routes })
+    let policies = policy::start(&config.node_name, policy::TABLE_DEFAULT, informers, stop.clone())?;
+    Ok(NodeNetwork { pods, proxy, policies, routes })
 }
 
 /// Without a default route the machine's own processes could not even try to reach a ClusterIP: the kernel looks for a way
@@ -128,7 +131,8 @@ fn route_services(service_cidrs: &[IpNet]) -> Result<(), netlink::Error> {
 pub fn remove(config: &Config) -> Result<(), Error> {
     let way = |cidr: &IpNet| route::delete_route(&route::Route::direct(*cidr, LOOPBACK));
     let services = || RouteSocket::open()?.remove(&config.service_cidrs.iter().map(way).collect::<Vec<_>>());
-    let done: [Result<(), Error>; 5] = [
+    let done: [Result<(), Error>; 6] = [
+        policy::remove(policy::TABLE_DEFAULT).map_err(Error::from),
         proxy::remove(proxy::TABLE_DEFAULT).map_err(Error::from),
         dns::remove(&config.dns(false)).map_err(Error::from),
         nodes::remove().map_err(Error::from),

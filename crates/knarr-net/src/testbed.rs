@@ -86,11 +86,20 @@ impl Machine {
 
     /// What a TCP server answers, or the kind of failure.
     pub fn ask(&self, to: &str) -> Result<String, std::io::ErrorKind> {
+        self.ask_for(PATIENCE, to)
+    }
+
+    /// The same where silence is expected.
+    pub fn ask_briefly(&self, to: &str) -> Result<String, std::io::ErrorKind> {
+        self.ask_for(Duration::from_millis(300), to)
+    }
+
+    fn ask_for(&self, patience: Duration, to: &str) -> Result<String, std::io::ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         self.run(|| {
             let mut answer = String::new();
-            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.kind())?;
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut stream = TcpStream::connect_timeout(&to, patience).map_err(|e| e.kind())?;
+            stream.set_read_timeout(Some(patience)).unwrap();
             stream.read_to_string(&mut answer).map_err(|e| e.kind())?;
             Ok(answer)
         })

@@ -23,6 +23,7 @@ pub(super) mod message {
     pub const NEW_RULE: u16 = 6;
     pub const DELETE_RULE: u16 = 8;
     pub const NEW_SET: u16 = 9;
+    pub const DELETE_SET: u16 = 11;
     pub const NEW_ELEMENT: u16 = 12;
     pub const GET_ELEMENT: u16 = 13;
     pub const DELETE_ELEMENT: u16 = 14;
@@ -156,6 +157,7 @@ impl<F: FnMut() -> u32> Encoder<'_, F> {
             }
             Change::AddElements { set, elements } => self.elements(message::NEW_ELEMENT, NLM_F_CREATE, set, elements, true),
             Change::DeleteElements { set, elements } => self.elements(message::DELETE_ELEMENT, 0, set, elements, false),
+            Change::DeleteSet(set) => self.message(message::DELETE_SET, 0, |m, table| table_and_chain(m, table, set)),
             Change::FlushSet(set) => self.message(message::DELETE_ELEMENT, 0, |m, table| {
                 m.text(element::LIST_TABLE, table);
                 m.text(element::LIST_SET, set);

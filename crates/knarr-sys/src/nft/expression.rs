@@ -68,6 +68,9 @@ pub const CT_STATUS_DNAT: u32 = 1 << 5;
 pub enum Compare {
     Equal = 0,
     NotEqual = 1,
+    /// Of values in network byte order, like the next.
+    LessOrEqual = 3,
+    GreaterOrEqual = 5,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +191,15 @@ pub enum Expression {
     Counter,
 }
 
+fn compared(op: Compare) -> &'static str {
+    match op {
+        Compare::Equal => "==",
+        Compare::NotEqual => "!=",
+        Compare::LessOrEqual => "<=",
+        Compare::GreaterOrEqual => ">=",
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -200,7 +212,7 @@ impl fmt::Display for Expression {
             Self::SetMark { from } => write!(f, "Mark = {from}"),
             Self::SetPriority { from } => write!(f, "Priority = {from}"),
             Self::Ct { key, to } => write!(f, "{to} = ct {key:?}"),
-            Self::Compare { register, op, value } => write!(f, "{register} {} {}", if *op == Compare::Equal { "==" } else { "!=" }, hex(value)),
+            Self::Compare { register, op, value } => write!(f, "{register} {} {}", compared(*op), hex(value)),
             Self::Bitwise { from, to, mask, xor } => write!(f, "{to} = ({from} & {}) ^ {}", hex(mask), hex(xor)),
             Self::Immediate { to, value } => write!(f, "{to} = {}", hex(value)),
             Self::Verdict(verdict) => write!(f, "{verdict}"),

@@ -222,6 +222,8 @@ pub enum Change {
         elements: Vec<Element>,
     },
     FlushSet(String),
+    /// Only one that no rule uses.
+    DeleteSet(String),
 }
 
 impl Change {
@@ -238,6 +240,7 @@ impl Change {
             Self::AddElements { set, elements } => format!("add {} elements to {set}", elements.len()),
             Self::DeleteElements { set, elements } => format!("delete {} elements from {set}", elements.len()),
             Self::FlushSet(s) => format!("flush set {s}"),
+            Self::DeleteSet(s) => format!("delete set {s}"),
         }
     }
 }

@@ -56,6 +56,10 @@ impl RecordedNft {
                 }
             }
             Change::FlushSet(set) => self.set(table, set)?.clear(),
+            Change::DeleteSet(set) => {
+                self.set(table, set)?;
+                self.tables.get_mut(table).and_then(|t| t.sets.remove(set));
+            }
             Change::AddChain(_) | Change::FlushChain(_) | Change::DeleteChain(_) | Change::AddRule { .. } => (),
         }
         Ok(())

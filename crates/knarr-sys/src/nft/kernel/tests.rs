@@ -134,6 +134,17 @@ fn a_refused_change_is_named_and_leaves_nothing_of_its_batch() {
 }
 
 #[test]
+fn a_set_goes_with_the_last_rule_that_used_it() {
+    inside(|nft| {
+        nft.apply(&everything()).unwrap();
+        let delete = |set: &str| Change::DeleteSet(set.into());
+        assert!(nft.apply(Batch::new(Family::Ip, "test").push(delete("pairs"))).is_err());
+        nft.apply(Batch::new(Family::Ip, "test").push(Change::FlushChain("out".into())).push(delete("pairs"))).unwrap();
+        assert!(nft.elements(Family::Ip, "test", "pairs").unwrap_err().is_absent());
+    });
+}
+
+#[test]
 fn an_element_is_exchanged_within_one_batch() {
     inside(|nft| {
         nft.apply(&everything()).unwrap();
