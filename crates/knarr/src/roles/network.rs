@@ -17,7 +17,7 @@ const PROXY_METRICS_PORT: u16 = 10249;
 
 /// The node's pod network. Clones are the same network.
 #[derive(Clone)]
-pub struct Network(PodNetwork, Config);
+pub struct Network(PodNetwork);
 
 impl Network {
     pub fn new(pods: PodNetwork) -> Self {
