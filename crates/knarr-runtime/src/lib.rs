@@ -9,4 +9,5 @@ pub mod shim;
 
 pub use cri::Runtime;
 pub use embedded::{Embedded, EmbeddedConfig, ShimProgram};
+pub use image::{Hosts, Images};
 pub use shim::shim_main;

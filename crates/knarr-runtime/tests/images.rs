@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
-use knarr_runtime::Runtime;
 use knarr_runtime::cri::{Auth, Error};
 use knarr_runtime::image::Digest;
+use knarr_runtime::{Hosts, Images, Runtime};
 use parking_lot::Mutex;
 use world::{World, image_config, layer, second_layer, tarball};
 
@@ -143,8 +143,16 @@ impl Shared {
     fn serve(&self, request: &Request<Incoming>) -> Response<Body> {
         let (path, mood) = (request.uri().path().to_owned(), *self.mood.lock());
         let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-        self.requests.lock().push(format!("{} {path} {}", request.method(), header("range").unwrap_or_default()));
+        let query = request.uri().query().unwrap_or_default();
+        self.requests.lock().push(format!("{} {path} {} {query}", request.method(), header("range").unwrap_or_default()));
         let basic = header("authorization").is_some_and(|v| v == "Basic dXNlcjpwYXNz");
+        if path == "/token" && request.method() == http::Method::POST {
+            return if header("authorization").is_none() {
+                answer(StatusCode::OK, r#"{"access_token":"granted"}"#)
+            } else {
+                answer(StatusCode::BAD_REQUEST, "")
+            };
+        }
         if path == "/token" {
             let scope = request.uri().query().unwrap_or_default().contains("scope=repository:");
             return if basic && scope { answer(StatusCode::OK, r#"{"token":"granted"}"#) } else { answer(StatusCode::UNAUTHORIZED, "") };
@@ -356,5 +364,26 @@ async fn an_oci_layout_is_loaded() {
     assert_eq!(world.runtime.load_images(&archive).await.unwrap(), ["layout.test/app:7"]);
     let image = world.runtime.image_status("layout.test/app:7").await.unwrap().unwrap();
     assert_eq!(image.id, Digest::of(&config).to_string());
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mirrors_stand_in_for_registries() {
+    let world = World::new().await;
+    let registry = Registry::start().await;
+    registry.add_image("1", &layers());
+    let yaml = format!(
+        "mirrors:\n  quay.io:\n    endpoint: ['http://127.0.0.1:1', 'http://{}']\n    rewrite: {{'^a/(.*)': 'mirrored/$1'}}\n",
+        registry.0.address.lock()
+    );
+    let images = Images::open(&world.folder.join("mirrored"), Box::new(Hosts::parse(&yaml).unwrap()), None).await.unwrap();
+    images.pull("quay.io/a/b:1", None).await.unwrap();
+    assert_eq!(images.list().await.unwrap()[0].repo_tags, ["quay.io/a/b:1"]);
+    assert!(registry.asked("/v2/mirrored/b/manifests/1  ns=quay.io") == 1);
+
+    registry.mood(Mood::Token);
+    let auth = Auth { identity_token: "long lived".into(), ..Auth::default() };
+    world.runtime.pull_image(&registry.name("a/b:1"), Some(&auth)).await.unwrap();
+    assert_eq!(registry.asked("POST /token"), 1);
     world.close().await;
 }

@@ -2,11 +2,10 @@
 
 mod world;
 
-use std::path::Path;
 use std::time::Duration;
 
+use knarr_runtime::Runtime;
 use knarr_runtime::cri::{ContainerState, NamespaceMode, RuntimeEvent, SandboxState};
-use knarr_runtime::{Embedded, Runtime};
 use world::{World, log, until};
 
 fn shim_pid(world: &World, sandbox: &str) -> i32 {
@@ -16,18 +15,6 @@ fn shim_pid(world: &World, sandbox: &str) -> i32 {
 
 fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
-}
-
-/// Runs something as another agent would: in a runtime of its own that then vanishes without a word.
-fn in_another_agent<T: Send + 'static>(folder: &Path, work: impl AsyncFnOnce(Embedded) -> T + Send + 'static) -> T {
-    let folder = folder.to_owned();
-    let agent = std::thread::spawn(move || {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let result = tokio.block_on(async move { work(world::open(&folder).await).await });
-        tokio.shutdown_background();
-        result
-    });
-    agent.join().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,14 +32,11 @@ async fn a_new_agent_finds_everything_running() {
     let before = world.runtime.container_status(&ticking).await.unwrap();
     let netns = world.runtime.list_pod_sandboxes().await.unwrap()[0].netns.clone();
 
-    let (pods, after) = {
-        let ticking = ticking.clone();
-        in_another_agent(&world.folder, async move |agent| (agent.list_pod_sandboxes().await.unwrap(), agent.container_status(&ticking).await.unwrap()))
-    };
+    world.replace_agent(|| ()).await;
+    let (pods, after) = (world.runtime.list_pod_sandboxes().await.unwrap(), world.runtime.container_status(&ticking).await.unwrap());
     assert_eq!((after.pid, after.started_at, after.state), (before.pid, before.started_at, ContainerState::Running));
     assert_eq!((&pods[0].state, &pods[0].ips, &pods[0].netns), (&SandboxState::Ready, &vec!["10.0.0.7".to_owned()], &netns));
-
-    world.runtime = world::open(&world.folder).await;
+    world.replace_agent(|| ()).await;
     let mut events = world.runtime.events();
     world.runtime.exec_sync(&ending, &["touch".into(), "/tmp/end".into()], world::PATIENCE).await.unwrap();
     assert_eq!(world.ended(&ending).await.exit_code, Some(42));
@@ -134,12 +118,8 @@ async fn agent_and_shim_may_die_together() {
     let over = world.start(&pod, &config).await;
     world.ended(&over).await;
     let before = world.runtime.container_status(&id).await.unwrap();
-    // The agent forgets everything before it can help: its record says that the pod is stopped to it only.
     let shim = shim_pid(&world, &pod);
-    let old = std::mem::replace(&mut world.runtime, world::open(&world.folder.join("elsewhere")).await);
-    old.abandon();
-    kill(shim);
-    world.runtime = world::open(&world.folder).await;
+    world.replace_agent(|| kill(shim)).await;
     let after = world.runtime.container_status(&id).await.unwrap();
     assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
     assert_eq!(world.runtime.container_status(&over).await.unwrap().exit_code, Some(3));
@@ -157,7 +137,7 @@ async fn what_was_stopped_stays_stopped() {
     world.runtime.stop_pod_sandbox(&pod).await.unwrap();
     world.runtime.stop_pod_sandbox(&pod).await.unwrap();
     assert_eq!(world.runtime.container_status(&id).await.unwrap().exit_code, Some(137));
-    world.runtime = world::open(&world.folder).await;
+    world.replace_agent(|| ()).await;
     assert_eq!(world.runtime.list_pod_sandboxes().await.unwrap()[0].state, SandboxState::NotReady);
     assert_eq!(world.runtime.container_status(&id).await.unwrap().exit_code, Some(137));
     assert!(world.runtime.create_container(&pod, &world.shell("true")).await.is_err());
@@ -178,5 +158,13 @@ async fn the_shims_program_cannot_be_overwritten() {
     let mut config = world.shell("printf '#!/proc/self/exe\\n' > /tmp/s; chmod +x /tmp/s; /tmp/s; readlink /proc/self/exe");
     config.log_path = "x/0.log".into();
     assert!(world.run(&pod, &config).await.1.contains("/bin/busybox"));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents_never_share_a_folder() {
+    let world = World::new().await;
+    let second = world::try_open(&world.folder).await;
+    assert!(second.is_err_and(|e| e.to_string().contains("another agent runs on")));
     world.close().await;
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
-use knarr_runtime::Runtime;
+use knarr_runtime::{Hosts, Images};
 
 use crate::roles;
 
@@ -24,17 +24,16 @@ pub enum ImageVerb {
 
 /// Runs one of them.
 pub async fn run(cluster: Cluster, verb: ImageVerb) -> Result<()> {
-    let Some(node) = cluster.nodes.first() else { return Err(Failure::new("NO_NODE", Exit::Cluster, "the cluster has no node", "knarr start")) };
-    let runtime = roles::open_runtime(&cluster, node, None).await?;
-    let failed = |e: knarr_runtime::cri::Error| Failure::new("IMAGE", Exit::Resource, e.to_string(), String::new());
+    let failed = |e: knarr_runtime::image::ImageError| Failure::new("IMAGE", Exit::Resource, e.to_string(), String::new());
+    let images = Images::open(&roles::images_folder(&cluster), Box::new(Hosts::of_machine()), None).await.map_err(failed)?;
     match verb {
         ImageVerb::Load { archive } => {
-            for name in runtime.load_images(&archive).await.map_err(failed)? {
+            for name in images.load(&archive).await.map_err(failed)? {
                 println!("loaded {name}");
             }
         }
         ImageVerb::Ls => {
-            for image in runtime.list_images().await.map_err(failed)? {
+            for image in images.list().await.map_err(failed)? {
                 for name in image.repo_tags.iter().chain(image.repo_tags.is_empty().then_some(&image.id)) {
                     println!("{name:<60} {:>9.1} MB", image.size as f64 / 1e6);
                 }
@@ -42,13 +41,13 @@ pub async fn run(cluster: Cluster, verb: ImageVerb) -> Result<()> {
         }
         ImageVerb::Rm { references } => {
             for reference in references {
-                runtime.remove_image(&reference).await.map_err(failed)?;
+                images.remove(&reference).await.map_err(failed)?;
                 println!("removed {reference}");
             }
         }
         ImageVerb::Pull { reference } => {
             drop(rustls::crypto::ring::default_provider().install_default());
-            println!("pulled {reference} as {}", runtime.pull_image(&reference, None).await.map_err(failed)?);
+            println!("pulled {reference} as {}", images.pull(&reference, None).await.map_err(failed)?);
         }
     }
     Ok(())

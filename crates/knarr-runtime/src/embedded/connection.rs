@@ -47,7 +47,16 @@ enum ExecEnd {
 #[derive(Clone)]
 pub struct ShimConnection {
     shared: Arc<Shared>,
-    reader: Arc<tokio::task::AbortHandle>,
+    reader: Arc<Reader>,
+}
+
+/// The task that reads; it ends with the last handle on the connection.
+struct Reader(tokio::task::AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What the shim said first.
@@ -76,7 +85,7 @@ impl ShimConnection {
             other => return Err(Error::Failed(format!("unexpected first word of a shim: {other:?}"))),
         };
         let reader = tokio::spawn(read(shared.clone(), events)).abort_handle();
-        Ok((Self { shared, reader: Arc::new(reader) }, welcome))
+        Ok((Self { shared, reader: Arc::new(Reader(reader)) }, welcome))
     }
 
     /// Asks, and waits for the answer.
@@ -121,7 +130,7 @@ impl ShimConnection {
 
     /// Lets go without telling anybody.
     pub fn close(&self) {
-        self.reader.abort();
+        self.reader.0.abort();
     }
 }
 

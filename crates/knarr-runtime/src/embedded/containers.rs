@@ -59,7 +59,7 @@ impl Embedded {
 
     /// Folders and files of a new container.
     fn prepare(&self, sandbox: &Sandbox, config: &ContainerConfig, id: &str, target_pid: Option<i32>) -> Result<ContainerRecord> {
-        let store = &self.0.store;
+        let store = self.0.images.store();
         let _lock = store.lock_shared()?;
         let image = store.find(&config.image)?.ok_or_else(|| Error::NotFound(format!("image {:?}", config.image)))?;
         let process = store.config(&image)?;
@@ -194,7 +194,7 @@ impl Embedded {
 
     /// Removes a container's files.
     async fn clean_up(&self, sandbox: &Arc<Sandbox>, id: &str) -> Result<()> {
-        let (folder, own, store, id) = (sandbox.layout().container(id), self.own_folder(id), self.0.store.clone(), id.to_owned());
+        let (folder, own, store, id) = (sandbox.layout().container(id), self.own_folder(id), self.0.images.store().clone(), id.to_owned());
         in_background(move || {
             remove_folder(&own)?;
             remove_folder(&folder)?;

@@ -28,21 +28,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use knarr_sys::cgroup::Hierarchies;
+use nix::fcntl::{Flock, FlockArg};
 use parking_lot::RwLock;
 use tokio::sync::{broadcast, mpsc};
 
 pub use spawner::ShimProgram;
 
 use crate::cri::{self, Auth, ContainerConfig, Error, ExecOutput, Image, Resources, Result, Runtime, RuntimeEvent, SandboxConfig, Streams};
-use crate::image::pull::blocking;
 use crate::image::registry::{Direct, Endpoints};
-use crate::image::{ImageError, ImageRecord, ImageStore, Puller};
+use crate::image::{ImageError, Images};
 use connection::Event;
 use records::{Container, Sandbox};
 use spawner::Spawner;
 
 /// Events that wait for a listener who is slow; one who falls behind is told so and lists again.
 const EVENTS_MAX: usize = 4096;
+
+/// How long a new agent waits for the old one to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where things lie and how they are started.
 pub struct EmbeddedConfig {
@@ -72,8 +75,7 @@ pub struct Embedded(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     run: PathBuf,
-    store: Arc<ImageStore>,
-    puller: Puller,
+    images: Images,
     hierarchies: Hierarchies,
     spawner: Spawner,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
@@ -81,23 +83,19 @@ struct Inner {
     events: broadcast::Sender<RuntimeEvent>,
     /// What shims tell.
     told: mpsc::UnboundedSender<Event>,
+    _lock: Flock<std::fs::File>,
 }
 
 impl Embedded {
-    /// Opens the runtime and takes up what an earlier agent has left running.
+    /// Opens the runtime and takes up what an earlier agent has left running. Only one can have a `run` folder open.
     pub async fn open(config: EmbeddedConfig) -> Result<Self> {
         let images = config.images.clone().unwrap_or_else(|| config.root.join("images"));
         make_private_folders(&[&config.root.join("containers"), &config.run.join("netns"), &config.run.join("sandboxes")])?;
-        let store = Arc::new(blocking(move || ImageStore::open(&images)).await?);
+        let lock = lock(&config.run).await?;
         let hierarchies = Hierarchies::detect().map_err(|e| Error::Failed(format!("cgroups: {e}")))?;
-        let (told, mut hear) = mpsc::unbounded_channel();
-        let puller = Puller::with_endpoints(store.clone(), config.endpoints);
+        let (told, hear) = mpsc::unbounded_channel();
         let runtime = Self(Arc::new(Inner {
-            puller: match config.registry_network {
-                Some(network) => puller.within(network),
-                None => puller,
-            },
-            store,
+            images: Images::open(&images, config.endpoints, config.registry_network).await?,
             hierarchies,
             spawner: Spawner::new(config.shim, config.run.join("shim.log")),
             root: config.root,
@@ -106,36 +104,24 @@ impl Embedded {
             containers: RwLock::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
             told,
+            _lock: lock,
         }));
         runtime.adopt_all().await?;
-        let listener = runtime.clone();
-        tokio::spawn(async move {
-            while let Some(event) = hear.recv().await {
-                listener.hear(event).await;
-            }
-        });
+        tokio::spawn(listen(Arc::downgrade(&runtime.0), hear));
+        if let Err(error) = runtime.0.images.tidy().await {
+            tracing::warn!(%error, "image layers that nobody uses are left");
+        }
         Ok(runtime)
     }
 
-    /// The content store, for loading archives and the like.
-    pub fn images(&self) -> &Arc<ImageStore> {
-        &self.0.store
+    /// The images, for what the runtime's interface does not have.
+    pub fn images(&self) -> &Images {
+        &self.0.images
     }
 
     /// Loads images from a tarball (`docker save` or OCI layout); gives their names.
     pub async fn load_images(&self, archive: &Path) -> Result<Vec<String>> {
-        let (store, archive) = (self.0.store.clone(), archive.to_owned());
-        Ok(blocking(move || crate::image::archive::load(&store, &archive)).await?)
-    }
-
-    /// Lets everything go without a word, as an agent does that is killed. What runs goes on.
-    pub fn abandon(self) {
-        for sandbox in self.0.sandboxes.write().drain().map(|(_, s)| s) {
-            if let Some(shim) = sandbox.shim.lock().take() {
-                shim.close();
-            }
-        }
-        self.0.containers.write().clear();
+        Ok(self.0.images.load(archive).await?)
     }
 
     async fn hear(&self, event: Event) {
@@ -170,6 +156,30 @@ impl Embedded {
     }
 }
 
+/// Two agents would take each other's containers for left-overs. One that is about to end is waited for.
+async fn lock(run: &Path) -> Result<Flock<std::fs::File>> {
+    let path = run.join("agent.lock");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed(path.display()))?;
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Not on tokio's threads: a program that gives up must be able to end.
+    let wait = move || drop(sender.send(Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)));
+    std::thread::Builder::new().name("agent lock".to_owned()).spawn(wait).map_err(failed("thread"))?;
+    match tokio::time::timeout(LOCK_PATIENCE, receiver).await {
+        Ok(Ok(Ok(lock))) => Ok(lock),
+        _ => Err(Error::Failed(format!("another agent runs on {}", run.display()))),
+    }
+}
+
+/// Hears what shims tell, as long as the runtime is there.
+async fn listen(runtime: std::sync::Weak<Inner>, mut hear: mpsc::UnboundedReceiver<Event>) {
+    while let Some(event) = hear.recv().await {
+        match runtime.upgrade() {
+            Some(inner) => Embedded(inner).hear(event).await,
+            None => return,
+        }
+    }
+}
+
 /// Nobody but root looks into these: sockets of shims lie in them.
 fn make_private_folders(folders: &[&PathBuf]) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -201,21 +211,6 @@ impl From<ImageError> for Error {
     fn from(error: ImageError) -> Self {
         Self::Image(error.to_string())
     }
-}
-
-fn image(store: &ImageStore, record: &ImageRecord) -> Result<Image> {
-    let user = store.config(record)?.user;
-    let name = user.split(':').next().unwrap_or_default();
-    let uid = name.parse().ok();
-    Ok(Image {
-        id: record.id.to_string(),
-        repo_tags: record.tags.iter().cloned().collect(),
-        repo_digests: record.digests.iter().cloned().collect(),
-        size: record.size,
-        uid: uid.or(name.is_empty().then_some(0)),
-        username: if uid.is_some() { String::new() } else { name.to_owned() },
-        pinned: record.pinned,
-    })
 }
 
 #[async_trait]
@@ -303,27 +298,23 @@ impl Runtime for Embedded {
     }
 
     async fn pull_image(&self, reference: &str, auth: Option<&Auth>) -> Result<String> {
-        Ok(self.0.puller.pull(reference, auth).await?.to_string())
+        Ok(self.0.images.pull(reference, auth).await?)
     }
 
     async fn image_status(&self, reference: &str) -> Result<Option<Image>> {
-        let (store, reference) = (self.0.store.clone(), reference.to_owned());
-        in_background(move || store.find(&reference)?.map(|record| image(&store, &record)).transpose()).await
+        Ok(self.0.images.status(reference).await?)
     }
 
     async fn list_images(&self) -> Result<Vec<Image>> {
-        let store = self.0.store.clone();
-        in_background(move || store.images()?.values().map(|record| image(&store, record)).collect()).await
+        Ok(self.0.images.list().await?)
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {
-        let (store, reference) = (self.0.store.clone(), reference.to_owned());
-        Ok(blocking(move || store.remove_image(&reference).and_then(|()| store.collect())).await?)
+        Ok(self.0.images.remove(reference).await?)
     }
 
     async fn image_fs(&self) -> Result<(PathBuf, u64, u64)> {
-        let store = self.0.store.clone();
-        Ok(blocking(move || store.usage().map(|(bytes, inodes)| (store.root().to_owned(), bytes, inodes))).await?)
+        Ok(self.0.images.usage().await?)
     }
 
     fn events(&self) -> broadcast::Receiver<RuntimeEvent> {

@@ -8,18 +8,23 @@
 
 pub mod archive;
 pub mod digest;
+pub mod hosts;
 pub mod ingest;
 pub mod manifest;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+pub mod service;
 pub mod store;
+mod toml;
 pub mod transport;
 pub mod unpack;
 
 pub use digest::Digest;
+pub use hosts::Hosts;
 pub use pull::Puller;
 pub use reference::Reference;
+pub use service::Images;
 pub use store::{ImageRecord, ImageStore};
 
 /// Why an image cannot be had, in words for a pod's status.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, TryStreamExt};
+use knarr_sys::netlink::NetNs;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::manifest::{Descriptor, Document, ImageConfig, Manifest, Platform};
-use super::registry::{Direct, Endpoints, Repository};
+use super::registry::{Endpoints, Repository};
 use super::store::{ImageRecord, ImageStore};
-use super::transport::Transport;
+use super::transport::{TlsOptions, Transport};
 use super::unpack::Bounds;
 use super::{Digest, ImageError, Reference, ingest};
 use crate::cri::Auth;
@@ -27,27 +28,22 @@ const INDEX_DEPTH_MAX: usize = 2;
 /// Pulls images into a store.
 pub struct Puller {
     store: Arc<ImageStore>,
-    transport: Transport,
     endpoints: Box<dyn Endpoints>,
+    network: Option<Arc<NetNs>>,
+    /// One client for each way to speak TLS.
+    transports: Mutex<HashMap<TlsOptions, Transport>>,
     /// Pulls under way: a second one of the same name waits for the first.
     running: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Puller {
-    pub fn new(store: Arc<ImageStore>) -> Self {
-        Self::with_endpoints(store, Box::new(Direct))
+    /// `network`: the network namespace that registries are reached from; absent: that of the process.
+    pub fn new(store: Arc<ImageStore>, endpoints: Box<dyn Endpoints>, network: Option<Arc<NetNs>>) -> Self {
+        Self { store, endpoints, network, transports: Mutex::default(), running: Mutex::default() }
     }
 
-    /// With mirrors.
-    pub fn with_endpoints(store: Arc<ImageStore>, endpoints: Box<dyn Endpoints>) -> Self {
-        Self { store, transport: Transport::new(Vec::new()), endpoints, running: Mutex::default() }
-    }
-
-    /// Reaches registries from this network namespace.
-    #[must_use]
-    pub fn within(mut self, network: Arc<knarr_sys::netlink::NetNs>) -> Self {
-        self.transport = Transport::within(network);
-        self
+    fn transport(&self, tls: &TlsOptions) -> Transport {
+        self.transports.lock().entry(tls.clone()).or_insert_with(|| Transport::new(tls.clone(), self.network.clone())).clone()
     }
 
     /// Pulls and gives the image id. The error's text is what kubelet shows behind ErrImagePull.
@@ -70,8 +66,9 @@ impl Puller {
         })
         .await?;
         let mut last = ImageError::NotFound(reference.to_string());
-        for endpoint in self.endpoints.of(&reference.registry) {
-            let repository = Repository::new(&self.transport, endpoint.clone(), reference, auth);
+        for endpoint in self.endpoints.of(reference) {
+            let transport = self.transport(&endpoint.tls);
+            let repository = Repository::new(&transport, endpoint.clone(), reference, auth);
             match self.pull_from(&repository, reference).await {
                 Ok(id) => {
                     drop(lock);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::manifest::{DOCUMENT_BYTES_MAX, MANIFEST_TYPES};
-use super::transport::Transport;
+use super::transport::{Request, TlsOptions, Transport};
 use super::{Digest, ImageError, Reference};
 use crate::cri::Auth;
 
@@ -27,33 +27,55 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Error bodies are quoted up to here.
 const QUOTE_BYTES_MAX: usize = 512;
 
-/// Which host serves a registry's images, and how it is spoken to.
+/// A host that serves an image, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// `https://registry-1.docker.io`, without a slash at the end.
+    /// `https://registry-1.docker.io/v2`, without a slash at the end.
     pub base: String,
+    /// The image's name there: mirrors may have another.
+    pub repository: String,
     pub auth: Option<(String, String)>,
+    pub tls: TlsOptions,
+    /// Sent with every request.
+    pub headers: Vec<(String, String)>,
 }
 
-/// Where images of a registry are looked for, in order: mirrors first, the registry itself last.
+impl Endpoint {
+    /// Host and port.
+    pub fn host(&self) -> &str {
+        let rest = self.base.split_once("://").map_or(self.base.as_str(), |(_, rest)| rest);
+        rest.split('/').next().unwrap_or_default()
+    }
+}
+
+/// Where an image is looked for, in order: mirrors first, the registry itself last.
 pub trait Endpoints: Send + Sync {
-    fn of(&self, registry: &str) -> Vec<Endpoint>;
+    fn of(&self, reference: &Reference) -> Vec<Endpoint>;
 }
 
 /// Every registry by itself: plain HTTP for those on this machine, HTTPS for all others.
 pub struct Direct;
 
 impl Endpoints for Direct {
-    fn of(&self, registry: &str) -> Vec<Endpoint> {
-        vec![Endpoint { base: default_base(registry), auth: None }]
+    fn of(&self, reference: &Reference) -> Vec<Endpoint> {
+        vec![Endpoint { repository: reference.repository.clone(), ..direct(&reference.registry) }]
     }
 }
 
-/// The address of a registry itself.
-pub fn default_base(registry: &str) -> String {
-    let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+/// The registry itself.
+pub(super) fn direct(registry: &str) -> Endpoint {
+    Endpoint { base: default_base(registry), repository: String::new(), auth: None, tls: TlsOptions::default(), headers: Vec::new() }
+}
+
+/// The host that answers for a registry's name.
+pub fn default_host(registry: &str) -> &str {
+    if registry == "docker.io" { "registry-1.docker.io" } else { registry }
+}
+
+fn default_base(registry: &str) -> String {
+    let host = default_host(registry);
     let scheme = if is_loopback(host) { "http" } else { "https" };
-    format!("{scheme}://{host}")
+    format!("{scheme}://{host}/v2")
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -75,6 +97,8 @@ pub struct Repository<'a> {
 
 impl<'a> Repository<'a> {
     pub fn new(transport: &'a Transport, endpoint: Endpoint, reference: &'a Reference, auth: Option<&'a Auth>) -> Self {
+        // What was given for the registry is not shown to its mirrors.
+        let auth = auth.filter(|_| endpoint.host() == default_host(&reference.registry));
         Self { transport, endpoint, reference, auth, granted: Mutex::new(None) }
     }
 
@@ -156,12 +180,22 @@ impl<'a> Repository<'a> {
 
     /// Asks, authenticates when told to, asks again; waits for a busy registry.
     async fn request(&self, kind: &str, selector: &str, headers: &HeaderMap) -> Result<Response<Incoming>, ImageError> {
-        let url = format!("{}/v2/{}/{kind}/{selector}", self.endpoint.base, self.reference.repository);
+        let mut url = format!("{}/{}/{kind}/{selector}", self.endpoint.base, self.endpoint.repository);
+        if self.endpoint.host() != default_host(&self.reference.registry) {
+            // A mirror of many registries wants to know which one is meant.
+            url = format!("{url}?ns={}", self.reference.registry);
+        }
+        let mut headers = headers.clone();
+        for (name, value) in &self.endpoint.headers {
+            if let (Ok(name), Ok(value)) = (name.parse::<header::HeaderName>(), HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        }
         let uri: Uri = url.parse().map_err(|_| ImageError::Registry(format!("invalid registry address {url:?}")))?;
         let mut asked_for_token = false;
         for attempt in 1.. {
             let authorization = self.granted.lock().clone();
-            let response = self.transport.get(Method::GET, &uri, authorization.as_ref(), headers).await;
+            let response = self.transport.send(Request::get(&uri, &headers), authorization.as_ref()).await;
             let response = match response {
                 Ok(response) => response,
                 Err(error) if attempt < ATTEMPTS_MAX && error.kind() == io::ErrorKind::ConnectionAborted => {
@@ -230,25 +264,34 @@ impl<'a> Repository<'a> {
 
     async fn fetch_token(&self, challenge: &Challenge) -> Result<HeaderValue, ImageError> {
         let get = |key: &str| challenge.parameters.get(key).map_or("", String::as_str);
-        let scope = if get("scope").is_empty() { format!("repository:{}:pull", self.reference.repository) } else { get("scope").to_owned() };
+        let scope = if get("scope").is_empty() { format!("repository:{}:pull", self.endpoint.repository) } else { get("scope").to_owned() };
         let mut query = format!("scope={}", percent(&scope));
         if !get("service").is_empty() {
             query = format!("service={}&{query}", percent(get("service")));
         }
-        if let Some(auth) = self.auth.filter(|a| !a.identity_token.is_empty()) {
-            query = format!("{query}&grant_type=refresh_token&client_id=knarr&refresh_token={}", percent(&auth.identity_token));
-        }
-        let url = format!("{}{}{query}", get("realm"), if get("realm").contains('?') { '&' } else { '?' });
-        let uri: Uri = url.parse().map_err(|_| ImageError::Registry(format!("failed to authorize: invalid realm {:?}", get("realm"))))?;
+        let realm: Uri = get("realm").parse().map_err(|_| ImageError::Registry(format!("failed to authorize: invalid realm {:?}", get("realm"))))?;
         let authorization = self.credentials().map(|(user, password)| basic(&user, &password)).transpose()?;
-        let failed = |text: String| {
-            ImageError::Registry(format!("failed to authorize: failed to fetch {} token: {text}", if authorization.is_some() { "oauth" } else { "anonymous" }))
+        let known = authorization.is_some() || self.auth.is_some_and(|a| !a.identity_token.is_empty());
+        let failed =
+            |text: String| ImageError::Registry(format!("failed to authorize: failed to fetch {} token: {text}", if known { "oauth" } else { "anonymous" }));
+        let request = match self.auth.filter(|a| !a.identity_token.is_empty()) {
+            Some(auth) => {
+                // OAuth2: the long-lived token buys a short-lived one.
+                let form = format!("grant_type=refresh_token&client_id=knarr&refresh_token={}&{query}", percent(&auth.identity_token));
+                Request::post_form(&realm, form)
+            }
+            None => {
+                let glue = if realm.query().is_some() { '&' } else { '?' };
+                let uri = format!("{realm}{glue}{query}").parse().map_err(|_| failed("invalid realm".to_owned()))?;
+                Request::get(&uri, &HeaderMap::new())
+            }
         };
-        let response = self.transport.get(Method::GET, &uri, authorization.as_ref(), &HeaderMap::new()).await.map_err(|e| failed(e.to_string()))?;
+        let authorization = authorization.filter(|_| request.is_get());
+        let response = self.transport.send(request, authorization.as_ref()).await.map_err(|e| failed(e.to_string()))?;
         let status = response.status();
         let body = read_all(response, 1 << 20).await.map_err(|e| failed(e.to_string()))?;
         if status != StatusCode::OK {
-            return Err(failed(format!("unexpected status from GET request to {}: {status}", get("realm"))));
+            return Err(failed(format!("unexpected status from token request to {}: {status}", get("realm"))));
         }
         let token: Token = serde_json::from_slice(&body).map_err(|e| failed(e.to_string()))?;
         let token = if token.token.is_empty() { token.access_token } else { token.token };
@@ -348,13 +391,13 @@ mod tests {
     #[test]
     fn only_registries_on_this_machine_are_spoken_to_in_plain_http() {
         let check = |registry: &str, base: &str| assert_eq!(default_base(registry), base);
-        check("docker.io", "https://registry-1.docker.io");
-        check("quay.io", "https://quay.io");
-        check("127.0.0.1:5000", "http://127.0.0.1:5000");
-        check("127.0.0.2", "http://127.0.0.2");
-        check("localhost:5000", "http://localhost:5000");
-        check("[::1]:5000", "http://[::1]:5000");
-        check("10.0.0.1:5000", "https://10.0.0.1:5000");
-        check("localhost.evil.io", "https://localhost.evil.io");
+        check("docker.io", "https://registry-1.docker.io/v2");
+        check("quay.io", "https://quay.io/v2");
+        check("127.0.0.1:5000", "http://127.0.0.1:5000/v2");
+        check("127.0.0.2", "http://127.0.0.2/v2");
+        check("localhost:5000", "http://localhost:5000/v2");
+        check("[::1]:5000", "http://[::1]:5000/v2");
+        check("10.0.0.1:5000", "https://10.0.0.1:5000/v2");
+        check("localhost.evil.io", "https://localhost.evil.io/v2");
     }
 }

@@ -2,20 +2,25 @@
 
 use std::future::Future;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::Empty;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use knarr_sys::netlink::NetNs;
+use rustls::DigitallySignedStruct;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,40 +34,67 @@ const REDIRECTS_MAX: usize = 10;
 /// Idle connections are closed: a node pulls in bursts.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How TLS is spoken to a host beyond the ordinary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsOptions {
+    /// Authorities that are trusted beside the machine's.
+    pub ca_files: Vec<PathBuf>,
+    /// Certificate and key that we show.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Believes whoever answers.
+    pub skip_verify: bool,
+}
+
+/// A request without its credentials.
+pub struct Request {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Request {
+    pub fn get(uri: &Uri, headers: &HeaderMap) -> Self {
+        Self { method: Method::GET, uri: uri.clone(), headers: headers.clone(), body: Bytes::new() }
+    }
+
+    pub fn post_form(uri: &Uri, form: String) -> Self {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        Self { method: Method::POST, uri: uri.clone(), headers: HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]), body: form.into() }
+    }
+
+    pub fn is_get(&self) -> bool {
+        self.method == Method::GET
+    }
+}
+
 /// An HTTP client.
 #[derive(Clone)]
-pub struct Transport(Client<Connector, Empty<Bytes>>);
+pub struct Transport(Client<Connector, Full<Bytes>>);
 
 impl Transport {
-    /// Trusts the machine's certificate authorities and `extra` ones (DER).
-    pub fn new(extra: Vec<rustls::pki_types::CertificateDer<'static>>) -> Self {
+    /// Makes its connections in `network`: that of the machine, for a node in one of its own. Absent: that of the process.
+    pub fn new(tls: TlsOptions, network: Option<Arc<NetNs>>) -> Self {
         let mut builder = Client::builder(TokioExecutor::new());
         builder.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(hyper_util::rt::TokioTimer::new());
-        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), extra: Arc::new(extra), network: None }))
+        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), options: Arc::new(tls), network }))
     }
 
-    /// Makes its connections in another network namespace: that of the machine, for a node in one of its own.
-    pub fn within(network: Arc<NetNs>) -> Self {
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(IDLE_TIMEOUT).pool_timer(hyper_util::rt::TokioTimer::new());
-        Self(builder.build(Connector { tls: Arc::new(std::sync::OnceLock::new()), extra: Arc::default(), network: Some(network) }))
-    }
-
-    /// Sends a request and follows redirects. `authorization` goes to the first host only, and never from https to http.
-    pub async fn get(&self, method: Method, uri: &Uri, authorization: Option<&HeaderValue>, headers: &http::HeaderMap) -> io::Result<Response<Incoming>> {
-        let mut target = uri.clone();
+    /// Sends a request and follows redirects of a GET. `authorization` goes to the first host only, and never from https to http.
+    pub async fn send(&self, request: Request, authorization: Option<&HeaderValue>) -> io::Result<Response<Incoming>> {
+        let mut target = request.uri.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = Request::builder().method(method.clone()).uri(&target).body(Empty::new()).map_err(io::Error::other)?;
-            *request.headers_mut() = headers.clone();
-            request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(concat!("knarr/", env!("CARGO_PKG_VERSION"))));
-            if let Some(value) = authorization.filter(|_| same_origin(uri, &target)) {
-                request.headers_mut().insert(header::AUTHORIZATION, value.clone());
+            let mut attempt = http::Request::new(Full::new(request.body.clone()));
+            (*attempt.method_mut(), *attempt.uri_mut(), *attempt.headers_mut()) = (request.method.clone(), target.clone(), request.headers.clone());
+            attempt.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(concat!("knarr/", env!("CARGO_PKG_VERSION"))));
+            if let Some(value) = authorization.filter(|_| same_origin(&request.uri, &target)) {
+                attempt.headers_mut().insert(header::AUTHORIZATION, value.clone());
             }
-            let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.0.request(request)).await;
+            let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.0.request(attempt)).await;
             let response = response.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer within 60s"))?.map_err(root_cause)?;
             match redirect(&target, &response)? {
-                Some(next) => target = next,
-                None => return Ok(response),
+                Some(next) if request.is_get() => target = next,
+                _ => return Ok(response),
             }
         }
         Err(io::Error::other(format!("stopped after {REDIRECTS_MAX} redirects")))
@@ -113,7 +145,7 @@ fn root_cause(error: hyper_util::client::legacy::Error) -> io::Error {
 #[derive(Clone)]
 struct Connector {
     tls: Arc<std::sync::OnceLock<Result<Arc<rustls::ClientConfig>, String>>>,
-    extra: Arc<Vec<rustls::pki_types::CertificateDer<'static>>>,
+    options: Arc<TlsOptions>,
     /// Absent: that of the process.
     network: Option<Arc<NetNs>>,
 }
@@ -121,23 +153,84 @@ struct Connector {
 impl Connector {
     /// Reading the machine's authorities takes milliseconds: only once, and only for https.
     fn tls(&self) -> io::Result<TlsConnector> {
-        let made = self.tls.get_or_init(|| tls_config(&self.extra).map(Arc::new));
+        let made = self.tls.get_or_init(|| tls_config(&self.options).map(Arc::new));
         made.clone().map(TlsConnector::from).map_err(io::Error::other)
     }
 }
 
-fn tls_config(extra: &[rustls::pki_types::CertificateDer<'static>]) -> Result<rustls::ClientConfig, String> {
+fn tls_config(options: &TlsOptions) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let builder = if options.skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Gullible(provider)))
+    } else {
+        builder.with_root_certificates(roots(options)?)
+    };
+    let mut config = match &options.client {
+        Some((certificates, key)) => {
+            let failed = |e: rustls::pki_types::pem::Error| format!("{}: {e}", key.display());
+            builder.with_client_auth_cert(read_certificates(certificates)?, PrivateKeyDer::from_pem_file(key).map_err(failed)?).map_err(|e| e.to_string())?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn roots(options: &TlsOptions) -> Result<rustls::RootCertStore, String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots.add_parsable_certificates(extra.iter().cloned());
+    for file in &options.ca_files {
+        roots.add_parsable_certificates(read_certificates(file)?);
+    }
     if roots.is_empty() {
         return Err("no certificate authorities found on this machine (looked in /etc/ssl and SSL_CERT_FILE)".to_owned());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(roots)
+}
+
+fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    read.map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// Checks nothing but that the other side holds the key it shows: what a user has asked for with `insecure_skip_verify`.
+#[derive(Debug)]
+struct Gullible(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -167,7 +260,7 @@ async fn connect(connector: &Connector, uri: &Uri) -> io::Result<Stream> {
     if !secure {
         return Ok(Stream::Plain(TokioIo::new(tcp)));
     }
-    let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     Ok(Stream::Tls(TokioIo::new(Box::new(connector.tls()?.connect(name, tcp).await?))))
 }
 

@@ -27,9 +27,12 @@ pub fn shim() -> ShimProgram {
     ShimProgram { program: env!("CARGO_BIN_EXE_knarr-shim").into(), arguments: Vec::new() }
 }
 
+pub async fn try_open(folder: &Path) -> Result<Embedded, knarr_runtime::cri::Error> {
+    Embedded::open(EmbeddedConfig { shim: shim(), ..EmbeddedConfig::new(folder.join("root"), folder.join("run")) }).await
+}
+
 pub async fn open(folder: &Path) -> Embedded {
-    let config = EmbeddedConfig { shim: shim(), ..EmbeddedConfig::new(folder.join("root"), folder.join("run")) };
-    Embedded::open(config).await.unwrap()
+    try_open(folder).await.unwrap()
 }
 
 impl World {
@@ -44,6 +47,14 @@ impl World {
         runtime.load_images(&archive).await.unwrap();
         let image = runtime.image_status(IMAGE).await.unwrap().unwrap().id;
         Self { folder, runtime, image, cgroup: name }
+    }
+
+    /// The agent vanishes without a word; then something happens; then a new one comes.
+    pub async fn replace_agent(&mut self, meanwhile: impl FnOnce()) {
+        let elsewhere = open(&self.folder.join("elsewhere")).await;
+        drop(std::mem::replace(&mut self.runtime, elsewhere));
+        meanwhile();
+        self.runtime = until(async || try_open(&self.folder).await.ok()).await;
     }
 
     pub fn sandbox_config(&self, name: &str) -> SandboxConfig {

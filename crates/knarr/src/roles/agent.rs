@@ -12,7 +12,7 @@ use knarr_client::{Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
 use knarr_net::nodes::local::{LocalNodes, Outer};
 use knarr_node::{Agent, AgentConfig, Parts, ServingConfig};
-use knarr_runtime::{Embedded, EmbeddedConfig, Runtime};
+use knarr_runtime::{Embedded, EmbeddedConfig, Hosts, Runtime};
 use knarr_sys::netlink::NetNs;
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +114,7 @@ impl Identity {
 }
 
 /// Opens the node's runtime. Nodes of one cluster share one content store.
-pub async fn open_runtime(cluster: &Cluster, node: &Node, registry_network: Option<Arc<NetNs>>) -> Result<Embedded> {
+async fn open_runtime(cluster: &Cluster, node: &Node, registry_network: Option<Arc<NetNs>>) -> Result<Embedded> {
     let (root, run) = (cluster.node_data(node).join("runtime"), cluster.node_run(node).join("runtime"));
     for folder in [&root, &run, &images_folder(cluster)] {
         private_folder(folder)?;
@@ -122,6 +122,7 @@ pub async fn open_runtime(cluster: &Cluster, node: &Node, registry_network: Opti
     let mut config = EmbeddedConfig::new(root, run);
     config.images = Some(images_folder(cluster));
     config.registry_network = registry_network;
+    config.endpoints = Box::new(Hosts::of_machine());
     Embedded::open(config).await.map_err(Failure::program)
 }
 

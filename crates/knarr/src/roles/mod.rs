@@ -6,7 +6,7 @@ mod server;
 mod tls;
 mod traces;
 
-pub use agent::{local_nodes, open_runtime};
+pub use agent::{images_folder, local_nodes};
 
 use std::ffi::OsString;
 use std::path::Path;
