@@ -17,19 +17,18 @@ pub fn merge(schema: Schema<'_>, object: &Value, config: &Value) -> Value {
 fn both(schema: Schema<'_>, left: &Value, right: &Value) -> Option<Value> {
     let kind = schema.kind(Some(if right.is_null() { left } else { right }));
     match kind {
-        Kind::Map(map) if !map.is_atomic && !(is_empty(left) && is_empty(right)) => maps(&map, left, right),
-        Kind::List(list) if !list.is_atomic() && !(is_empty(left) && is_empty(right)) => lists(&list, left, right),
+        Kind::Map(map) if !map.is_atomic && (has_entries(left) || has_entries(right)) => maps(&map, left, right),
+        Kind::List(list) if !list.is_atomic() && (has_items(left) || has_items(right)) => lists(&list, left, right),
         _ => Some(right.clone()),
     }
 }
 
-/// Null and what is of another kind than map or list count as empty.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => true,
-    }
+fn has_entries(value: &Value) -> bool {
+    value.as_object().is_some_and(|map| !map.is_empty())
+}
+
+fn has_items(value: &Value) -> bool {
+    value.as_array().is_some_and(|items| !items.is_empty())
 }
 
 fn maps(map: &MapType<'_>, left: &Value, right: &Value) -> Option<Value> {

@@ -366,6 +366,9 @@ fn custom_resources_merge_as_their_schema_says() {
     let merged = apply(&widgets, Some(&live), &widget(json!({"items": [{"id": "b", "n": 2}], "set": ["y"]})), by("me"), false).unwrap();
     assert_eq!(merged["spec"]["items"], json!([{"id": "a", "n": 1}, {"id": "b", "n": 2}]));
     assert_eq!(merged["spec"]["set"], json!(["x", "y"]));
+    let other_kind = apply(&widgets, Some(&live), &widget(json!({"free": {"deep": [1]}})), by("me"), true).unwrap();
+    let back = apply(&widgets, Some(&other_kind), &widget(json!({"free": {"deep": {}}})), by("me"), true).unwrap();
+    assert_eq!((&other_kind["spec"]["free"], &back["spec"]["free"]), (&json!({"deep": [1]}), &json!({"deep": {}})), "a value may change its kind");
     let conflict = apply(&widgets, Some(&live), &widget(json!({"plain": ["q"]})), by("me"), false).unwrap_err();
     assert_eq!(conflict.message, "Apply failed with 1 conflict: conflict with \"creator\" using example.com/v1: .spec.plain");
 }
