@@ -113,7 +113,10 @@ pub fn start(config: &Config, informers: &SharedInformers, outer: Option<Outer>,
 
 /// Without a default route the machine's own processes could not even try to reach a ClusterIP: the kernel looks for a way
 /// before it translates the address. Any way will do.
-fn route_services(service_cidrs: &[IpNet]) -> Result<(), netlink::Error> {
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn route_services(service_cidrs: &[IpNet]) -> Result<(), netlink::Error> {
     let mut socket = RouteSocket::open()?;
     for cidr in service_cidrs.iter().filter(|c| matches!(c, IpNet::V4(_))) {
         if socket.path_to(cidr.addr())?.is_none() {

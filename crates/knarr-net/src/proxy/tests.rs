@@ -30,8 +30,11 @@ impl World {
     }
 
     fn with(configure: impl FnOnce(&mut Config) + Send) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (node, outside, folder) = (Machine::new(), Machine::new(), tempfile::tempdir().unwrap());
+        // As in an agent's process, all threads are in the node's namespace.
+        let home = node.netns.try_clone().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().on_thread_start(move || home.enter().unwrap()).build().unwrap();
         node.cable(&outside, "cable", "192.0.2.1/24", "192.0.2.2/24");
         outside.route("10.96.0.0/16", "192.0.2.1");
         node.route("0.0.0.0/0", "192.0.2.2");
@@ -233,6 +236,43 @@ fn an_open_connection_survives_every_change() {
     let mut buffer = [0; 5];
     served.read_exact(&mut buffer).unwrap();
     assert_eq!(&buffer, b"still");
+}
+
+/// What an HTTP server answers, asked until there is one.
+fn get(from: &Machine, to: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    from.run(|| {
+        for _ in 0..200 {
+            let Ok(mut stream) = std::net::TcpStream::connect(to) else {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            };
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            return answer;
+        }
+        panic!("nobody listens on {to}");
+    })
+}
+
+#[test]
+fn load_balancers_learn_whether_this_node_has_endpoints() {
+    let world = World::with(|config| {
+        config.health_address = Some("0.0.0.0:10256".parse().unwrap());
+        config.metrics_address = Some("127.0.0.1:10249".parse().unwrap());
+    });
+    let a = world.pod("a");
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000});
+    world.service(spec, &[&a]);
+    let answer = get(&world.outside, "192.0.2.1:31000", "/");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"localEndpoints\": 1"), "{answer}");
+    world.set_endpoints(&[]);
+    assert!(get(&world.outside, "192.0.2.1:31000", "/").starts_with("HTTP/1.1 503"));
+    assert!(get(&world.outside, "192.0.2.1:10256", "/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get(&world.node, "127.0.0.1:10249", "/metrics").contains("kubeproxy_sync_proxy_rules_duration_seconds_count"));
+    world.change(|api| api.change::<Service>("a", "s", |s| s.spec.as_mut().unwrap().health_check_node_port = None));
+    assert_eq!(world.outside.ask("192.0.2.1:31000"), Err(ErrorKind::ConnectionRefused));
 }
 
 #[test]
