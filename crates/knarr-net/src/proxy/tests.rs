@@ -272,7 +272,8 @@ fn load_balancers_learn_whether_this_node_has_endpoints() {
     assert!(get(&world.outside, "192.0.2.1:10256", "/healthz").starts_with("HTTP/1.1 200"));
     assert!(get(&world.node, "127.0.0.1:10249", "/metrics").contains("kubeproxy_sync_proxy_rules_duration_seconds_count"));
     world.change(|api| api.change::<Service>("a", "s", |s| s.spec.as_mut().unwrap().health_check_node_port = None));
-    assert_eq!(world.outside.ask("192.0.2.1:31000"), Err(ErrorKind::ConnectionRefused));
+    // Its socket closes as its task ends; a connection that still got in is reset.
+    assert!((0..200).any(|_| world.outside.ask("192.0.2.1:31000") == Err(ErrorKind::ConnectionRefused)));
 }
 
 #[test]
