@@ -29,7 +29,8 @@ pub trait QueueMetrics: Send + Sync + 'static {
     fn retried(&self) {}
 }
 
-struct NoMetrics;
+/// For queues that nobody measures.
+pub struct NoMetrics;
 impl QueueMetrics for NoMetrics {}
 
 struct State<K> {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_client::{Client, Key, Outcome, Project, Query, Recorder, SharedInformers, WorkQueue, controller};
-use knarr_client::{Informer, queue::QueueMetrics};
+use knarr_client::{
+    Informer,
+    queue::{self, QueueMetrics},
+};
 use knarr_core::Result;
 use knarr_core::clock::Env;
 use tokio_util::sync::CancellationToken;
@@ -74,10 +77,13 @@ impl ControllerContext {
 
     /// A queue with the metrics of that name.
     pub fn queue<K: Ord + Clone>(&self, name: &str) -> WorkQueue<K> {
-        match &self.metrics_for {
-            Some(metrics) => WorkQueue::with(metrics(name), knarr_client::queue::BACKOFF_BASE, knarr_client::queue::BACKOFF_MAX),
-            None => WorkQueue::new(),
-        }
+        self.queue_with(name, (queue::BACKOFF_BASE, queue::BACKOFF_MAX))
+    }
+
+    /// The same, with the first and the longest pause after failures.
+    pub fn queue_with<K: Ord + Clone>(&self, name: &str, (first, longest): (Duration, Duration)) -> WorkQueue<K> {
+        let metrics = self.metrics_for.as_ref().map_or_else(|| Arc::new(queue::NoMetrics) as Arc<dyn QueueMetrics>, |metrics| metrics(name));
+        WorkQueue::with(metrics, first, longest)
     }
 
     /// A recorder of events for the component of that name.

@@ -23,6 +23,7 @@ mod endpoints;
 mod garbagecollector;
 mod hash;
 mod history;
+mod job;
 mod namespace;
 mod node_affinity;
 mod node_ipam;
@@ -38,6 +39,7 @@ mod statefulset;
 mod taint_eviction;
 mod templates;
 mod ttl;
+mod ttl_after_finished;
 mod volumes;
 
 pub use context::{Config, ControllerContext};
@@ -59,5 +61,7 @@ pub fn start_all(context: &ControllerContext) {
     node_lifecycle::start(context);
     taint_eviction::start(context);
     ttl::start(context);
+    job::start(context);
+    ttl_after_finished::start(context);
     volumes::start(context);
 }
