@@ -19,15 +19,6 @@ pub enum End {
     Failed,
 }
 
-impl End {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "Complete",
-            Self::Failed => "Failed",
-        }
-    }
-}
-
 /// The projection of a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobView {
