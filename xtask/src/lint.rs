@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::tools;
 
 /// The version whose configuration `deny.toml` is written for.
-const CARGO_DENY: &str = "0.20";
+const CARGO_DENY: &str = "^0.20";
 
 /// Lints of clippy that are matters of taste, and ours is another: names for tuples that are used once, booleans turned round, method
 /// names that resemble the standard library's, `is_empty` beside every `len`.

@@ -21,7 +21,7 @@ use knarr_controllers::ControllerContext;
 use knarr_core::api::Transport;
 use knarr_core::clock::Env;
 use knarr_store::log::LogEngine;
-use knarr_store::{Engine, Storage};
+use knarr_store::{Engine, SecretSealer, Storage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,10 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     ready();
     let stop = CancellationToken::new();
     start_components(cluster, &server, &pki, &env, &stop)?;
-    super::until_told_to_stop().await?;
+    tokio::select! {
+        told = super::until_told_to_stop() => told?,
+        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "mend the disk; the server starts again by itself")),
+    }
     stop.cancel();
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
@@ -63,7 +66,8 @@ fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
     let folder = cluster.data.join("store");
     let failed =
         |e: knarr_store::Error| Failure::new("STORE", Exit::Resource, format!("{}: {e}", folder.display()), "look into the folder, or restore a backup");
-    let engine: Arc<dyn Engine> = Arc::new(LogEngine::at(&folder, env.clock.clone()).map_err(failed)?);
+    let sealer = SecretSealer::at(&cluster.pki().join("secrets.key")).map_err(Failure::program)?;
+    let engine: Arc<dyn Engine> = Arc::new(LogEngine::at(&folder, env.clock.clone()).map_err(failed)?.with_sealer(Arc::new(sealer)));
     Storage::open(engine, env.clone()).map_err(failed)
 }
 
