@@ -8,6 +8,7 @@ use super::Dialect;
 use super::schema::Definitions;
 use crate::registry::{Custom, Registry, Resource};
 
+const CONVENTIONS: &str = "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
 /// Keywords that OpenAPI 2 has not.
 const NOT_IN_V2: [&str; 5] = ["allOf", "oneOf", "anyOf", "not", "nullable"];
 
@@ -62,12 +63,13 @@ fn object(definitions: &mut Definitions, resource: &Resource, custom: &Custom) -
 
 fn list(definitions: &mut Definitions, resource: &Resource) -> Value {
     let item = definitions.reference(&definition_name(resource, &resource.kind));
-    let meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta");
+    let meta = metadata(definitions, "ListMeta", &format!("Standard list metadata. More info: {CONVENTIONS}#types-kinds"));
+    let items = json!({"type": "array", "description": format!("List of {}. More info: {CONVENTIONS}", resource.plural), "items": item});
     let mut schema = json!({
         "type": "object",
         "description": format!("{} is a list of {}", resource.list_kind, resource.kind),
         "required": ["items"],
-        "properties": {"apiVersion": type_meta(definitions, "apiVersion"), "kind": type_meta(definitions, "kind"), "items": {"type": "array", "items": item}, "metadata": meta},
+        "properties": {"apiVersion": type_meta(definitions, "apiVersion"), "kind": type_meta(definitions, "kind"), "items": items, "metadata": meta},
         "x-kubernetes-group-version-kind": kind_of(resource, &resource.list_kind),
     });
     selectable(&mut schema, resource);
@@ -82,8 +84,18 @@ fn type_meta(definitions: &Definitions, name: &str) -> Value {
     schema
 }
 
+/// A reference with a text of its own, which OpenAPI 3 allows only around it.
+fn metadata(definitions: &mut Definitions, name: &str, text: &str) -> Value {
+    let mut schema = definitions.reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+    if definitions.dialect == Dialect::V3 {
+        schema = json!({ "allOf": [schema] });
+    }
+    schema["description"] = text.into();
+    schema
+}
+
 fn add_object_fields(schema: &mut Value, definitions: &mut Definitions) {
-    let meta = definitions.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    let meta = metadata(definitions, "ObjectMeta", &format!("Standard object's metadata. More info: {CONVENTIONS}#metadata"));
     if !schema["properties"].is_object() {
         schema["properties"] = json!({});
     }

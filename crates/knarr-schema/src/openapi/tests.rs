@@ -161,6 +161,7 @@ fn a_custom_resource_is_published_as_far_as_each_dialect_goes() {
     assert_eq!(v3["properties"]["spec"]["required"], json!(["size", "maybe"]));
     assert_eq!(v3["properties"]["spec"]["properties"]["port"]["anyOf"], json!([{"type": "integer"}, {"type": "string"}]));
     assert_eq!(v3["properties"]["metadata"], json!({"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}));
+    assert_eq!(v2["properties"]["metadata"]["$ref"], "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     let spec = &v2["properties"]["spec"];
     assert_eq!(spec["properties"]["size"], json!({"type": "integer", "minimum": 1}));
     assert_eq!(spec["required"], json!(["size"]));
