@@ -32,6 +32,7 @@ mod nodes;
 mod pod_gc;
 mod quantities;
 mod replicaset;
+mod resourcequota;
 mod resources;
 mod root_ca;
 mod serviceaccount;
@@ -56,6 +57,7 @@ pub fn start_all(context: &ControllerContext) {
     statefulset::start(context);
     daemonset::start(context);
     endpoints::start(context);
+    resourcequota::start(context, &census.resources);
     pod_gc::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);

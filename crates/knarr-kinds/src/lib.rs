@@ -22,6 +22,7 @@ pub mod metadata;
 mod networking;
 pub mod pod;
 mod policy;
+pub mod quota;
 mod rbac;
 mod resource;
 mod scale;

@@ -7,6 +7,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod resource_quota;
 mod service_account;
 mod storage_protection;
 mod taint_nodes;
@@ -66,6 +67,7 @@ pub trait Plugin: Send + Sync {
 }
 
 /// What plugins may look at: the stored objects, from the watch cache.
+#[async_trait]
 pub trait Objects: Send + Sync {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Object>;
     /// All objects, or those of one namespace.
@@ -78,6 +80,14 @@ pub trait Objects: Send + Sync {
 
     fn values(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Value> {
         self.list(group, resource, namespace).iter().filter_map(|o| knarr_schema::codec::to_value(o).ok()).collect()
+    }
+
+    /// Writes an object of version `v1` that is still at revision `expected`.
+    ///
+    /// # Errors
+    /// `Conflict` or `NotFound` when it changed meanwhile; whatever keeps the store from writing.
+    async fn replace(&self, _group: &str, _resource: &str, _object: &Value, _expected: u64) -> Result<()> {
+        Err(knarr_core::Status::internal("these objects can only be read"))
     }
 }
 
@@ -95,6 +105,7 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(default_class::DefaultClass::storage(with())),
         Arc::new(default_class::DefaultClass::ingress(with())),
+        Arc::new(resource_quota::ResourceQuota::new(with())),
     ]
 }
 

@@ -34,7 +34,7 @@ fn add(sum: &mut Amounts, more: &Amounts) {
     }
 }
 
-fn at_least(max: &mut Amounts, other: &Amounts) {
+pub fn at_least(max: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
         let kept = max.entry(name.clone()).or_insert(*amount);
         if *amount > *kept {
@@ -45,13 +45,18 @@ fn at_least(max: &mut Amounts, other: &Amounts) {
 
 /// What all containers together need: the sum of those that run side by side, or the peak while the pod initialises.
 pub fn aggregate(spec: &Value, kind: &str) -> Amounts {
+    aggregate_by(spec, |container| amounts(container, kind))
+}
+
+/// The same, by what `of` says of each container.
+pub fn aggregate_by(spec: &Value, of: impl Fn(&Value) -> Amounts) -> Amounts {
     let mut sum = Amounts::new();
     for container in spec.list_at(&["containers"]) {
-        add(&mut sum, &amounts(container, kind));
+        add(&mut sum, &of(container));
     }
     let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
     for container in spec.list_at(&["initContainers"]) {
-        let mut needed = amounts(container, kind);
+        let mut needed = of(container);
         if is_sidecar(container) {
             add(&mut sum, &needed);
             add(&mut sidecars, &needed);
