@@ -7,7 +7,12 @@ pub const DNS1035_LABEL_MAX: usize = 63;
 pub const LABEL_VALUE_MAX: usize = 63;
 pub const QUALIFIED_NAME_MAX: usize = 63;
 
+/// Names of objects say "characters" where label keys and values say "bytes".
 fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+fn too_many_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -26,7 +31,9 @@ pub fn is_dns1123_label(s: &str) -> Vec<String> {
     if s.len() > DNS1123_LABEL_MAX {
         problems.push(too_long(DNS1123_LABEL_MAX));
     }
-    if !is_label(s) {
+    if !is_label(s) && s.split('.').all(is_label) {
+        problems.push("must not contain dots".into());
+    } else if !is_label(s) {
         problems.push("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')".into());
     }
     problems
@@ -34,6 +41,10 @@ pub fn is_dns1123_label(s: &str) -> Vec<String> {
 
 /// A lower-case RFC 1123 subdomain.
 pub fn is_dns1123_subdomain(s: &str) -> Vec<String> {
+    subdomain_problems(s, too_long)
+}
+
+fn subdomain_problems(s: &str, too_long: fn(usize) -> String) -> Vec<String> {
     let mut problems = Vec::new();
     if s.len() > DNS1123_SUBDOMAIN_MAX {
         problems.push(too_long(DNS1123_SUBDOMAIN_MAX));
@@ -76,18 +87,18 @@ pub fn is_qualified_name(s: &str) -> Vec<String> {
             if prefix.is_empty() {
                 problems.push("prefix part must be non-empty".into());
             } else {
-                problems.extend(is_dns1123_subdomain(prefix).into_iter().map(|p| format!("prefix part {p}")));
+                problems.extend(subdomain_problems(prefix, too_many_bytes).into_iter().map(|p| format!("prefix part {p}")));
             }
             name
         }
         _ => {
-            return vec![format!("a qualified name {QUALIFIED_NAME_TEXT} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')")];
+            return vec![format!("a valid label key {QUALIFIED_NAME_TEXT} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')")];
         }
     };
     if name.is_empty() {
         problems.push("name part must be non-empty".into());
     } else if name.len() > QUALIFIED_NAME_MAX {
-        problems.push(format!("name part {}", too_long(QUALIFIED_NAME_MAX)));
+        problems.push(format!("name part {}", too_many_bytes(QUALIFIED_NAME_MAX)));
     }
     if !is_qualified_part(name) {
         problems.push(format!("name part {QUALIFIED_NAME_TEXT}"));
@@ -99,7 +110,7 @@ pub fn is_qualified_name(s: &str) -> Vec<String> {
 pub fn is_label_value(s: &str) -> Vec<String> {
     let mut problems = Vec::new();
     if s.len() > LABEL_VALUE_MAX {
-        problems.push(too_long(LABEL_VALUE_MAX));
+        problems.push(too_many_bytes(LABEL_VALUE_MAX));
     }
     if !s.is_empty() && !is_qualified_part(s) {
         problems.push("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')".into());

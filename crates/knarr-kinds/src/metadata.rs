@@ -19,7 +19,20 @@ pub const IMMUTABLE: &str = "field is immutable";
 
 /// Validates the metadata of a new object (upstream: `ValidateObjectMetaAccessor`).
 pub fn validate_metadata(object: &Value, namespaced: bool, name_rules: &dyn Strategy) -> ErrorList {
-    validate(object.at(&["metadata"]).unwrap_or(&Value::Null), namespaced, &|name| name_rules.validate_name(name), &Path::new("metadata"))
+    let (metadata, path) = (object.at(&["metadata"]).unwrap_or(&Value::Null), Path::new("metadata"));
+    let mut errors = validate(metadata, namespaced, &|name| name_rules.validate_name(name), &path);
+    if name_rules.domain_finalizers() {
+        errors.extend(domain_finalizers(metadata, &path.child("finalizers")));
+    }
+    errors
+}
+
+/// Finalizers without a domain that everybody knows.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn domain_finalizers(metadata: &Value, path: &Path) -> ErrorList {
+    let unknown = strings(metadata, &["finalizers"]).enumerate().filter(|(_, f)| !f.contains('/') && !STANDARD_FINALIZERS.contains(f));
+    unknown.map(|(i, f)| Error::invalid(&path.index(i), f, "name is neither a standard finalizer name nor is it fully qualified")).collect()
 }
 
 /// The same for metadata at any place, with the rules for its name.
@@ -133,7 +146,7 @@ fn owner_reference(reference: &Value, path: &Path) -> ErrorList {
     }
     for key in ["apiVersion", "kind", "name", "uid"] {
         if text(key).is_empty() {
-            errors.push(Error::required(&path.child(key), ""));
+            errors.push(Error::required(&path.child(key), "must not be empty"));
         }
     }
     if (version, text("kind")) == ("v1", "Event") {
@@ -292,7 +305,7 @@ mod tests {
         check(json!({"name": "a"}), &["metadata.namespace: Required value"]);
         check(
             json!({"name": "a", "namespace": "n", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
-            &["metadata.ownerReferences[0].uid: Required value"],
+            &["metadata.ownerReferences[0].uid: Required value: must not be empty"],
         );
         check(
             json!({"name": "a", "namespace": "n", "finalizers": ["orphan", "foregroundDeletion"]}),

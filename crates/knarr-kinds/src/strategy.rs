@@ -133,6 +133,11 @@ pub trait Strategy: Sync + Send {
         Vec::new()
     }
 
+    /// `Warning` headers of a write to `status`.
+    fn status_warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether a PUT may create (upstream: `AllowCreateOnUpdate`).
     fn allow_create_on_update(&self) -> bool {
         self.shape().create_on_update
@@ -166,6 +171,11 @@ pub trait Strategy: Sync + Send {
     /// In a list, the index of the object whose name is marked ` (default)` (StorageClasses).
     fn effective_default(&self, _objects: &[Value]) -> Option<usize> {
         None
+    }
+
+    /// Whether finalizers need a domain unless they are Kubernetes' own: most kinds (upstream: `ValidateObjectMeta` of core).
+    fn domain_finalizers(&self) -> bool {
+        true
     }
 
     /// `metadata.name` rules; texts of upstream's `NameIsDNSSubdomain` and like. A name that ends in `-` because it is a
@@ -214,6 +224,10 @@ impl Strategy for StatusOf {
         self.0.validate_status_update(cx, object, old)
     }
 
+    fn warnings(&self, object: &Value, _old: Option<&Value>) -> Vec<String> {
+        self.0.status_warnings(object)
+    }
+
     fn allow_create_on_update(&self) -> bool {
         false
     }
@@ -224,6 +238,10 @@ impl Strategy for StatusOf {
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Option<Vec<Value>> {
         self.0.cells(object, now)
+    }
+
+    fn domain_finalizers(&self) -> bool {
+        self.0.domain_finalizers()
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! Certificate signing requests and what surrounds them (upstream: `pkg/registry/certificates`).
 
+pub mod names;
+
 use crate::cells::{Cells, NONE, age, labels, name, text, text_or};
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
 
 /// Fields of coordinated leader election, which is off by default.
-const DISABLED: &[&str] = &["strategy", "preferredHolder"];
+const DISABLED: &[disabled::Gate] = &[&["strategy"], &["preferredHolder"]];
 
 pub struct Lease;
 

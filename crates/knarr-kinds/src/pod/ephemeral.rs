@@ -1,8 +1,9 @@
 //! Writes to `pods/ephemeralcontainers`: what `kubectl debug` adds (upstream: `podEphemeralContainersStrategy`).
 
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use super::{Pod, count_spec};
+use super::{Pod, count_spec, validation};
 use crate::separation::{keep, keep_metadata};
 use crate::strategy::{Context, Shape, Strategy};
 
@@ -29,6 +30,10 @@ impl Strategy for EphemeralContainers {
             }
         }
         count_spec(pod, old);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, pod: &Value, old: &Value) -> ErrorList {
+        validation::update_ephemeral(pod, old)
     }
 
     fn field(&self, object: &Value, name: &str) -> String {

@@ -8,16 +8,22 @@ pub mod qos;
 mod resize;
 pub mod resources;
 mod status;
+pub mod validation;
+pub mod warnings;
 
 use crate::cells::{Cells, containers, labels, name};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json, time};
 
+use crate::at;
 use crate::disabled;
 use crate::semantic::{same, same_at};
-use crate::separation::{count, keep};
+use crate::separation::{self, count, keep};
 use crate::strategy::{Context, Graceful, Shape, Strategy, plain_field};
 use crate::tree::{each, list_mut, object};
+
+use validation::Options;
 
 pub use ephemeral::EphemeralContainers;
 pub use resize::Resize;
@@ -48,6 +54,10 @@ impl Strategy for Pod {
         }
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, pod: &Value) -> ErrorList {
+        validation::create(pod)
+    }
+
     fn prepare_for_update(&self, _cx: &Context<'_>, pod: &mut Value, old: &Value) {
         keep(pod, old, "status");
         keep_pod_resources(pod, old);
@@ -57,6 +67,22 @@ impl Strategy for Pod {
 
     fn prepare_for_status_update(&self, cx: &Context<'_>, pod: &mut Value, old: &Value) {
         status::prepare(cx, pod, old);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, pod: &Value, old: &Value) -> ErrorList {
+        validation::update(pod, old)
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, pod: &Value, old: &Value) -> ErrorList {
+        validation::status(pod, old)
+    }
+
+    fn warnings(&self, pod: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_none() { warnings::of_pod(pod) } else { Vec::new() }
+    }
+
+    fn status_warnings(&self, pod: &Value) -> Vec<String> {
+        warnings::of_status(pod)
     }
 
     /// Unscheduled and finished pods go at once; others get their grace (upstream: `CheckGracefulDelete`).
@@ -156,7 +182,7 @@ fn app_armor_from_annotations(pod: &mut Value) {
     for kind in defaults::CONTAINERS {
         for container in list_mut(pod, &["spec", kind]) {
             let name = container.str_at(&["name"]).unwrap_or_default();
-            let profile = annotations.get(format!("{APP_ARMOR_ANNOTATION}{name}")).and_then(Value::as_str).and_then(app_armor_profile);
+            let profile = annotations.get(format!("{APP_ARMOR_ANNOTATION}{name}")).and_then(Value::as_str).and_then(annotation_profile);
             let Some(profile) = profile else { continue };
             if container.at(&["securityContext", "appArmorProfile"]).is_none() && !same(Some(&profile), pod_profile.as_ref()) {
                 object(container.ensure(&["securityContext"])).insert("appArmorProfile".into(), profile);
@@ -165,7 +191,8 @@ fn app_armor_from_annotations(pod: &mut Value) {
     }
 }
 
-fn app_armor_profile(annotation: &str) -> Option<Value> {
+/// The profile that an annotation names, if it can be read.
+fn annotation_profile(annotation: &str) -> Option<Value> {
     match annotation {
         "unconfined" => Some(json!({"type": "Unconfined"})),
         "runtime/default" => Some(json!({"type": "RuntimeDefault"})),
@@ -186,6 +213,28 @@ impl Strategy for PodTemplate {
 
     fn default(&self, object: &mut Value) {
         defaults::template(object.ensure(&["template"]));
+    }
+
+    fn prepare_for_create(&self, _cx: &Context<'_>, object: &mut Value) {
+        separation::create(self.shape(), object);
+        disabled::drop_template(object, None, &["template"]);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
+        disabled::drop_template(object, Some(old), &["template"]);
+        separation::update(self.shape(), object, old);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::template(&root.get("template"), &Options::of_template(None), e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::template(&root.get("template"), &Options::of_template(old.at(&["template"])), e))
+    }
+
+    fn warnings(&self, object: &Value, _old: Option<&Value>) -> Vec<String> {
+        at::warn(object, |root, out| warnings::of_template(&root.get("template"), out))
     }
 
     fn cells(&self, object: &Value, _now: Timestamp) -> Cells {

@@ -1,8 +1,10 @@
 //! Writes to `pods/resize`: changed resources of a running pod (upstream: `podResizeStrategy`).
 
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use super::{Pod, count_spec, keep_pod_resources, resources};
+use super::{Pod, count_spec, keep_pod_resources, resources, validation};
+use crate::disabled;
 use crate::separation::{keep, keep_at, keep_metadata};
 use crate::strategy::{Context, Shape, Strategy};
 
@@ -23,7 +25,12 @@ impl Strategy for Resize {
         if let Some(spec) = pod.at_mut(&["spec"]) {
             resources::default_pod_level(spec);
         }
+        disabled::drop_pod(pod, Some(old));
         count_spec(pod, old);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, pod: &Value, old: &Value) -> ErrorList {
+        validation::resize(pod, old)
     }
 
     fn field(&self, object: &Value, name: &str) -> String {

@@ -1,9 +1,13 @@
 //! PersistentVolumes (upstream: `pkg/registry/core/persistentvolume`).
 
+pub mod validation;
+
 use crate::cells::{Cells, UNSET, access_modes, age, is_deleting, name, quantity, storage_class, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json, time};
 
+use crate::at;
 use crate::separation::{keep, keep_at, status_update};
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to, round_amounts, with};
@@ -44,6 +48,18 @@ impl Strategy for PersistentVolume {
         } else if !same_phase && (told.is_none() || told == old.at(&TRANSITION)) {
             volume.set(&TRANSITION, time::format(cx.env.now()));
         }
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, volume: &Value) -> ErrorList {
+        at::check(volume, |root, e| validation::volume(root, None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, volume: &Value, old: &Value) -> ErrorList {
+        at::check(volume, |root, e| validation::update(root, old, e))
+    }
+
+    fn warnings(&self, volume: &Value, _old: Option<&Value>) -> Vec<String> {
+        at::warn(volume, validation::warnings)
     }
 
     fn cells(&self, volume: &Value, now: Timestamp) -> Cells {

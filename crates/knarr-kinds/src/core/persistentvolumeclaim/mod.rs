@@ -1,9 +1,13 @@
 //! PersistentVolumeClaims (upstream: `pkg/registry/core/persistentvolumeclaim`, `pkg/api/persistentvolumeclaim`).
 
+pub mod validation;
+
 use crate::cells::{Cells, UNSET, access_modes, age, is_deleting, name, quantity, storage_class, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use crate::at;
 use crate::pod::defaults::claim_spec;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -38,6 +42,22 @@ impl Strategy for PersistentVolumeClaim {
         if old.at(&["status", "healthStatus"]).is_none() {
             claim.remove(&["status", "healthStatus"]);
         }
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, claim: &Value) -> ErrorList {
+        at::check(claim, validation::create)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, claim: &Value, old: &Value) -> ErrorList {
+        validation::update(claim, old)
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, claim: &Value, _old: &Value) -> ErrorList {
+        at::check(claim, validation::status)
+    }
+
+    fn warnings(&self, claim: &Value, _old: Option<&Value>) -> Vec<String> {
+        validation::warnings(claim)
     }
 
     fn cells(&self, claim: &Value, now: Timestamp) -> Cells {
