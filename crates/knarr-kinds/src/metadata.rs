@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use knarr_core::field::{Error, ErrorList, Path, go_quote};
-use knarr_core::{GroupVersion, Value, ValueExt, names};
+use knarr_core::names::{is_label_value, is_qualified_name};
+use knarr_core::{GroupVersion, Value, ValueExt};
 
 use crate::semantic::same;
 use crate::strategy::Strategy;
@@ -20,7 +21,10 @@ pub const IMMUTABLE: &str = "field is immutable";
 /// Validates the metadata of a new object (upstream: `ValidateObjectMetaAccessor`).
 pub fn validate_metadata(object: &Value, namespaced: bool, name_rules: &dyn Strategy) -> ErrorList {
     let (metadata, path) = (object.at(&["metadata"]).unwrap_or(&Value::Null), Path::new("metadata"));
-    let mut errors = validate(metadata, namespaced, &|name| name_rules.validate_name(name), &path);
+    let mut errors = names(metadata, name_rules, &path);
+    errors.extend(namespace(metadata.str_at(&["namespace"]).unwrap_or_default(), namespaced, &path.child("namespace")));
+    errors.extend(common(metadata, &path));
+    errors.extend(finalizers(metadata, &path.child("finalizers")));
     if name_rules.domain_finalizers() {
         errors.extend(domain_finalizers(metadata, &path.child("finalizers")));
     }
@@ -35,23 +39,19 @@ fn domain_finalizers(metadata: &Value, path: &Path) -> ErrorList {
     unknown.map(|(i, f)| Error::invalid(&path.index(i), f, "name is neither a standard finalizer name nor is it fully qualified")).collect()
 }
 
-/// The same for metadata at any place, with the rules for its name.
-pub fn validate(metadata: &Value, namespaced: bool, name_rules: &dyn Fn(&str) -> Vec<String>, path: &Path) -> ErrorList {
+fn names(metadata: &Value, rules: &dyn Strategy, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     let text = |key: &str| metadata.str_at(&[key]).unwrap_or_default();
     let (name, prefix) = (text("name"), text("generateName"));
     if !prefix.is_empty() {
-        let problems = name_rules(&mask_trailing_dash(prefix));
+        let problems = rules.validate_generate_name(&mask_trailing_dash(prefix));
         errors.extend(problems.into_iter().map(|p| Error::invalid(&path.child("generateName"), prefix, p)));
     }
     if name.is_empty() {
         errors.push(Error::required(&path.child("name"), "name or generateName is required"));
     } else {
-        errors.extend(name_rules(name).into_iter().map(|p| Error::invalid(&path.child("name"), name, p)));
+        errors.extend(rules.validate_name(name).into_iter().map(|p| Error::invalid(&path.child("name"), name, p)));
     }
-    errors.extend(namespace(text("namespace"), namespaced, &path.child("namespace")));
-    errors.extend(common(metadata, path));
-    errors.extend(finalizers(metadata, &path.child("finalizers")));
     errors
 }
 
@@ -70,7 +70,7 @@ fn mask_trailing_dash(prefix: &str) -> String {
 fn namespace(name: &str, namespaced: bool, path: &Path) -> ErrorList {
     match (namespaced, name.is_empty()) {
         (true, true) => vec![Error::required(path, "")],
-        (true, false) => names::is_dns1123_label(name).into_iter().map(|p| Error::invalid(path, name, p)).collect(),
+        (true, false) => knarr_core::names::is_dns1123_label(name).into_iter().map(|p| Error::invalid(path, name, p)).collect(),
         (false, false) => vec![Error::forbidden(path, "not allowed on this type")],
         (false, true) => ErrorList::new(),
     }
@@ -93,9 +93,9 @@ fn common(metadata: &Value, path: &Path) -> ErrorList {
 pub fn labels(labels: Option<&Value>, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
-        errors.extend(names::is_qualified_name(key).into_iter().map(|p| Error::invalid(path, key.as_str(), p)));
+        errors.extend(is_qualified_name(key).into_iter().map(|p| Error::invalid(path, key.as_str(), p)));
         let value = value.as_str().unwrap_or_default();
-        errors.extend(names::is_label_value(value).into_iter().map(|p| Error::invalid(path, value, p)));
+        errors.extend(is_label_value(value).into_iter().map(|p| Error::invalid(path, value, p)));
     }
     errors
 }
@@ -105,7 +105,7 @@ pub fn annotations(annotations: Option<&Value>, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     let mut bytes = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
-        errors.extend(names::is_qualified_name(&key.to_lowercase()).into_iter().map(|p| Error::invalid(path, key.as_str(), p)));
+        errors.extend(is_qualified_name(&key.to_lowercase()).into_iter().map(|p| Error::invalid(path, key.as_str(), p)));
         bytes += key.len() + value.as_str().map_or(0, str::len);
     }
     if bytes > ANNOTATIONS_BYTES_MAX {
@@ -158,7 +158,7 @@ fn owner_reference(reference: &Value, path: &Path) -> ErrorList {
 fn finalizers(metadata: &Value, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     for finalizer in strings(metadata, &["finalizers"]) {
-        errors.extend(names::is_qualified_name(finalizer).into_iter().map(|p| Error::invalid(path, finalizer, p)));
+        errors.extend(is_qualified_name(finalizer).into_iter().map(|p| Error::invalid(path, finalizer, p)));
     }
     let has = |wanted: &str| strings(metadata, &["finalizers"]).any(|f| f == wanted);
     if has("orphan") && has("foregroundDeletion") {
@@ -267,10 +267,10 @@ fn label_requirement(requirement: &Value, path: &Path, allow_invalid_values: boo
         other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
     }
     let key = requirement.str_at(&["key"]).unwrap_or_default();
-    errors.extend(names::is_qualified_name(key).into_iter().map(|p| Error::invalid(&path.child("key"), key, p)));
+    errors.extend(is_qualified_name(key).into_iter().map(|p| Error::invalid(&path.child("key"), key, p)));
     if !allow_invalid_values {
         for (i, value) in values.iter().enumerate() {
-            errors.extend(names::is_label_value(value).into_iter().map(|p| Error::invalid(&path.child("values").index(i), *value, p)));
+            errors.extend(is_label_value(value).into_iter().map(|p| Error::invalid(&path.child("values").index(i), *value, p)));
         }
     }
     errors
@@ -279,7 +279,7 @@ fn label_requirement(requirement: &Value, path: &Path, allow_invalid_values: boo
 /// Whether a selector holds a label value that would be refused today.
 pub fn has_invalid_label_value(selector: Option<&Value>) -> bool {
     let Some(selector) = selector else { return false };
-    selector.list_at(&["matchExpressions"]).iter().flat_map(|e| strings(e, &["values"])).any(|v| !names::is_label_value(v).is_empty())
+    selector.list_at(&["matchExpressions"]).iter().flat_map(|e| strings(e, &["values"])).any(|v| !is_label_value(v).is_empty())
 }
 
 /// The entries of a map of strings.

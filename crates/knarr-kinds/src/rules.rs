@@ -13,6 +13,20 @@ fn word(b: u8) -> bool {
     b.is_ascii_alphanumeric()
 }
 
+/// A domain, where too much is counted in bytes (upstream: `validate.LongName`).
+pub fn long_name(s: &str) -> Vec<String> {
+    bytes(names::is_dns1123_subdomain(s))
+}
+
+/// A label of a domain, in the same words (upstream: `validate.ShortName`).
+pub fn short_name(s: &str) -> Vec<String> {
+    bytes(names::is_dns1123_label(s))
+}
+
+fn bytes(problems: Vec<String>) -> Vec<String> {
+    problems.into_iter().map(|p| if p.starts_with("must be no more than") { p.replace("characters", "bytes") } else { p }).collect()
+}
+
 /// The number of a port, 1 to 65535.
 pub fn port_number(port: i64) -> Vec<String> {
     only((1..=65535).contains(&port), "must be between 1 and 65535, inclusive")

@@ -178,10 +178,14 @@ pub trait Strategy: Sync + Send {
         true
     }
 
-    /// `metadata.name` rules; texts of upstream's `NameIsDNSSubdomain` and like. A name that ends in `-` because it is a
-    /// `generateName` comes here with the `-` replaced.
+    /// `metadata.name` rules; texts of upstream's `NameIsDNSSubdomain` and like.
     fn validate_name(&self, name: &str) -> Vec<String> {
         knarr_core::names::is_dns1123_subdomain(name)
+    }
+
+    /// Rules for `metadata.generateName`, with a `-` at its end replaced: mostly those for the name.
+    fn validate_generate_name(&self, prefix: &str) -> Vec<String> {
+        self.validate_name(prefix)
     }
 }
 
@@ -246,5 +250,9 @@ impl Strategy for StatusOf {
 
     fn validate_name(&self, name: &str) -> Vec<String> {
         self.0.validate_name(name)
+    }
+
+    fn validate_generate_name(&self, prefix: &str) -> Vec<String> {
+        self.0.validate_generate_name(prefix)
     }
 }

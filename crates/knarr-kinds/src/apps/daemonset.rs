@@ -2,8 +2,12 @@
 
 use crate::cells::{Cells, age, containers, labels, name, number, selector};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use super::validation;
+use crate::at::{self, At};
+use crate::metadata::has_invalid_label_value;
 use crate::semantic::same_at;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -46,6 +50,29 @@ impl Strategy for DaemonSet {
         set_template_generation(object, template_generation(old) + i64::from(template_changed));
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validate(&root.get("spec"), None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| {
+            validation::immutable(&root.get("spec"), old, &["selector"], e);
+            validate(&root.get("spec"), Some(old), e);
+        })
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| {
+            validation::counts(&root.get("status"), &COUNTS, e);
+            validation::collisions(&root.get("status"), old, e);
+        })
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let changed = old.is_none_or(|old| template_generation(object) != template_generation(old));
+        if changed { validation::warn(object, None, false) } else { Vec::new() }
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
         let status = |field| number(object, &["status", field]).into();
@@ -62,6 +89,55 @@ impl Strategy for DaemonSet {
             images,
             selector(object.at(&["spec", "selector"])),
         ])
+    }
+}
+
+const COUNTS: [&str; 9] = [
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "observedGeneration",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+    "collisionCount",
+];
+
+fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
+    let (selector, template) = (spec.get("selector"), spec.get("template"));
+    let options = validation::template_options(old);
+    let lenient = options.invalid_label_values_in_selectors || old.is_some_and(|o| has_invalid_label_value(o.at(&["spec", "selector"])));
+    selector.label_selector_ratcheting(lenient, e);
+    if let Some(matcher) = validation::matcher(spec, "", &mut ErrorList::new()) {
+        validation::matches_template(&matcher, &template, e);
+    }
+    if selector.is_set() {
+        validation::not_empty(&selector, "daemonset", e);
+    }
+    pod::validation::template(&template, &pod::validation::Options { invalid_label_values_in_selectors: lenient, ..options }, e);
+    validation::runs_forever(&template, "DaemonSet", e);
+    validation::counts(spec, &["minReadySeconds", "revisionHistoryLimit"], e);
+    rollout(&spec.get("updateStrategy"), e);
+}
+
+fn rollout(strategy: &At, e: &mut ErrorList) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.str_of("type") {
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            for place in [&unavailable, &surge] {
+                validation::int_or_percent(place, e);
+                validation::at_most_all(place, e);
+            }
+            match (validation::int_or_percent_value(&unavailable) != 0, validation::int_or_percent_value(&surge) != 0) {
+                (true, true) => e.push(surge.invalid("may not be set when maxUnavailable is non-zero")),
+                (false, false) => e.push(unavailable.required("cannot be 0 when maxSurge is 0")),
+                _ => {}
+            }
+        }
+        _ => validation::unsupported_strategy(strategy, &["RollingUpdate", "OnDelete"], e),
     }
 }
 

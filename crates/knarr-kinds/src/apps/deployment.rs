@@ -2,8 +2,11 @@
 
 use crate::cells::{Cells, age, containers, name, number, selector_text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use super::validation;
+use crate::at::{self, At};
 use crate::semantic::same_at;
 use crate::separation::{self, count, keep, keep_at, wish_changed};
 use crate::strategy::{Context, Shape, Strategy};
@@ -50,6 +53,30 @@ impl Strategy for Deployment {
         keep_at(object, old, &["metadata", "labels"]);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validate(&root.get("spec"), None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| {
+            validate(&root.get("spec"), Some(old), e);
+            validation::immutable(&root.get("spec"), old, &["selector"], e);
+        })
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| {
+            let status = root.get("status");
+            validation::counts(&status, &COUNTS, e);
+            validation::part_of_replicas(&status, &["updatedReplicas", "readyReplicas", "availableReplicas"], "readyReplicas", e);
+            validation::collisions(&status, old, e);
+        })
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        validation::warn(object, old, true)
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let [names, images] = containers(object, &["spec", "template", "spec", "containers"]);
         let status = |field| number(object, &["status", field]);
@@ -63,6 +90,44 @@ impl Strategy for Deployment {
             images,
             selector_text(object.at(&["spec", "selector"])).unwrap_or_else(|| "<invalid>".into()).into(),
         ])
+    }
+}
+
+const COUNTS: [&str; 8] = [
+    "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas", "collisionCount",
+];
+
+fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
+    spec.get("replicas").nonnegative(e);
+    validation::selector(spec, "deployment", e);
+    validation::replica_template(spec, old, e);
+    rollout(&spec.get("strategy"), e);
+    validation::counts(spec, &["minReadySeconds", "revisionHistoryLimit"], e);
+    let deadline = spec.get("progressDeadlineSeconds");
+    if deadline.is_set() {
+        deadline.nonnegative(e);
+        if deadline.int() <= spec.get("minReadySeconds").int() {
+            e.push(deadline.invalid("must be greater than minReadySeconds"));
+        }
+    }
+}
+
+fn rollout(strategy: &At, e: &mut ErrorList) {
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.str_of("type") {
+        "Recreate" if rolling.is_set() => e.push(rolling.forbidden("may not be specified when strategy `type` is 'Recreate'")),
+        "Recreate" => {}
+        "RollingUpdate" if !rolling.is_set() => e.push(rolling.required("this should be defaulted and never be nil")),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            validation::int_or_percent(&unavailable, e);
+            validation::int_or_percent(&surge, e);
+            if validation::int_or_percent_value(&unavailable) == 0 && validation::int_or_percent_value(&surge) == 0 {
+                e.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
+            }
+            validation::at_most_all(&unavailable, e);
+        }
+        _ => validation::unsupported_strategy(strategy, &["Recreate", "RollingUpdate"], e),
     }
 }
 

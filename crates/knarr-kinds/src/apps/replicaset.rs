@@ -2,8 +2,11 @@
 
 use crate::cells::{Cells, age, containers, name, number, selector};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use super::validation;
+use crate::at::{self, At};
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::default_to;
@@ -32,6 +35,25 @@ impl Strategy for ReplicaSet {
         separation::update(self.shape(), object, old);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validate(&root.get("spec"), None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| {
+            validate(&root.get("spec"), Some(old), e);
+            validation::immutable(&root.get("spec"), old, &["selector"], e);
+        })
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, |root, e| validate_status(&root.get("status"), e))
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        validation::warn(object, old, true)
+    }
+
     fn field(&self, object: &Value, name: &str) -> String {
         replicas_field(object, name)
     }
@@ -50,6 +72,19 @@ impl Strategy for ReplicaSet {
             selector(object.at(&["spec", "selector"])),
         ])
     }
+}
+
+fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
+    validation::counts(spec, &["replicas", "minReadySeconds"], e);
+    validation::selector(spec, "deployment", e);
+    validation::replica_template(spec, old, e);
+}
+
+/// The counts of a ReplicaSet or ReplicationController.
+pub fn validate_status(status: &At, e: &mut ErrorList) {
+    let counts = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration", "terminatingReplicas"];
+    validation::counts(status, &counts, e);
+    validation::part_of_replicas(status, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], "readyReplicas", e);
 }
 
 /// `status.replicas` is 0 when nobody has counted yet.

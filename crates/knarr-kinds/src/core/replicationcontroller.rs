@@ -2,13 +2,17 @@
 
 use crate::cells::{Cells, age, containers, labels, name, number};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
+use knarr_core::selector::LabelSelector;
 use knarr_core::{Value, ValueExt};
 
-use crate::apps::replicaset::replicas_field;
+use crate::apps::replicaset::{replicas_field, validate_status};
+use crate::apps::validation;
+use crate::at::{self, At};
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
-use crate::tree::{is_zero_at, with};
-use crate::{disabled, pod};
+use crate::tree::{default_to, is_zero_at, with};
+use crate::{disabled, pod, rules};
 
 pub struct ReplicationController;
 
@@ -27,6 +31,7 @@ impl Strategy for ReplicationController {
             }
         }
         let spec = object.ensure(&["spec"]);
+        default_to(spec, "replicas", 1);
         with(spec, &["template"], pod::defaults::template);
     }
 
@@ -38,6 +43,30 @@ impl Strategy for ReplicationController {
     fn prepare_for_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         disabled::drop_template(object, Some(old), &["spec", "template"]);
         separation::update(self.shape(), object, old);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validate(&root.get("spec"), None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| validate(&root.get("spec"), Some(old), e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, |root, e| validate_status(&root.get("status"), e))
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        validation::warn(object, old, true)
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        rules::long_name(name)
+    }
+
+    fn validate_generate_name(&self, prefix: &str) -> Vec<String> {
+        knarr_core::names::is_path_segment(prefix)
     }
 
     fn orphans_dependents(&self) -> bool {
@@ -62,4 +91,23 @@ impl Strategy for ReplicationController {
             labels(object.at(&["spec", "selector"])).into(),
         ])
     }
+}
+
+fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
+    spec.get("minReadySeconds").nonnegative(e);
+    spec.get("selector").require(e);
+    let replicas = spec.get("replicas");
+    if replicas.is_set() {
+        replicas.nonnegative(e);
+    } else {
+        e.push(replicas.required(""));
+    }
+    let template = spec.get("template");
+    if !template.is_set() {
+        e.push(template.required(""));
+        return;
+    }
+    validation::matches_template(&LabelSelector::from_map(spec.get("selector").value()), &template, e);
+    pod::validation::template(&template, &validation::template_options(old), e);
+    validation::runs_forever(&template, "ReplicationController", e);
 }
