@@ -9,7 +9,7 @@ mod apiregistration;
 mod apps;
 mod at;
 mod autoscaling;
-mod batch;
+pub mod batch;
 mod cells;
 mod certificates;
 mod convert;

@@ -84,6 +84,12 @@ pub fn http_header(s: &str) -> Vec<String> {
     only(good, "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')")
 }
 
+/// The path of a URL.
+pub fn http_path(s: &str) -> Vec<String> {
+    let good = !s.is_empty() && s.bytes().all(|b| word(b) || b"/-._~%!$&'()*+,;=:".contains(&b));
+    only(good, "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')")
+}
+
 /// `25%`.
 pub fn percent(s: &str) -> Vec<String> {
     let good = s.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));

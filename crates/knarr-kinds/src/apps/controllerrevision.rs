@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use knarr_core::field::ErrorList;
 use knarr_core::{GroupVersion, Value, ValueExt};
 
-use crate::cells::{Cells, NONE, age, name, number, text};
 use crate::at;
+use crate::cells::{Cells, NONE, age, name, number, text};
 use crate::strategy::{Context, Strategy};
 
 pub struct ControllerRevision;

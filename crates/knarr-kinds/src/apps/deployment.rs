@@ -93,9 +93,8 @@ impl Strategy for Deployment {
     }
 }
 
-const COUNTS: [&str; 8] = [
-    "observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas", "collisionCount",
-];
+const COUNTS: [&str; 8] =
+    ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas", "collisionCount"];
 
 fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     spec.get("replicas").nonnegative(e);

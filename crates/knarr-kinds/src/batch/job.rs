@@ -2,8 +2,12 @@
 
 use crate::cells::{Cells, age, between, containers, is_deleting, is_true, name, number, selector};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, time};
 
+use super::{update, validation};
+use crate::at;
+use crate::metadata::has_invalid_label_value;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to, each, is_set, is_zero_at, object};
@@ -12,6 +16,9 @@ use crate::{disabled, pod};
 /// Labels that tie a pod to its Job, old and new spelling.
 pub const JOB_NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 pub const CONTROLLER_UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+
+/// Gang scheduling of Jobs is off by default.
+pub const DISABLED: &[disabled::Gate] = &[&["scheduling"]];
 
 pub struct Job;
 
@@ -37,11 +44,50 @@ impl Strategy for Job {
         }
         separation::create(self.shape(), job);
         disabled::drop_template(job, None, &["spec", "template"]);
+        disabled::drop(job, None, &["spec"], DISABLED);
     }
 
     fn prepare_for_update(&self, _cx: &Context<'_>, job: &mut Value, old: &Value) {
         disabled::drop_template(job, Some(old), &["spec", "template"]);
+        disabled::drop(job, Some(old), &["spec"], DISABLED);
         separation::update(self.shape(), job, old);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, job: &Value) -> ErrorList {
+        at::check(job, |root, e| {
+            let spec = root.get("spec");
+            validation::generated_selector(root, e);
+            validation::spec(&spec, &validation::template_options(None), e);
+            validation::selector(&spec, false, e);
+            validation::name_allows_completions(root, e);
+        })
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, job: &Value, old: &Value) -> ErrorList {
+        at::check(job, |root, e| {
+            let spec = root.get("spec");
+            let options = validation::template_options(old.at(&["spec"]));
+            let lenient = options.invalid_label_values_in_selectors || has_invalid_label_value(old.at(&["spec", "selector"]));
+            validation::spec(&spec, &pod::validation::Options { invalid_label_values_in_selectors: lenient, ..options }, e);
+            validation::selector(&spec, lenient, e);
+            update::spec(root, old, e);
+            validation::name_allows_completions(root, e);
+        })
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, job: &Value, old: &Value) -> ErrorList {
+        at::check(job, |root, e| update::status(root, old, e))
+    }
+
+    fn warnings(&self, job: &Value, old: Option<&Value>) -> Vec<String> {
+        at::warn(job, |root, out| {
+            if old.is_none() {
+                crate::warnings::host_name_of_pods(job, "Pod names and hostnames", out);
+            }
+            if old.is_none_or(|old| old.i64_at(&["metadata", "generation"]) != job.i64_at(&["metadata", "generation"])) {
+                validation::warn(&root.get("spec"), out);
+            }
+        })
     }
 
     fn orphans_dependents(&self) -> bool {

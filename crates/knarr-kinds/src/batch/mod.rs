@@ -1,4 +1,9 @@
 //! Jobs and CronJobs.
 
 pub mod cronjob;
+mod indexes;
 pub mod job;
+pub mod schedule;
+pub mod timezone;
+mod update;
+mod validation;
