@@ -5,11 +5,14 @@
 
 pub mod allocation;
 pub mod cells;
+pub mod validation;
 
 use crate::cells::Cells;
 use jiff::Timestamp;
-use knarr_core::{Value, ValueExt, json};
+use knarr_core::field::ErrorList;
+use knarr_core::{Value, ValueExt, json, names};
 
+use crate::at;
 use crate::separation::{keep, status_update};
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to, each, is_zero_at};
@@ -47,6 +50,30 @@ impl Strategy for Service {
 
     fn prepare_for_status_update(&self, _cx: &Context<'_>, service: &mut Value, old: &Value) {
         status_update(self.shape(), service, old);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, service: &Value) -> ErrorList {
+        at::check(service, |root, e| validation::service(root, None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, service: &Value, old: &Value) -> ErrorList {
+        at::check(service, |root, e| validation::update(root, old, e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, service: &Value, old: &Value) -> ErrorList {
+        at::check(service, |root, e| validation::status(root, old, e))
+    }
+
+    fn warnings(&self, service: &Value, _old: Option<&Value>) -> Vec<String> {
+        at::warn(service, validation::warn)
+    }
+
+    fn status_warnings(&self, service: &Value) -> Vec<String> {
+        validation::warn_status(service)
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        names::is_dns1123_label(name)
     }
 
     fn cells(&self, service: &Value, now: Timestamp) -> Cells {

@@ -21,6 +21,7 @@ mod volumes;
 
 pub use affinity::{node_selector, node_selector_requirement};
 pub use options::Options;
+pub use probes::port_number_or_name;
 pub use resize::validate as resize;
 pub use scheduling::{label_selector_keys, taint_effect, tolerations};
 pub use security::app_armor_profile;
