@@ -12,6 +12,7 @@ mod autoscaling;
 pub mod batch;
 mod cells;
 mod certificates;
+mod conditions;
 mod convert;
 mod coordination;
 pub mod core;

@@ -34,9 +34,21 @@ pub fn validate_metadata(object: &Value, namespaced: bool, name_rules: &dyn Stra
 /// Finalizers without a domain that everybody knows.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
+const UNKNOWN_FINALIZER: &str = "name is neither a standard finalizer name nor is it fully qualified";
+
+fn is_domain_finalizer(name: &str) -> bool {
+    name.contains('/') || STANDARD_FINALIZERS.contains(&name)
+}
+
 fn domain_finalizers(metadata: &Value, path: &Path) -> ErrorList {
-    let unknown = strings(metadata, &["finalizers"]).enumerate().filter(|(_, f)| !f.contains('/') && !STANDARD_FINALIZERS.contains(f));
-    unknown.map(|(i, f)| Error::invalid(&path.index(i), f, "name is neither a standard finalizer name nor is it fully qualified")).collect()
+    let unknown = strings(metadata, &["finalizers"]).enumerate().filter(|(_, f)| !is_domain_finalizer(f));
+    unknown.map(|(i, f)| Error::invalid(&path.index(i), f, UNKNOWN_FINALIZER)).collect()
+}
+
+/// The problems of a finalizer outside `metadata`.
+pub fn finalizer(name: &str) -> Vec<String> {
+    let unknown = if is_domain_finalizer(name) { None } else { Some(UNKNOWN_FINALIZER.to_owned()) };
+    is_qualified_name(name).into_iter().chain(unknown).collect()
 }
 
 fn names(metadata: &Value, rules: &dyn Strategy, path: &Path) -> ErrorList {

@@ -30,13 +30,18 @@ pub fn not_empty(selector: &At, kind: &str, e: &mut ErrorList) {
 /// The selector as a matcher, or an error with this text.
 pub fn matcher(spec: &At, problem: &str, e: &mut ErrorList) -> Option<LabelSelector> {
     let selector = spec.get("selector");
-    let mut problems = ErrorList::new();
-    selector.label_selector(&mut problems);
-    let parsed = LabelSelector::from_value(selector.value()).ok().filter(|_| problems.is_empty());
+    let parsed = matcher_of(&selector);
     if parsed.is_none() {
         e.push(selector.invalid(problem));
     }
     parsed
+}
+
+/// A selector as a matcher, if it is one.
+pub fn matcher_of(selector: &At) -> Option<LabelSelector> {
+    let mut problems = ErrorList::new();
+    selector.label_selector(&mut problems);
+    LabelSelector::from_value(selector.value()).ok().filter(|_| problems.is_empty())
 }
 
 /// The pods that a workload makes are its own.

@@ -3,11 +3,14 @@
 use crate::cells::Cells;
 mod cells;
 pub mod conversion;
+mod validation;
 
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json};
 
-use crate::strategy::{Shape, Strategy};
+use crate::at;
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_to, is_zero_at, with};
 
 /// Where `autoscaling/v1` keeps metrics other than CPU.
@@ -37,13 +40,31 @@ impl Strategy for HorizontalPodAutoscaler {
         with(spec, &["behavior"], default_behavior);
     }
 
-    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
-        let mut current = object.clone();
-        if object.str_at(&["apiVersion"]) == Some("autoscaling/v1") {
-            conversion::from_v1(&mut current);
-        }
-        Some(cells::cells(&current, now))
+    fn validate_create(&self, _cx: &Context<'_>, autoscaler: &Value) -> ErrorList {
+        at::check(&newest(autoscaler), |root, e| validation::spec(&root.get("spec"), None, e))
     }
+
+    fn validate_update(&self, _cx: &Context<'_>, autoscaler: &Value, old: &Value) -> ErrorList {
+        let old = newest(old);
+        at::check(&newest(autoscaler), |root, e| validation::spec(&root.get("spec"), Some(&old), e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, autoscaler: &Value, _old: &Value) -> ErrorList {
+        at::check(&newest(autoscaler), |root, e| validation::status(&root.get("status"), e))
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Cells {
+        Some(cells::cells(&newest(object), now))
+    }
+}
+
+/// The autoscaler as `autoscaling/v2` has it.
+fn newest(object: &Value) -> Value {
+    let mut object = object.clone();
+    if object.str_at(&["apiVersion"]) == Some("autoscaling/v1") {
+        conversion::from_v1(&mut object);
+    }
+    object
 }
 
 /// Who tells one rule gets the others spelled out.

@@ -2,8 +2,10 @@
 
 use crate::cells::{Cells, age, name, text};
 use jiff::Timestamp;
-use knarr_core::Value;
+use knarr_core::field::ErrorList;
+use knarr_core::{Value, names};
 
+use crate::at::{self, At};
 use crate::disabled;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -27,7 +29,39 @@ impl Strategy for Lease {
         disabled::drop(lease, Some(old), &["spec"], DISABLED);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, lease: &Value) -> ErrorList {
+        at::check(lease, |root, e| validate(&root.get("spec"), e))
+    }
+
+    fn validate_update(&self, cx: &Context<'_>, lease: &Value, _old: &Value) -> ErrorList {
+        self.validate_create(cx, lease)
+    }
+
+    fn domain_finalizers(&self) -> bool {
+        false
+    }
+
     fn cells(&self, lease: &Value, now: Timestamp) -> Cells {
         Some(vec![name(lease), text(lease, &["spec", "holderIdentity"]).into(), age(lease, now)])
+    }
+}
+
+fn validate(spec: &At, e: &mut ErrorList) {
+    let (duration, transitions, strategy, holder) = (spec.get("leaseDurationSeconds"), spec.get("leaseTransitions"), spec.get("strategy"), spec.get("preferredHolder"));
+    if duration.is_set() && duration.int() <= 0 {
+        e.push(duration.invalid("must be greater than 0"));
+    }
+    transitions.nonnegative(e);
+    if strategy.is_set() {
+        // Upstream names the field twice.
+        let place = strategy.shown_as("strategy", strategy.value());
+        if strategy.str().contains('/') {
+            place.problems(e, names::is_qualified_name(strategy.str()));
+        } else {
+            place.if_set_one_of(e, &["OldestEmulationVersion"]);
+        }
+    }
+    if !holder.is_empty() && strategy.is_empty() {
+        e.push(holder.forbidden("may only be specified if `strategy` is defined"));
     }
 }

@@ -12,3 +12,4 @@ pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod service;
 pub mod serviceaccount;
+mod tls;

@@ -2,8 +2,11 @@
 
 use crate::cells::{Cells, age, name, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json};
 
+use crate::at::{self, At};
+use crate::metadata;
 use crate::separation::{keep, keep_at, status_update};
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{default_if_zero, strings};
@@ -44,6 +47,18 @@ impl Strategy for Namespace {
         label_with_name(namespace);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, namespace: &Value) -> ErrorList {
+        at::check(namespace, |root, e| finalizers(&root.get("spec").get("finalizers"), false, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, namespace: &Value, _old: &Value) -> ErrorList {
+        at::check(namespace, |root, e| finalizers(&root.get("spec").get("finalizers"), false, e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, namespace: &Value, _old: &Value) -> ErrorList {
+        at::check(namespace, phase)
+    }
+
     fn field(&self, namespace: &Value, name: &str) -> String {
         plain_field(namespace, name)
     }
@@ -65,6 +80,26 @@ fn label_with_name(namespace: &mut Value) {
     }
 }
 
+/// Finalizers of the spec. Each is told where it stands, or (`each` unset) all at the list.
+fn finalizers(list: &At, each: bool, e: &mut ErrorList) {
+    for finalizer in list.items() {
+        let place = if each { finalizer } else { list.with_value(finalizer.value()) };
+        e.extend(metadata::finalizer(place.str()).into_iter().map(|p| place.invalid(p)));
+    }
+}
+
+/// A namespace that is going says so, and no other.
+fn phase(root: &At, e: &mut ErrorList) {
+    let (metadata, status) = (root.get("metadata"), root.get("status"));
+    let going = metadata.get("deletionTimestamp").is_set();
+    let (wanted, when) = if going { ("Terminating", "not empty") } else { ("Active", "empty") };
+    let phase = status.get("phase");
+    if phase.str() != wanted {
+        let shown = status.shown_as("Phase", phase.value());
+        e.push(shown.invalid(format!("may only be '{wanted}' if `deletionTimestamp` is {when}")));
+    }
+}
+
 /// The `finalize` subresource: the only way to change `spec.finalizers`.
 pub struct Finalize;
 
@@ -80,5 +115,9 @@ impl Strategy for Finalize {
     fn prepare_for_update(&self, _cx: &Context<'_>, namespace: &mut Value, old: &Value) {
         keep(namespace, old, "status");
         label_with_name(namespace);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, namespace: &Value, _old: &Value) -> ErrorList {
+        at::check(namespace, |root, e| finalizers(&root.get("spec").get("finalizers"), true, e))
     }
 }

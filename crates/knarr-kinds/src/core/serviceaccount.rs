@@ -7,6 +7,8 @@ use knarr_core::{Value, ValueExt, json};
 use crate::strategy::{Context, Strategy};
 use crate::tree::each;
 
+const ENFORCE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
+
 pub struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
@@ -17,6 +19,14 @@ impl Strategy for ServiceAccount {
     fn prepare_for_update(&self, _cx: &Context<'_>, account: &mut Value, old: &Value) {
         clean_secrets(account);
         crate::separation::update(self.shape(), account, old);
+    }
+
+    fn warnings(&self, account: &Value, old: Option<&Value>) -> Vec<String> {
+        let has = |account: &Value| account.at(&["metadata", "annotations", ENFORCE_SECRETS]).is_some();
+        if old.is_some_and(has) || !has(account) {
+            return Vec::new();
+        }
+        vec![format!("metadata.annotations[{ENFORCE_SECRETS}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets")]
     }
 
     fn cells(&self, account: &Value, now: Timestamp) -> Cells {

@@ -47,6 +47,33 @@ pub fn volume(root: &At, old: Option<&Value>, e: &mut ErrorList) {
     spec.get("storageClassName").optional_name(e, names::is_dns1123_subdomain);
     spec.get("volumeMode").if_set_one_of(e, &VOLUME_MODES);
     attributes_class(&spec, e);
+    mount_options(root, &spec, e);
+}
+
+/// Kinds of volumes that take mount options; an annotation with options for another kind is a mistake.
+const MOUNTABLE: [&str; 13] = [
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
+
+fn mount_options(root: &At, spec: &At, e: &mut ErrorList) {
+    let metadata = root.get("metadata");
+    let annotations = metadata.get("annotations");
+    if annotations.get(MOUNT_OPTIONS).is_set() && MOUNTABLE.iter().all(|kind| !spec.get(kind).is_set()) {
+        e.push(annotations.get(MOUNT_OPTIONS).forbidden("may not specify mount options for this volume type"));
+    }
 }
 
 fn attributes_class(spec: &At, e: &mut ErrorList) {

@@ -10,12 +10,12 @@ use super::allocation::needs_health_check_node_port;
 use super::is_externally_accessible;
 use crate::at::At;
 use crate::metadata::IMMUTABLE;
+use crate::pod::validation::PROTOCOLS;
 use crate::{rules, warnings};
 
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const AFFINITIES: [&str; 2] = ["ClientIP", "None"];
 const POLICIES: [&str; 2] = ["Cluster", "Local"];

@@ -23,6 +23,7 @@ pub use affinity::{node_selector, node_selector_requirement};
 pub use options::Options;
 pub use probes::port_number_or_name;
 pub use resize::validate as resize;
+pub use resources::amounts_as_limits;
 pub use scheduling::{label_selector_keys, taint_effect, tolerations};
 pub use security::app_armor_profile;
 pub use status::validate as status;
@@ -34,6 +35,9 @@ use knarr_core::{Value, names};
 
 use crate::at::At;
 use crate::metadata;
+
+/// Protocols of ports, sorted.
+pub const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// What a spec shares with the parts of it that are checked one by one.
 struct Pod<'v, 'p> {

@@ -20,11 +20,22 @@ pub fn container(pod: &Pod, resources: &At, e: &mut ErrorList) {
 /// What running the pod costs beside its containers.
 pub fn overhead(pod: &Pod, e: &mut ErrorList) {
     let overhead = pod.spec.get("overhead");
-    if let Some(amounts) = overhead.value() {
+    if overhead.is_set() {
+        as_limits(&overhead, &overhead, pod.options.indivisible_huge_pages, e);
+    }
+}
+
+/// Amounts that are checked as if they were a container's limits, and told as if they stood in `overhead.limits`.
+pub fn amounts_as_limits(overhead: &At, amounts: &At, e: &mut ErrorList) {
+    as_limits(overhead, amounts, false, e);
+}
+
+fn as_limits(overhead: &At, amounts: &At, any_huge_pages: bool, e: &mut ErrorList) {
+    if let Some(amounts) = amounts.value() {
         let wrapped = knarr_core::json!({ "limits": amounts });
         let place = At::root(&wrapped);
         let mut found = ErrorList::new();
-        requirements_of(&[], pod.options.indivisible_huge_pages, &place, container_resource, &mut found);
+        requirements_of(&[], any_huge_pages, &place, container_resource, &mut found);
         let beside = |field: &Path| if *field == Path::root() { overhead.path() } else { Path::new(&format!("{}.{field}", overhead.path())) };
         e.extend(found.into_iter().map(|error| Error { field: beside(&error.field), ..error }));
     }

@@ -1,11 +1,16 @@
 //! Nodes (upstream: `pkg/registry/core/node`).
 
+pub mod validation;
+
 use crate::cells::{Cells, NONE, UNKNOWN, age, name, text, text_or};
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use crate::at;
+use crate::disabled;
 use crate::separation::{keep, status_update};
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{entries, round_amounts, with};
@@ -18,6 +23,7 @@ impl Strategy for Node {
     }
 
     fn default(&self, node: &mut Value) {
+        one_range_and_all(node);
         with(node, &["status"], |status| {
             round_amounts(status, &["capacity"]);
             round_amounts(status, &["allocatable"]);
@@ -32,10 +38,13 @@ impl Strategy for Node {
     /// Unlike other kinds a Node may be created with status: its agent registers itself so.
     fn prepare_for_create(&self, _cx: &Context<'_>, node: &mut Value) {
         node.remove(&["spec", "configSource"]);
+        node.remove(&["status", "config"]);
+        disabled::drop(node, None, &["spec"], DISABLED);
     }
 
     fn prepare_for_update(&self, _cx: &Context<'_>, node: &mut Value, old: &Value) {
         keep(node, old, "status");
+        disabled::drop(node, Some(old), &["spec"], DISABLED);
     }
 
     fn prepare_for_status_update(&self, _cx: &Context<'_>, node: &mut Value, old: &Value) {
@@ -43,6 +52,25 @@ impl Strategy for Node {
         if old.at(&["status", "config"]).is_none() {
             node.remove(&["status", "config"]);
         }
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, node: &Value) -> ErrorList {
+        at::check(node, validation::node)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, node: &Value, old: &Value) -> ErrorList {
+        at::check(node, |root, e| {
+            validation::node(root, e);
+            validation::update(root, old, e);
+        })
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, node: &Value, old: &Value) -> ErrorList {
+        at::check(node, |root, e| validation::update(root, old, e))
+    }
+
+    fn warnings(&self, node: &Value, _old: Option<&Value>) -> Vec<String> {
+        at::warn(node, validation::warn)
     }
 
     fn field(&self, node: &Value, name: &str) -> String {
@@ -68,6 +96,20 @@ impl Strategy for Node {
             if architecture.is_empty() { kernel.into() } else { format!("{kernel} ({architecture})").into() },
             info("containerRuntimeVersion", UNKNOWN).into(),
         ])
+    }
+}
+
+/// What no agent may set any more, or not yet.
+const DISABLED: &[disabled::Gate] = &[&["configSource"], &["podPreemptionPolicy"]];
+
+/// `podCIDR` is the first of `podCIDRs`, and counts when they differ.
+fn one_range_and_all(node: &mut Value) {
+    let one = text(node, &["spec", "podCIDR"]).to_owned();
+    let first = node.list_at(&["spec", "podCIDRs"]).first().and_then(Value::as_str).map(str::to_owned);
+    match first {
+        Some(first) if one.is_empty() => node.set(&["spec", "podCIDR"], first),
+        first if !one.is_empty() && first.as_deref() != Some(&one) => node.set(&["spec", "podCIDRs"], knarr_core::json!([one])),
+        _ => {}
     }
 }
 

@@ -1,16 +1,51 @@
 //! Events of both groups (upstream: `pkg/registry/core/event`).
 
+mod validation;
+
 use crate::cells::{Cells, UNKNOWN, name, number, since, text, text_or};
 use jiff::Timestamp;
-use knarr_core::{Value, ValueExt};
+use knarr_core::field::ErrorList;
+use knarr_core::{Value, ValueExt, names};
 
-use crate::strategy::{Shape, Strategy, plain_field};
+use validation::Fields;
 
-pub struct Event;
+use crate::strategy::{Context, Shape, Strategy, plain_field};
+
+/// `strict`: Events of the group `events.k8s.io`.
+pub struct Event {
+    pub strict: bool,
+}
 
 impl Strategy for Event {
     fn shape(&self) -> Shape {
         Shape::PLAIN.create_on_update()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, event: &Value) -> ErrorList {
+        let (fields, mut e) = (Fields::of(event, self.strict), ErrorList::new());
+        fields.validate(&mut e);
+        if self.strict {
+            fields.validate_strictly(&mut e);
+        }
+        e
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, event: &Value, old: &Value) -> ErrorList {
+        let (fields, mut e) = (Fields::of(event, self.strict), ErrorList::new());
+        fields.validate(&mut e);
+        if self.strict {
+            fields.validate_update(&Fields::of(old, self.strict), &mut e);
+        }
+        e
+    }
+
+    fn domain_finalizers(&self) -> bool {
+        self.strict
+    }
+
+    /// Old clients name Events as they like.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        if self.strict { names::is_dns1123_subdomain(name) } else { names::is_path_segment(name) }
     }
 
     /// Both spellings: `involvedObject.*`, `reportingComponent`, `source` of core and `regarding.*`, `reportingController` of
@@ -109,7 +144,7 @@ mod tests {
         let other = json!({"metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "deprecatedSource": {"component": "kubelet", "host": "n"}, "note": "m", "type": "Normal", "reason": "R", "deprecatedLastTimestamp": "2026-01-01T00:00:00Z", "deprecatedCount": 3});
         let now = time::parse("2026-01-01T00:00:07Z").unwrap();
         let wanted = json!(["7s", "Normal", "R", "pod/p", "", "kubelet, n", "m", "<unknown>", 3, "e"]);
-        assert_eq!(json!(Event.cells(&core, now)), wanted);
-        assert_eq!(json!(Event.cells(&other, now)), wanted);
+        assert_eq!(json!(Event { strict: false }.cells(&core, now)), wanted);
+        assert_eq!(json!(Event { strict: true }.cells(&other, now)), wanted);
     }
 }
