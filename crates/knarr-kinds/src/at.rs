@@ -293,6 +293,13 @@ impl<'v, 'p> At<'v, 'p> {
         }
     }
 
+    /// As it was in the old object; the error shows no value (upstream's declarative validation: `validate.Immutable`).
+    pub fn immutable_untold(&self, old: Option<&Value>, e: &mut ErrorList) {
+        if !self.same(old) {
+            e.push(self.invalid_as(Value::Null, metadata::IMMUTABLE));
+        }
+    }
+
     /// Above zero.
     pub fn positive(&self, e: &mut ErrorList) {
         if self.int() <= 0 {

@@ -6,4 +6,4 @@ pub mod job;
 pub mod schedule;
 pub mod timezone;
 mod update;
-mod validation;
+pub mod validation;

@@ -48,7 +48,7 @@ fn managed_by(place: &At, e: &mut ErrorList) {
 }
 
 /// `example.com/something` (upstream: `IsDomainPrefixedPath`).
-fn domain_prefixed_path(place: &At, e: &mut ErrorList) {
+pub fn domain_prefixed_path(place: &At, e: &mut ErrorList) {
     if place.is_empty() {
         e.push(place.required(""));
         return;

@@ -1,9 +1,13 @@
 //! EndpointSlices (upstream: `pkg/registry/discovery/endpointslice`).
 
+mod validation;
+
 use crate::cells::{Cells, age, int_or_string, list_with_more, name, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use crate::at;
 use crate::semantic::same_at;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -33,6 +37,22 @@ impl Strategy for EndpointSlice {
         let changed = separation::wish_changed(slice, old) || !same_at(slice, old, &["metadata", "labels"]);
         separation::count(slice, old, changed);
         drop_topology(slice);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, slice: &Value) -> ErrorList {
+        at::check(slice, |root, e| validation::slice(root, true, e))
+    }
+
+    /// Endpoints that do not change are not looked at.
+    fn validate_update(&self, _cx: &Context<'_>, slice: &Value, old: &Value) -> ErrorList {
+        at::check(slice, |root, e| {
+            validation::slice(root, !same_at(slice, old, &["endpoints"]), e);
+            root.get("addressType").immutable_untold(old.at(&["addressType"]), e);
+        })
+    }
+
+    fn warnings(&self, slice: &Value, old: Option<&Value>) -> Vec<String> {
+        at::warn(slice, |root, out| validation::warn(root, old, out))
     }
 
     fn cells(&self, slice: &Value, now: Timestamp) -> Cells {

@@ -3,9 +3,12 @@
 use crate::cells::{Cells, NONE, age, name, text};
 use crate::core::service::cells::load_balancer_addresses;
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use crate::strategy::{Shape, Strategy};
+use super::validation;
+use crate::at;
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_to, with};
 
 pub struct Ingress;
@@ -13,6 +16,26 @@ pub struct Ingress;
 impl Strategy for Ingress {
     fn shape(&self) -> Shape {
         Shape::PLAIN.generation().status()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, ingress: &Value) -> ErrorList {
+        at::check(ingress, |root, e| validation::ingress(root, None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, ingress: &Value, old: &Value) -> ErrorList {
+        at::check(ingress, |root, e| validation::ingress(root, Some(old), e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, ingress: &Value, old: &Value) -> ErrorList {
+        at::check(ingress, |root, e| validation::ingress_status(root, old, e))
+    }
+
+    fn warnings(&self, ingress: &Value, old: Option<&Value>) -> Vec<String> {
+        validation::warn_ingress(ingress, old)
+    }
+
+    fn status_warnings(&self, ingress: &Value) -> Vec<String> {
+        crate::core::service::validation::warn_status(ingress)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
@@ -47,6 +70,14 @@ impl Strategy for IngressClass {
 
     fn default(&self, object: &mut Value) {
         with(object, &["spec", "parameters"], |parameters| default_to(parameters, "scope", "Cluster"));
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, class: &Value) -> ErrorList {
+        at::check(class, |root, e| validation::ingress_class(root, None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, class: &Value, old: &Value) -> ErrorList {
+        at::check(class, |root, e| validation::ingress_class(root, Some(old), e))
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {

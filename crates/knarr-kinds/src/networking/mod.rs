@@ -3,3 +3,4 @@
 pub mod ingress;
 pub mod networkpolicy;
 pub mod servicecidr;
+mod validation;

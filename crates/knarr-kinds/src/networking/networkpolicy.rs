@@ -2,9 +2,12 @@
 
 use crate::cells::{Cells, age, name, selector};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json};
 
-use crate::strategy::{Shape, Strategy};
+use super::validation;
+use crate::at;
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_to, each, is_zero_at};
 
 pub struct NetworkPolicy;
@@ -24,6 +27,18 @@ impl Strategy for NetworkPolicy {
         for direction in ["ingress", "egress"] {
             each(spec, &[direction], |rule| each(rule, &["ports"], |port| default_to(port, "protocol", "TCP")));
         }
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, policy: &Value) -> ErrorList {
+        at::check(policy, |root, e| validation::policy(&root.get("spec"), None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, policy: &Value, old: &Value) -> ErrorList {
+        at::check(policy, |root, e| validation::policy(&root.get("spec"), Some(old), e))
+    }
+
+    fn warnings(&self, policy: &Value, _old: Option<&Value>) -> Vec<String> {
+        at::warn(policy, validation::warn_policy)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {

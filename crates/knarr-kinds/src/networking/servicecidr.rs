@@ -1,17 +1,28 @@
 //! ServiceCIDRs and IPAddresses: where cluster addresses come from (upstream: `pkg/registry/networking/servicecidr`, `ipaddress`).
 
+use super::validation;
+use crate::at;
 use crate::cells::{Cells, age, name, text};
-use crate::strategy::{Shape, Strategy};
+use crate::rules;
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::strings;
 use jiff::Timestamp;
-use knarr_core::{Value, ValueExt, field::go_quote};
-use std::net::IpAddr;
+use knarr_core::field::ErrorList;
+use knarr_core::{Value, ValueExt};
 
 pub struct ServiceCidr;
 
 impl Strategy for ServiceCidr {
     fn shape(&self) -> Shape {
         Shape::PLAIN.status_keeps_metadata()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::service_cidrs(&root.get("spec").get("cidrs"), e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::service_cidrs_update(&root.get("spec").get("cidrs"), old, e))
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
@@ -24,13 +35,16 @@ impl Strategy for ServiceCidr {
 pub struct IpAddress;
 
 impl Strategy for IpAddress {
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::ip_address(root, None, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        at::check(object, |root, e| validation::ip_address(root, Some(old), e))
+    }
+
     fn validate_name(&self, name: &str) -> Vec<String> {
-        match name.parse::<IpAddr>() {
-            Ok(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => vec!["must not be an IPv4-mapped IPv6 address".to_owned()],
-            Ok(ip) if ip.to_string() != name => vec![format!("must be in canonical form ({})", go_quote(&ip.to_string()))],
-            Ok(_) => Vec::new(),
-            Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
-        }
+        rules::canonical_ip(name)
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
