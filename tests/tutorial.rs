@@ -91,8 +91,11 @@ fn heals(cluster: &Cluster) {
 fn streams(cluster: &Cluster) {
     let pod = ready_pods(cluster).first().cloned().expect("a pod");
     assert!(cluster.kubectl(&["logs", &pod]).contains("listening on"), "a pod's log is read");
-    let described = cluster.kubectl(&["describe", "pod", &pod]);
-    assert!(described.contains("Successfully assigned") && described.contains("Started"), "{described}");
+    // Events are written beside the work that they tell of.
+    wait_for("the pod's events", || {
+        let described = cluster.kubectl(&["describe", "pod", &pod]);
+        described.contains("Successfully assigned") && described.contains("Started")
+    });
 }
 
 fn containers(cluster: &Cluster) -> BTreeSet<String> {

@@ -145,6 +145,12 @@ pub mod testing {
         pub context: ControllerContext,
     }
 
+    impl Default for Harness {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
     impl Harness {
         pub fn new() -> Self {
             Self::with(Config::default())

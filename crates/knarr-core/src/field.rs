@@ -158,17 +158,12 @@ impl Error {
 
     /// `max` in bytes; below zero when there is no number to tell.
     pub fn too_long(field: &Path, max: i64) -> Self {
-        let detail = if max < 0 {
-            "value is too long".to_owned()
-        } else {
-            format!("may not be more than {max} {}", if max == 1 { "byte" } else { "bytes" })
-        };
+        let detail = if max < 0 { "value is too long".to_owned() } else { format!("may not be more than {max} {}", if max == 1 { "byte" } else { "bytes" }) };
         Self::new(ErrorType::TooLong, field, OMITTED, detail)
     }
 
     pub fn too_many(field: &Path, actual: usize, max: i64) -> Self {
-        let detail =
-            if max < 0 { "has too many items".to_owned() } else { format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }) };
+        let detail = if max < 0 { "has too many items".to_owned() } else { format!("must have at most {max} {}", if max == 1 { "item" } else { "items" }) };
         Self::new(ErrorType::TooMany, field, actual, detail)
     }
 
@@ -243,7 +238,10 @@ mod tests {
         check(Error::required(&path.child("image"), ""), "spec.containers[0].image: Required value");
         check(Error::invalid(&Path::new("metadata").child("name"), "A", "must be lower"), "metadata.name: Invalid value: \"A\": must be lower");
         check(Error::not_supported(&path.child("x"), "q", &["a", "b"]), "spec.containers[0].x: Unsupported value: \"q\": supported values: \"a\", \"b\"");
-        check(Error::invalid(&Path::new("spec").child("replicas"), -1, "must be greater than or equal to 0"), "spec.replicas: Invalid value: -1: must be greater than or equal to 0");
+        check(
+            Error::invalid(&Path::new("spec").child("replicas"), -1, "must be greater than or equal to 0"),
+            "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+        );
         check(Error::forbidden(&Path::root(), "no"), "<nil>: Forbidden: no");
         check(Error::too_long(&Path::new("data").key("a"), 5), "data[a]: Too long: may not be more than 5 bytes");
     }

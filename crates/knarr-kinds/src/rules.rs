@@ -18,11 +18,6 @@ pub fn long_name(s: &str) -> Vec<String> {
     bytes(names::is_dns1123_subdomain(s))
 }
 
-/// A label of a domain, in the same words (upstream: `validate.ShortName`).
-pub fn short_name(s: &str) -> Vec<String> {
-    bytes(names::is_dns1123_label(s))
-}
-
 fn bytes(problems: Vec<String>) -> Vec<String> {
     problems.into_iter().map(|p| if p.starts_with("must be no more than") { p.replace("characters", "bytes") } else { p }).collect()
 }
@@ -121,7 +116,7 @@ pub fn dns_subdomain_with_underscore(s: &str) -> Vec<String> {
         !b.is_empty() && lower(b[0]) && lower(b[b.len() - 1]) && b.iter().all(|&c| lower(c) || c == b'-' || c == b'_')
     };
     let mut problems = only(s.len() <= names::DNS1123_SUBDOMAIN_MAX, "must be no more than 253 characters");
-    if !s.split('.').all(|l| label(l)) {
+    if !s.split('.').all(label) {
         problems.push("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')".into());
     }
     problems
@@ -252,24 +247,6 @@ pub fn endpoint_ip(s: &str) -> Vec<String> {
         problems.push("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".into());
     }
     problems
-}
-
-/// A name of at least three labels: webhooks (upstream: `IsFullyQualifiedName`). An empty one is the caller's to refuse.
-pub fn fully_qualified_name(s: &str) -> Vec<String> {
-    let problems = names::is_dns1123_subdomain(s);
-    if !problems.is_empty() {
-        return vec![problems.join(",")];
-    }
-    only(s.split('.').count() >= 3, "should be a domain with at least three segments separated by dots")
-}
-
-/// A word of letters, digits and underscores.
-pub fn c_identifier(s: &str) -> Vec<String> {
-    let good = s.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_') && s.bytes().all(|b| word(b) || b == b'_');
-    only(
-        good,
-        "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
-    )
 }
 
 #[cfg(test)]

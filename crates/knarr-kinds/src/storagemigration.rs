@@ -17,7 +17,7 @@ impl Strategy for StorageVersionMigration {
         let (group, resource) = (text(migration, &["spec", "resource", "group"]), text(migration, &["spec", "resource", "resource"]));
         let subject = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
         let conditions = migration.list_at(&["status", "conditions"]).iter().filter(|c| text(c, &["status"]) == "True").map(|c| text(c, &["type"]));
-        let state = conditions.filter(|k| ["Running", "Failed", "Succeeded"].contains(k)).last().unwrap_or("Unknown");
+        let state = conditions.filter(|k| ["Running", "Failed", "Succeeded"].contains(k)).next_back().unwrap_or("Unknown");
         Some(vec![name(migration), subject.into(), state.into()])
     }
 }

@@ -41,22 +41,6 @@ pub fn node_selector_term(term: &At, check_values: bool, out: &mut Vec<String>) 
     }
 }
 
-/// Deprecated labels in a label selector for nodes.
-pub fn node_label_selector(selector: &At, out: &mut Vec<String>) {
-    for expression in selector.get("matchExpressions").items() {
-        let key = expression.get("key");
-        if let Some(text) = deprecated_node_label(key.str()) {
-            out.push(format!("{}: {} is {text}", key.path(), key.str()));
-        }
-    }
-    let labels = selector.get("matchLabels");
-    for (label, _) in labels.entries() {
-        if let Some(text) = deprecated_node_label(label) {
-            out.push(format!("{}: {text}", labels.get(label).path()));
-        }
-    }
-}
-
 /// An address that is not written as it should be.
 pub fn ip(place: &At, out: &mut Vec<String>) {
     let value = place.str();

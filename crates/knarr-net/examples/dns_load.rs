@@ -90,7 +90,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| client(config.addresses[0], &queries, &answered, &ended))).collect();
         std::thread::sleep(Duration::from_secs(seconds as u64));
         ended.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|c| c.join().unwrap_or_else(|_| Ok(Duration::ZERO))).sum::<std::io::Result<Duration>>()
+        clients.into_iter().map(|c| c.join().unwrap_or(Ok(Duration::ZERO))).sum::<std::io::Result<Duration>>()
     })?;
     let (count, took) = (answered.load(Ordering::Relaxed), began.elapsed());
     let server = cpu(&getrusage(UsageWho::RUSAGE_SELF)?).saturating_sub(before).saturating_sub(clients);

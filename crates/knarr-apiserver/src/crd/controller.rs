@@ -126,10 +126,7 @@ impl Follower {
         let going: Vec<(String, Value)> = going.map(|(n, d)| (n.clone(), d.clone())).collect();
         self.emptying.retain(|_, task| !task.is_finished());
         for (name, definition) in going {
-            if !self.emptying.contains_key(&name) {
-                let task = tokio::spawn(empty(Server { inner: inner.clone() }, definition));
-                self.emptying.insert(name, task);
-            }
+            self.emptying.entry(name).or_insert_with(|| tokio::spawn(empty(Server { inner: inner.clone() }, definition)));
         }
     }
 

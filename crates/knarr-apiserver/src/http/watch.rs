@@ -87,10 +87,7 @@ impl Frames {
             return Poll::Ready(None);
         }
         let next = std::task::ready!(self.watching.poll_next(cx));
-        let frame = match next {
-            None => None,
-            Some(shown) => Some(shown.and_then(|s| self.encode(s))),
-        };
+        let frame = next.map(|shown| shown.and_then(|s| self.encode(s)));
         Poll::Ready(match frame {
             None => {
                 self.ended = true;

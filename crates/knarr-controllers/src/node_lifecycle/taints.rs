@@ -57,7 +57,7 @@ pub fn remove_no_execute(taints: &mut Vec<Taint>) {
 /// One of the two; the other goes.
 pub fn put_no_execute(taints: &mut Vec<Taint>, key: &str, now: Timestamp) {
     taints.retain(|t| !drives_out(t) || t.key == key);
-    if !taints.iter().any(|t| drives_out(t)) {
+    if !taints.iter().any(drives_out) {
         taints.push(taint(key, "NoExecute", now));
     }
 }

@@ -13,7 +13,8 @@ const ONE_OF_TWO: &str = "must set either a target raw value or a target utiliza
 const NOT_BOTH: &str = "may not set both a target raw value and a target utilization";
 
 /// Sorted; each with the field that tells more.
-const SOURCES: [(&str, &str); 5] = [("ContainerResource", "containerResource"), ("External", "external"), ("Object", "object"), ("Pods", "pods"), ("Resource", "resource")];
+const SOURCES: [(&str, &str); 5] =
+    [("ContainerResource", "containerResource"), ("External", "external"), ("Object", "object"), ("Pods", "pods"), ("Resource", "resource")];
 
 /// The order in which upstream looks for fields.
 const SOURCE_FIELDS: [&str; 5] = ["object", "external", "pods", "resource", "containerResource"];

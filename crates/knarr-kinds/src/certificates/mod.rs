@@ -155,7 +155,7 @@ impl Strategy for PodCertificateRequest {
     fn cells(&self, request: &Value, _now: Timestamp) -> Cells {
         let spec = |field| text(request, &["spec", field]).into();
         let kinds = request.list_at(&["status", "conditions"]).iter().map(|c| text(c, &["type"]));
-        let state = kinds.filter(|k| ["Issued", "Denied", "Failed"].contains(k)).last().unwrap_or("Pending");
+        let state = kinds.filter(|k| ["Issued", "Denied", "Failed"].contains(k)).next_back().unwrap_or("Pending");
         let annotations = labels(request.at(&["spec", "unverifiedUserAnnotations"]));
         Some(vec![name(request), spec("podName"), spec("serviceAccountName"), spec("nodeName"), spec("signerName"), state.into(), annotations.into()])
     }

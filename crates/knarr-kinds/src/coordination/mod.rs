@@ -47,7 +47,8 @@ impl Strategy for Lease {
 }
 
 fn validate(spec: &At, e: &mut ErrorList) {
-    let (duration, transitions, strategy, holder) = (spec.get("leaseDurationSeconds"), spec.get("leaseTransitions"), spec.get("strategy"), spec.get("preferredHolder"));
+    let (duration, transitions, strategy, holder) =
+        (spec.get("leaseDurationSeconds"), spec.get("leaseTransitions"), spec.get("strategy"), spec.get("preferredHolder"));
     if duration.is_set() && duration.int() <= 0 {
         e.push(duration.invalid("must be greater than 0"));
     }

@@ -107,7 +107,7 @@ fn container(container: &mut Value) {
     default_if_zero(container, "imagePullPolicy", policy);
     default_if_zero(container, "terminationMessagePath", "/dev/termination-log");
     default_if_zero(container, "terminationMessagePolicy", "File");
-    each(container, &["env"], |env| with(env, &["valueFrom"], |from| field_reference(from)));
+    each(container, &["env"], |env| with(env, &["valueFrom"], field_reference));
     resource_requirements(container, "resources");
     for probe_kind in ["livenessProbe", "readinessProbe", "startupProbe"] {
         with(container, &[probe_kind], probe);

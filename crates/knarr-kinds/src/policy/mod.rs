@@ -1,8 +1,8 @@
 //! PodDisruptionBudgets (upstream: `pkg/registry/policy/poddisruptionbudget`).
 
-use crate::cells::{Cells, age, int_or_string, name, number};
 use crate::apps::validation::{at_most_all, counts, int_or_percent};
 use crate::at::{self, At};
+use crate::cells::{Cells, age, int_or_string, name, number};
 use crate::conditions::conditions;
 use crate::metadata::has_invalid_label_value;
 use crate::strategy::{Context, Shape, Strategy};

@@ -35,7 +35,7 @@ fn external(service: &Value) -> String {
 
 /// Addresses or names under which a load balancer is reached, sorted.
 pub fn load_balancer_addresses(object: &Value) -> BTreeSet<&str> {
-    let one = |ingress| Some([text(ingress, &["ip"]), text(ingress, &["hostname"])].into_iter().find(|s| !s.is_empty())?);
+    let one = |ingress| [text(ingress, &["ip"]), text(ingress, &["hostname"])].into_iter().find(|s| !s.is_empty());
     object.list_at(&["status", "loadBalancer", "ingress"]).iter().filter_map(one).collect()
 }
 

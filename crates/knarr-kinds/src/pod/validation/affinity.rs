@@ -62,7 +62,7 @@ pub fn node_selector_requirement(requirement: &At, allow_invalid_values: bool, e
     let (operator, values) = (requirement.get("operator"), requirement.get("values"));
     match operator.str() {
         "In" | "NotIn" if values.is_empty() => e.push(values.required("must be specified when `operator` is 'In' or 'NotIn'")),
-        "Exists" | "DoesNotExist" if values.len() > 0 => e.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'")),
+        "Exists" | "DoesNotExist" if !values.is_empty() => e.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'")),
         "Gt" | "Lt" if values.len() != 1 => e.push(values.required("must be specified single value when `operator` is 'Lt' or 'Gt'")),
         "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
         _ => e.push(operator.invalid("not a valid selector operator")),

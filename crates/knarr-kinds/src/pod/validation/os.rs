@@ -65,7 +65,7 @@ fn windows(spec: &At, e: &mut ErrorList) {
     let context = spec.get("securityContext");
     for field in WINDOWS_POD_CONTEXT {
         let place = context.get(field);
-        if place.is_set() && (field != "sysctls" || place.len() > 0) {
+        if place.is_set() && (field != "sysctls" || !place.is_empty()) {
             e.push(place.forbidden(NOT_FOR_WINDOWS));
         }
     }

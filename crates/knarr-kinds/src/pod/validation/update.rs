@@ -179,7 +179,7 @@ pub fn ephemeral(pod: &Value, old: &Value) -> ErrorList {
     let containers = spec.get("ephemeralContainers");
     for before in old.list_at(&["spec", "ephemeralContainers"]) {
         let name = before.str_at(&["name"]).unwrap_or_default();
-        let now = containers.items().filter(|c| c.str_of("name") == name).last();
+        let now = containers.items().rfind(|c| c.str_of("name") == name);
         match now.and_then(|c| c.value()) {
             None => e.push(containers.forbidden(format!("existing ephemeral containers {} may not be removed\n", go_quote(name)))),
             Some(now) if !same(Some(now), Some(before)) => {

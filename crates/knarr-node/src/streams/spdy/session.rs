@@ -220,7 +220,7 @@ impl Incoming {
 
     async fn open(&mut self, id: u32, fin: bool, headers: Headers) {
         let (Some(accept), Some(frames)) = (&self.accept, self.answers.upgrade()) else { return };
-        if id % 2 == 0 || self.streams.contains_key(&id) || self.streams.len() >= STREAMS_MAX {
+        if id.is_multiple_of(2) || self.streams.contains_key(&id) || self.streams.len() >= STREAMS_MAX {
             return self.answer(Frame::Reset { id, status: RST_REFUSED_STREAM }).await;
         }
         drop(frames.send(Frame::SynReply { id, fin: false, headers: Vec::new() }).await);
