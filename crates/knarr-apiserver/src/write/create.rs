@@ -87,7 +87,6 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
     let errors = create_errors(writer, &object);
     writer.refuse(&object, &errors)?;
     ex.warn_all(writer.behaviour.warnings(&object, None));
-    drop(cx);
     let object = writer.admit(Operation::Create, Some(object), None).await?.unwrap_or_default();
     let name = object.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
     let bytes = writer.encode(&object)?;

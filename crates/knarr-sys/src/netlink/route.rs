@@ -331,7 +331,7 @@ mod tests {
                     add_address(made.index, net("10.1.0.1/32"), Scope::Universe),
                 ])
                 .unwrap();
-            assert_eq!(socket.own_routes(false).unwrap(), [route.clone()]);
+            assert_eq!(socket.own_routes(false).unwrap(), std::slice::from_ref(&route));
             assert_eq!(socket.path_to([10, 1, 0, 5].into()).unwrap().unwrap().link, made.index);
             assert_eq!(socket.neighbours(made.index, false).unwrap(), [([10, 1, 0, 5].into(), far_mac)]);
             assert_eq!(std::fs::read_to_string("/proc/thread-self/net/route").unwrap().lines().count(), 2);

@@ -24,7 +24,8 @@ impl<'a> Fields<'a> {
     /// A field by core's name.
     fn get(&self, core: &str) -> Option<&'a Value> {
         let name = if self.strict { super::RENAMED.iter().find(|(c, _)| *c == core).map_or(core, |(_, other)| other) } else { core };
-        self.event.at(&[name])
+        // The server validates the form that is stored, which is core's.
+        self.event.at(&[name]).or_else(|| self.event.at(&[core]))
     }
 
     fn text(&self, core: &str) -> &'a str {
