@@ -52,7 +52,7 @@ impl Cluster {
             .build();
         let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![MASTERS.into()], ..User::component("system:apiserver") }));
         let config = bootstrap::Config {
-            advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             port: 6443,
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
