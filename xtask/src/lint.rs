@@ -7,9 +7,9 @@ use crate::tools;
 /// The version whose configuration `deny.toml` is written for.
 const CARGO_DENY: &str = "^0.20";
 
-/// What must not be there. Clippy's groups of style and complexity are advice, and left out here.
-const DENIED: [&str; 4] = ["warnings", "clippy::correctness", "clippy::suspicious", "clippy::perf"];
-const ADVICE: [&str; 2] = ["clippy::style", "clippy::complexity"];
+/// What must not be there. Clippy's groups of style, complexity and speed are advice, and left out here.
+const DENIED: [&str; 3] = ["warnings", "clippy::correctness", "clippy::suspicious"];
+const ADVICE: [&str; 3] = ["clippy::style", "clippy::complexity", "clippy::perf"];
 
 pub fn run() -> Result<()> {
     tools::step("fmt", || tools::run(tools::cargo().args(["fmt", "--all", "--check"])))?;
