@@ -1,6 +1,7 @@
 //! The kernel's own nf_tables.
 
 use nix::errno::Errno;
+use std::collections::HashSet;
 
 use super::encode::{self, element, header, message, message_type, table};
 use super::{Batch, Data, Element, Error, Family, Nft, Result, TableInfo, Verdict};
@@ -42,6 +43,9 @@ impl KernelNft {
     }
 }
 
+/// A set that is being resized is listed at most this often.
+const LISTINGS_MAX: usize = 1000;
+
 impl Nft for KernelNft {
     fn apply(&mut self, batch: &Batch) -> Result<()> {
         if batch.is_empty() {
@@ -59,10 +63,18 @@ impl Nft for KernelNft {
             m.text(element::LIST_TABLE, table);
             m.text(element::LIST_SET, set);
         });
-        self.0.dump(&request, |found: &mut Vec<Element>, _, body| {
-            let list = body.get(HEADER_LEN..).and_then(|b| Attributes(b).find(element::LIST_ELEMENTS));
-            found.extend(Attributes(list.unwrap_or_default()).filter_map(|(_, one)| read_element(Attributes(one))));
-        })
+        // While the kernel resizes a set's hash table, a listing names some elements twice and leaves others out: it is asked again.
+        for _ in 0..LISTINGS_MAX {
+            let found = self.0.dump(&request, |found: &mut Vec<Element>, _, body| {
+                let list = body.get(HEADER_LEN..).and_then(|b| Attributes(b).find(element::LIST_ELEMENTS));
+                found.extend(Attributes(list.unwrap_or_default()).filter_map(|(_, one)| read_element(Attributes(one))));
+            })?;
+            if found.iter().collect::<HashSet<_>>().len() == found.len() {
+                return Ok(found);
+            }
+            std::thread::yield_now();
+        }
+        Err(std::io::Error::other(format!("the elements of {set} in table {table} change too fast to be listed")).into())
     }
 
     fn table(&mut self, family: Family, name: &str) -> Result<Option<TableInfo>> {

@@ -111,8 +111,10 @@ fn twenty_thousand_elements_go_in_with_one_batch() {
         nft.apply(&everything()).unwrap();
         let elements: Vec<_> = (0..20_000).map(|i| Element::value(tuple(i), 1_u32.to_ne_bytes().to_vec())).collect();
         nft.apply(Batch::new(Family::Ip, "test").add_elements("services", elements.clone())).unwrap();
-        let found = nft.elements(Family::Ip, "test", "services").unwrap();
-        assert_eq!(found.len(), elements.len());
+        let mut found = nft.elements(Family::Ip, "test", "services").unwrap();
+        found.sort();
+        let differs = found.iter().zip(&elements).find(|(f, e)| f != e);
+        assert!(found == elements, "{} found, first difference: {differs:?}", found.len());
         nft.apply(Batch::new(Family::Ip, "test").delete_elements("services", elements)).unwrap();
         assert!(nft.elements(Family::Ip, "test", "services").unwrap().is_empty());
     });
