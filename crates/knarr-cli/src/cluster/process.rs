@@ -7,8 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use knarr_sys::netlink::NetNs;
 use knarr_sys::process::{in_own_session, open_pidfd, send_signal, start_time};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -48,15 +50,22 @@ impl Process {
     }
 
     /// Waits for its end without holding a thread.
-    pub async fn ended(&self) {
-        let watched = match self.pidfd.try_clone() {
-            Ok(fd) => knarr_sys::process::ended(fd).await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = watched {
-            tracing::warn!(pid = self.pid, error = %e, "cannot watch a process");
-            std::future::pending::<()>().await;
-        }
+    ///
+    /// # Errors
+    /// No descriptor is left to watch it with.
+    pub async fn ended(&self) -> io::Result<()> {
+        knarr_sys::process::ended(self.pidfd.try_clone()?).await
+    }
+}
+
+/// The network namespace that the cluster's processes start in. One that has moved into a node's keeps the machine's here.
+#[derive(Clone, Debug, Default)]
+pub struct Home(Option<Arc<NetNs>>);
+
+impl Home {
+    /// `None`: where this process is.
+    pub fn at(machine: Option<Arc<NetNs>>) -> Self {
+        Self(machine)
     }
 }
 
@@ -67,17 +76,20 @@ pub fn write_pid_file(cluster: &Cluster, role: &str) -> Result<()> {
     write_whole(&cluster.pid_file(role), format!("{pid} {started}\n").as_bytes())
 }
 
-/// Starts this very program in the background, in a session of its own, with its output in the log folder.
+/// Starts this very program in the background, at home, in a session of its own, with its output in the log folder.
 ///
 /// # Errors
 /// The log file cannot be written or the program not be run.
-pub fn spawn(cluster: &Cluster, role: &str, args: &[String]) -> Result<u32> {
+pub fn spawn(cluster: &Cluster, role: &str, args: &[String], home: &Home) -> Result<u32> {
     let path = cluster.logs().join(format!("{role}.log"));
     let log = fs::OpenOptions::new().create(true).append(true).open(&path).map_err(|e| Failure::file(&path, &e))?;
     let errors = log.try_clone().map_err(|e| Failure::file(&path, &e))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("knarr").args(args).current_dir("/").stdin(Stdio::null()).stdout(log).stderr(errors);
     in_own_session(&mut command);
+    if let Some(machine) = &home.0 {
+        machine.run_there(&mut command).map_err(|e| Failure::program(format!("the machine's network: {e}")))?;
+    }
     let child = command.spawn().map_err(|e| Failure::program(format!("cannot start {role}: {e}")))?;
     let pid = child.id();
     // Whoever lives on as its parent must not leave a zombie behind.

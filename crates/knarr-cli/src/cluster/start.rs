@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
 use super::failure::{Exit, Failure, Result};
-use super::process::{self, Process};
+use super::process::{Home, Process};
 use super::{kubeconfig, preflight, status, supervise};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the nodes may take until they are Ready.
 const NODES_READY_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// How long the guard may take to end.
-const GUARD_GRACE: Duration = Duration::from_secs(2);
 
 /// Flags of `knarr start`.
 #[derive(Clone, Debug, clap::Args)]
@@ -112,16 +109,16 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     for node in &cluster.nodes {
         machine.make_node(&cluster, node).await?;
     }
+    let ensure = |role: &str, args: &[String]| supervise::ensure(&cluster.data, role, args, &Home::default());
     phases
         .wait("API server", async {
-            supervise::ensure(&cluster, supervise::SERVER, &supervise::server_args(&cluster))?;
+            ensure(supervise::SERVER, &supervise::server_args(&cluster))?;
             wait_for_server(&cluster).await
         })
         .await?;
-    for node in &cluster.nodes {
-        supervise::ensure(&cluster, &Cluster::agent_role(node), &supervise::agent_args(&cluster, &node.name))?;
+    for (role, args) in supervise::roles(&cluster) {
+        ensure(&role, &args)?;
     }
-    renew_guard(&cluster)?;
     phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
     if !args.no_kubeconfig {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
@@ -129,14 +126,6 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     }
     println!("Ready after {:.0} ms: {}", phases.begun.elapsed().as_secs_f64() * 1000.0, cluster.server_url());
     if args.foreground { foreground(&cluster, machine).await } else { Ok(()) }
-}
-
-/// A guard that runs already may know fewer nodes than there are now.
-fn renew_guard(cluster: &Cluster) -> Result<()> {
-    if let Some(guard) = Process::from_pid_file(&cluster.pid_file(supervise::GUARD)) {
-        process::end(&guard, GUARD_GRACE);
-    }
-    supervise::ensure(cluster, supervise::GUARD, &supervise::guard_args(cluster))
 }
 
 async fn foreground(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {

@@ -7,7 +7,7 @@ use super::failure::{Failure, Result};
 use super::kubeconfig;
 use super::process::{self, Process};
 use super::start::Machine;
-use super::supervise;
+use super::supervise::{self, RoleLock};
 
 /// How long a process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(20);
@@ -30,7 +30,10 @@ pub async fn stop_cluster(cluster: &Cluster, machine: &dyn Machine, keep_pods: b
     Ok(())
 }
 
+/// Ends a role. Nobody starts it again: the file says so already, and whoever was about to start it has done so or looks again.
 async fn end_role(cluster: &Cluster, role: &str) -> Result<()> {
+    let (locked, wanted) = (cluster.clone(), role.to_owned());
+    let _lock = tokio::task::spawn_blocking(move || RoleLock::take(&locked, &wanted)).await.map_err(Failure::program)??;
     if let Some(process) = Process::from_pid_file(&cluster.pid_file(role)) {
         tokio::task::spawn_blocking(move || process::end(&process, GRACE)).await.map_err(Failure::program)?;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
+use knarr_cli::cluster::process::Home;
 use knarr_client::tls::Config as ClientConfig;
 use knarr_client::{Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
@@ -25,6 +26,13 @@ pub struct Place {
     outer: Option<Outer>,
     /// The machine's own network, from which registries are reached.
     machine: Option<Arc<NetNs>>,
+}
+
+impl Place {
+    /// Where the cluster's other processes are to be started.
+    pub fn home(&self) -> Home {
+        Home::at(self.machine.clone())
+    }
 }
 
 /// The namespaces of a cluster's nodes on this machine.

@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Failure, Result};
-use knarr_cli::cluster::{process, supervise};
+use knarr_cli::cluster::process::{self, Home};
+use knarr_cli::cluster::supervise;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `KNARR_LOG` says otherwise.
@@ -23,7 +24,7 @@ const LOG_DEFAULT: &str = "info";
 /// The control plane.
 pub fn server(data: &Path) -> Result<()> {
     let cluster = begin(data, "server")?;
-    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, supervise::SERVER)))
+    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, supervise::SERVER, Home::default())))
 }
 
 /// Nothing but looking after the others.
@@ -31,7 +32,7 @@ pub fn guard(data: &Path) -> Result<()> {
     let cluster = begin(data, supervise::GUARD)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)?;
     runtime.block_on(async {
-        look_after_others(&cluster, supervise::GUARD);
+        look_after_others(&cluster, supervise::GUARD, Home::default());
         until_told_to_stop().await
     })
 }
@@ -48,7 +49,7 @@ pub fn agent(data: &Path, name: &str, clear: bool) -> Result<()> {
     }
     let cluster = begin(data, &Cluster::agent_role(&node))?;
     runtime(2)?.block_on(async {
-        look_after_others(&cluster, &Cluster::agent_role(&node));
+        look_after_others(&cluster, &Cluster::agent_role(&node), place.home());
         agent::run(&cluster, &node, place).await
     })
 }
@@ -92,11 +93,8 @@ fn begin(data: &Path, role: &str) -> Result<Cluster> {
 }
 
 /// Looks after every other role of the cluster.
-fn look_after_others(cluster: &Cluster, own: &str) {
-    for (role, args) in supervise::roles(cluster).into_iter().filter(|(role, _)| role != own) {
-        let data = cluster.data.clone();
-        tokio::spawn(async move { supervise::keep_alive(&data, role, args).await });
-    }
+fn look_after_others(cluster: &Cluster, own: &str, home: Home) {
+    tokio::spawn(supervise::look_after_others(cluster.data.clone(), own.to_owned(), home));
 }
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
