@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use cluster::{Cluster, get, wait_for};
+use cluster::processes::Processes;
+use cluster::{Cluster, containers, get, ready_pods, wait_for};
 
 const NODE_PORT: u16 = 30080;
 
@@ -42,12 +43,6 @@ fn three_pods_answer(address: SocketAddr) {
         seen.extend(get(address));
         seen.len() == 3
     });
-}
-
-fn ready_pods(cluster: &Cluster) -> Vec<String> {
-    let ready = "jsonpath={range .items[*]}{.metadata.name} {.metadata.deletionTimestamp} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}";
-    let text = cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", ready]);
-    text.lines().filter(|l| l.ends_with("  True")).filter_map(|l| l.split(' ').next()).map(str::to_owned).collect()
 }
 
 fn scaled(cluster: &Cluster, replicas: usize) {
@@ -98,20 +93,15 @@ fn streams(cluster: &Cluster) {
     });
 }
 
-fn containers(cluster: &Cluster) -> BTreeSet<String> {
-    let one = "jsonpath={range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
-    let text = cluster.kubectl(&["get", "pods", "-l", "app=hello", "--field-selector=status.phase=Running", "-o", one]);
-    text.lines().map(str::to_owned).collect()
-}
-
-/// Every agent is killed; no container restarts.
+/// Every process of ours is killed, one after the other; no container restarts.
 fn survives_our_death(cluster: &Cluster, address: SocketAddr) {
     wait_for("three containers alone", || containers(cluster).len() == 3);
     let before = containers(cluster);
-    let nodes = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"]);
-    for node in nodes.split(' ') {
-        cluster.kill(&format!("agent-{node}"));
-        get(address).expect("Services work without the agent");
+    let processes = Processes::of(cluster);
+    for victim in processes.living() {
+        victim.kill();
+        get(address).unwrap_or_else(|e| panic!("Services work without {victim:?}: {e}"));
+        processes.wait_for_all();
     }
     wait_for("all nodes to be Ready", || {
         let wait = cluster.try_kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=20s"]);

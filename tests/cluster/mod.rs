@@ -1,6 +1,10 @@
 //! A whole cluster for one test: real processes, real containers, stock kubectl. Its nodes live in network namespaces of their own,
 //! so that it disturbs nothing on the machine; it is deleted when the test ends, also when it fails.
+#![allow(dead_code, reason = "each test uses its own part of it")]
 
+pub mod processes;
+
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -36,7 +40,17 @@ impl Cluster {
         self.folder.path().join("data")
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    /// Where the processes' files lie.
+    pub fn run(&self) -> PathBuf {
+        Path::new("/run/knarr").join(&self.profile)
+    }
+
+    /// The network of the node of this number, from 1.
+    pub fn node_netns(&self, number: usize) -> PathBuf {
+        self.run().join("netns").join(format!("node-{number}"))
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
@@ -82,7 +96,7 @@ impl Cluster {
 
     /// Kills the process of a role as hard as can be, and waits until somebody has started it again.
     pub fn kill(&self, role: &str) {
-        let file = Path::new("/run/knarr").join(&self.profile).join(format!("{role}.pid"));
+        let file = self.run().join(format!("{role}.pid"));
         let pid = || std::fs::read_to_string(&file).ok().and_then(|t| t.split(' ').next().map(str::to_owned));
         let before = pid().expect("a pid");
         done(Command::new("kill").args(["-9", &before]));
@@ -108,6 +122,20 @@ fn done(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}: {}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Names of the example app's pods that are Ready.
+pub fn ready_pods(cluster: &Cluster) -> Vec<String> {
+    let ready = "jsonpath={range .items[*]}{.metadata.name} {.metadata.deletionTimestamp} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}";
+    let text = cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", ready]);
+    text.lines().filter(|l| l.ends_with("  True")).filter_map(|l| l.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// The example app's containers, each with how often it was restarted.
+pub fn containers(cluster: &Cluster) -> BTreeSet<String> {
+    let one = "jsonpath={range .items[*]}{.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+    let text = cluster.kubectl(&["get", "pods", "-l", "app=hello", "--field-selector=status.phase=Running", "-o", one]);
+    text.lines().map(str::to_owned).collect()
 }
 
 /// Asks again until the condition holds.

@@ -112,16 +112,27 @@ async fn an_exit_that_no_shim_saw_is_known() {
 async fn agent_and_shim_may_die_together() {
     let mut world = World::new().await;
     let pod = world.sandbox("pod").await;
-    let id = world.start(&pod, &world.shell("exec sleep 1000")).await;
+    let id = world.start(&pod, &world.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")).await;
     let mut config = world.shell("exit 3");
     config.log_path = "over/0.log".into();
     let over = world.start(&pod, &config).await;
     world.ended(&over).await;
     let before = world.runtime.container_status(&id).await.unwrap();
+    until(async || (log(&before.log_path).lines().count() > 3).then_some(())).await;
     let shim = shim_pid(&world, &pod);
-    world.replace_agent(|| kill(shim)).await;
+    world
+        .replace_agent(|| {
+            kill(shim);
+            // It goes on to write, while nobody is there to read.
+            std::thread::sleep(Duration::from_millis(50));
+        })
+        .await;
     let after = world.runtime.container_status(&id).await.unwrap();
     assert_eq!((after.state, after.pid), (ContainerState::Running, before.pid));
+    let lines = log(&before.log_path).lines().count();
+    until(async || (log(&before.log_path).lines().count() > lines + 10).then_some(())).await;
+    let numbers: Vec<usize> = log(&before.log_path).lines().map(|l| l.strip_prefix("stdout F ").unwrap().parse().unwrap()).collect();
+    assert!(numbers.iter().copied().eq(1..=numbers.len()), "no line is lost or doubled");
     assert_eq!(world.runtime.container_status(&over).await.unwrap().exit_code, Some(3));
     assert_eq!(world.runtime.exec_sync(&id, &["echo".into(), "alive".into()], world::PATIENCE).await.unwrap().stdout, b"alive\n");
     world.runtime.stop_container(&id, Duration::ZERO).await.unwrap();

@@ -171,6 +171,14 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Opens anew what a process has open under this number: of a pipe, either end.
+///
+/// # Errors
+/// There is no such process or descriptor.
+pub fn reopen(pid: i32, fd: i32, how: nix::fcntl::OFlag) -> io::Result<OwnedFd> {
+    Ok(nix::fcntl::open(format!("/proc/{pid}/fd/{fd}").as_str(), how | nix::fcntl::OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?)
+}
+
 /// Orphans among our descendants become our children.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)

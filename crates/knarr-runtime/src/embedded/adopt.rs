@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use knarr_sys::process;
 use parking_lot::Mutex;
@@ -16,6 +17,10 @@ use crate::cri::{Result, RuntimeEvent};
 use crate::image::store::{read_json, write_json};
 use crate::shim::protocol::{Answer, ContainerState, Request};
 use crate::shim::spec::Layout;
+
+/// How often a pod that lost its shim is offered a new one, and the pause after the first failure, which doubles.
+const NEW_SHIM_ATTEMPTS_MAX: u32 = 8;
+const NEW_SHIM_PAUSE: Duration = Duration::from_millis(10);
 
 impl Embedded {
     /// Finds every pod of an earlier agent.
@@ -116,19 +121,33 @@ impl Embedded {
         if sandbox.record.lock().stopped {
             return;
         }
-        for container in self.containers_of(id) {
-            self.note_silent_exit(&sandbox, &container);
-        }
-        let result = if self.pod_lives(&sandbox) {
-            self.bring_new_shim(id, &sandbox).await
-        } else {
-            Err(crate::cri::Error::Failed("nothing of it runs any more".to_owned()))
-        };
-        match result {
+        match self.insist_on_new_shim(id, &sandbox).await {
             Ok(()) => tracing::warn!(sandbox = id, "its shim died; a new one has taken over, no container was restarted"),
             Err(error) => {
                 tracing::warn!(sandbox = id, %error, "its shim died: the pod is not ready any more");
                 self.announce(RuntimeEvent::SandboxGone { sandbox_id: id.to_owned() });
+            }
+        }
+    }
+
+    /// The new shim may be killed as well, and so may the spawner that is asked for it: as long as the pod lives, it is tried again.
+    async fn insist_on_new_shim(&self, id: &str, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let mut pause = NEW_SHIM_PAUSE;
+        let mut attempt = 1;
+        loop {
+            for container in self.containers_of(id) {
+                self.note_silent_exit(sandbox, &container);
+            }
+            if !self.pod_lives(sandbox) {
+                return Err(crate::cri::Error::Failed("nothing of it runs any more".to_owned()));
+            }
+            match self.bring_new_shim(id, sandbox).await {
+                Err(error) if attempt < NEW_SHIM_ATTEMPTS_MAX => {
+                    tracing::warn!(sandbox = id, %error, attempt, "no new shim yet");
+                    tokio::time::sleep(pause).await;
+                    (pause, attempt) = (pause * 2, attempt + 1);
+                }
+                done => return done,
             }
         }
     }
@@ -146,7 +165,11 @@ impl Embedded {
                 continue;
             }
             let (has, fds) = container.live.lock().held.to_message().map_err(failed("descriptors"))?;
-            shim.ask(Request::Adopt { id: container_id, has }, fds).await?;
+            shim.ask(Request::Adopt { id: container_id.clone(), has }, fds).await?;
+            // What we did not have, because an agent died as well, the shim has found.
+            if let (Answer::Container { handles, .. }, fds) = shim.ask(Request::Inspect { id: container_id }, Vec::new()).await? {
+                container.live.lock().held = Held::from_message(handles, fds);
+            }
         }
         *sandbox.shim.lock() = Some(shim);
         Ok(())
@@ -200,6 +223,7 @@ fn unknown_state(id: &str) -> ContainerState {
         exit_code: None,
         oom_killed: false,
         start_error: None,
+        outputs: None,
     }
 }
 

@@ -89,6 +89,7 @@ impl Workshop<'_> {
             .map_err(Failure::other("socketpair"))?;
         let (pid, pidfd) = self.spawn(spec, cgroup, theirs, child_sync, &sync)?;
         let [stdin, stdout, stderr] = ours;
+        let outputs = stdout.as_ref().zip(stderr.as_ref()).and_then(|(out, err)| Some([inode(out)?, inode(err)?]));
         let stream = |pipe: Option<OwnedFd>, name| pipe.map(|pipe| Stream::new(pipe, name)).transpose().map_err(Failure::other("stdio"));
         let state = ContainerState {
             id: spec.id.clone(),
@@ -100,6 +101,7 @@ impl Workshop<'_> {
             exit_code: None,
             oom_killed: false,
             start_error: None,
+            outputs,
         };
         Ok(Container {
             phase: Phase::SettingUp,
@@ -141,7 +143,7 @@ impl Workshop<'_> {
         spawned.map_err(Failure::other("making the container's process"))
     }
 
-    /// Takes up a container whose shim has died. Its stdio may come later; without it the output goes nowhere.
+    /// Takes up a container whose shim has died. What it does not find of its stdio may come later.
     pub fn adopt(&self, id: &str) -> io::Result<Container> {
         let layout = Layout(self.folder);
         let spec: ContainerSpec = read_json(&layout.container_spec(id))?;
@@ -154,6 +156,7 @@ impl Workshop<'_> {
         if phase == Phase::Running && process::start_time(state.pid) != Some(state.pid_start_time) {
             return Err(io::Error::other("its process has gone"));
         }
+        let streams = if phase == Phase::Running { found_outputs(&state)? } else { [None, None] };
         Ok(Container {
             phase,
             state,
@@ -162,7 +165,7 @@ impl Workshop<'_> {
             pidfd_token: 0,
             is_child: false,
             log: Log::open(spec.log)?,
-            streams: [None, None],
+            streams,
             stdin: None,
             sync: None,
             asker: None,
@@ -171,11 +174,36 @@ impl Workshop<'_> {
     }
 }
 
+/// The pipes that take a container's output, as long as its first process has them: agent and shim may both have died.
+fn found_outputs(state: &ContainerState) -> io::Result<[Option<Stream>; 2]> {
+    let Some(wanted) = state.outputs else { return Ok([None, None]) };
+    let open = |index: usize, name| match process::reopen(state.pid, index as i32 + 1, OFlag::O_RDONLY) {
+        Ok(pipe) if inode(&pipe) == Some(wanted[index]) => Stream::new(pipe, name).map(Some),
+        // It has put something else in its place.
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    Ok([open(0, "stdout")?, open(1, "stderr")?])
+}
+
+fn inode(fd: &OwnedFd) -> Option<u64> {
+    nix::sys::stat::fstat(fd).ok().map(|s| s.st_ino)
+}
+
+/// A pipe for output. The container's end is readable too, although nobody reads there: so a container that writes while neither
+/// shim nor agent lives is not ended by SIGPIPE, but waits.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let both = process::reopen(std::process::id() as i32, std::os::fd::AsRawFd::as_raw_fd(&write), OFlag::O_RDWR)?;
+    Ok((read, both))
+}
+
 /// The shim's ends (stdin, stdout, stderr) and the container's.
 fn pipes(stdin: bool) -> io::Result<([Option<OwnedFd>; 3], ChildStdio)> {
     let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
-    let (out_read, out_write) = pipe()?;
-    let (err_read, err_write) = pipe()?;
+    let (out_read, out_write) = output_pipe()?;
+    let (err_read, err_write) = output_pipe()?;
     let (in_read, in_write) = if stdin { pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
     Ok(([in_write, Some(out_read), Some(err_read)], ChildStdio { stdin: in_read, stdout: Some(out_write), stderr: Some(err_write) }))
 }

@@ -171,6 +171,9 @@ pub struct ContainerState {
     pub oom_killed: bool,
     /// The failure of an attempt to start it.
     pub start_error: Option<String>,
+    /// Inode numbers of the pipes that take its stdout and stderr; none with a terminal.
+    #[serde(default)]
+    pub outputs: Option<[u64; 2]>,
 }
 
 /// One side of a connection: bytes on their way in and out.

@@ -576,6 +576,9 @@ impl<'a> Server<'a> {
         }
         for (index, (wanted, name)) in [(has.stdout, "stdout"), (has.stderr, "stderr")].into_iter().enumerate() {
             let Some(pipe) = fds.next_if_wanted(wanted) else { continue };
+            if self.container(id)?.streams[index].is_some() {
+                continue;
+            }
             let mut stream = Stream::new(pipe, name).map_err(failed())?;
             stream.token = self.poll.add(stream.pipe.as_fd(), Source::Output(id.to_owned(), index)).map_err(failed())?;
             self.container(id)?.streams[index] = Some(stream);
