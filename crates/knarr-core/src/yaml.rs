@@ -211,7 +211,7 @@ fn tagged(tag: &str, text: &str) -> Option<Value> {
 }
 
 /// The value of a plain scalar (goyaml.v2 `resolve`). `.nan` and `.inf` have no JSON: they stay strings.
-fn resolve(text: &str) -> Value {
+pub fn resolve(text: &str) -> Value {
     let Some(first) = text.bytes().next() else { return Value::Null };
     match text {
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),

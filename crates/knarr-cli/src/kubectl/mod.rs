@@ -1,48 +1,64 @@
-//! kubectl, built in. One file a verb in [`verbs`]; what they share is here: the session (who talks to which server, in which
-//! namespace), names of resources, manifests, printers. Output and flags are kubectl's.
+//! kubectl, built in. One file a verb in [`verbs`]; what they share is here: flags, the session (who talks to which server, in
+//! which namespace), names of resources, manifests, printers. Output, flags and errors are kubectl's.
 
+pub mod command;
+pub mod failure;
+pub mod flags;
 mod manifest;
-mod print;
+pub mod print;
 mod resources;
-mod session;
+mod select;
+pub mod session;
+mod stream;
 mod verbs;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use command::Verb;
+use failure::Failure;
 
-pub use session::{Failure, Global, Result, Session};
-
-#[derive(Parser)]
-#[command(name = "kubectl", about = "Controls the cluster", disable_help_subcommand = true)]
-struct Arguments {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    verb: verbs::Verb,
-}
+/// kubectl itself.
+pub static ROOT: Verb = Verb { name: "kubectl", about: "kubectl controls the Kubernetes cluster manager.", verbs: verbs::ALL, ..Verb::NONE };
 
 /// Runs kubectl with these arguments (its own name not among them); gives its exit code.
 pub async fn main(args: Vec<String>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(std::iter::once("kubectl".to_owned()).chain(args)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version go to standard output and are no failure; clap knows which.
-            let code = if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-            print!("{}", if error.use_stderr() { String::new() } else { error.to_string() });
-            eprint!("{}", if error.use_stderr() { error.to_string() } else { String::new() });
-            return code;
-        }
-    };
-    let outcome = match Session::open(&arguments.global) {
-        Ok(session) => verbs::run(arguments.verb, &session).await,
-        Err(failure) => Err(failure),
-    };
-    match outcome {
-        Ok(code) => code,
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprint!("{text}{}", if text.ends_with('\n') { "" } else { "\n" });
+            }
+            ExitCode::from(failure.code())
         }
+    }
+}
+
+async fn run(args: Vec<String>) -> failure::Result<()> {
+    // Whoever builds TLS without a provider of its own uses this one. A second call changes nothing.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    if let Some(code) = verbs::plugin::run_unknown(&ROOT, &args)? {
+        return Err(Failure::Exit(code));
+    }
+    let Some(context) = command::read(&ROOT, &args)? else { return Ok(()) };
+    if let Some(run) = context.verb.run {
+        run(&context).await?;
+    }
+    context.warnings()
+}
+
+/// The name that this program was called by, as kubectl puts it into some messages.
+pub fn program_name() -> String {
+    let name = std::env::args().next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    if name.starts_with("kubectl") { name.to_owned() } else { "kubectl".into() }
+}
+
+/// This machine's architecture as Go names it.
+pub fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }

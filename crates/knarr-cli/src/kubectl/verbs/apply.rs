@@ -1,113 +1,254 @@
 //! `kubectl apply`: three-way by what was applied last (an annotation), or by the server with `--server-side`.
 
-use knarr_client::{DynamicApi, Patch, read};
-use knarr_core::api::Options;
-use knarr_core::{Value, ValueExt};
-use knarr_schema::{patch, types};
+use std::collections::BTreeSet;
 
-use crate::kubectl::manifest::Files;
-use crate::kubectl::resources::{Meant, of_kind};
-use crate::kubectl::session::{Result, Session};
+use knarr_core::{Value, ValueExt, json};
+use knarr_schema::patch;
 
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+use super::change::{MERGE, STRATEGIC, is_empty, type_of};
+use super::common::{ALL, DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, VALIDATE, create, out, write_query};
+use crate::kubectl::command::{Context, Verb};
+use crate::kubectl::failure::{Failure, Result};
+use crate::kubectl::flags::{Flag, int, list, switch, switch_on, text, time};
+use crate::kubectl::manifest;
+use crate::kubectl::print::{self, Printer, go};
+use crate::kubectl::resources::find;
+use crate::kubectl::select::{Info, Selection, place};
+use crate::kubectl::session::with_query;
+
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MANAGER: &str = "kubectl-client-side-apply";
+const APPLY: &str = "application/apply-patch+yaml";
 /// A patch that lost against another write is made anew this often.
 const CONFLICTS_MAX: usize = 5;
 
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    files: Files,
-    /// Let the server merge
-    #[arg(long)]
-    server_side: bool,
-    /// Take fields over from other managers (with --server-side)
-    #[arg(long)]
-    force_conflicts: bool,
-    /// Who owns the fields that are set
-    #[arg(long)]
-    field_manager: Option<String>,
-}
+const FLAGS: &[Flag] = &[
+    switch("server-side", "Let the server merge"),
+    switch("force-conflicts", "With --server-side, take fields over from other managers"),
+    switch_on("overwrite", "Resolve conflicts with the live object in favour of what is applied"),
+    switch_on("openapi-patch", "Accepted; the schema is built in"),
+    switch("prune", "Delete what was applied before and is there no more"),
+    list("prune-allowlist", "Kinds that --prune looks at, as <group/version/kind>"),
+    list("prune-whitelist", "The old name of --prune-allowlist"),
+    switch("force", "Delete the object and make it anew when it cannot be patched"),
+    text("cascade", "background", "How dependents are deleted").bare("background"),
+    int("grace-period", "-1", "Seconds given to what is deleted to end gracefully"),
+    time("timeout", "0s", "How long to wait for deletions"),
+    switch("wait", "Wait for deletions"),
+    text("subresource", "", "Apply this subresource of the object"),
+    DRY_RUN,
+    FIELD_MANAGER,
+    SELECTOR,
+    ALL,
+    VALIDATE,
+];
 
-pub async fn run(args: &Args, session: &Session) -> Result<()> {
-    for object in args.files.read()? {
-        let done = apply(args, session, object).await?;
-        println!("{done}");
-    }
-    Ok(())
-}
+pub static VERB: Verb = Verb {
+    name: "apply",
+    usage: "-f FILENAME [flags]",
+    about: "Apply a configuration to a resource by file name or stdin",
+    flags: &[FLAGS, manifest::FLAGS, print::FLAGS],
+    verbs: &[
+        &Verb { name: "edit-last-applied", usage: "(RESOURCE/NAME | -f FILENAME) [flags]", about: "Edit latest last-applied-configuration annotations of a resource/object", flags: &[&[FIELD_MANAGER], manifest::FLAGS], run: Some(|cx| Box::pin(edit_last(cx))), ..Verb::NONE },
+        &Verb { name: "set-last-applied", usage: "-f FILENAME [flags]", about: "Set the last-applied-configuration annotation on a live object to match the contents of a file", flags: &[&[DRY_RUN, switch("create-annotation", "Create the annotation if there is none")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(set_last(cx))), ..Verb::NONE },
+        &Verb { name: "view-last-applied", usage: "(TYPE [NAME | -l label] | TYPE/NAME | -f FILENAME) [flags]", about: "View the latest last-applied-configuration annotations of a resource/object", flags: &[&[SELECTOR, ALL, text("output", "yaml", "Output format. Must be one of (yaml, json)").short('o')], manifest::FLAGS], run: Some(|cx| Box::pin(view_last(cx))), ..Verb::NONE },
+    ],
+    run: Some(|cx| Box::pin(run(cx))),
+    ..Verb::NONE
+};
 
-async fn apply(args: &Args, session: &Session, object: Value) -> Result<String> {
-    let (meant, name, api) = place(session, &object).await?;
-    let title = format!("{}/{name}", meant.title);
-    if args.server_side {
-        let options = Options {
-            field_manager: Some(args.field_manager.clone().unwrap_or_else(|| "kubectl".into())),
-            force: Some(args.force_conflicts),
-            ..Options::default()
-        };
-        api.patch_with(&name, Patch::apply(object), None, &options).await?;
-        return Ok(format!("{title} serverside-applied"));
+async fn run(cx: &Context) -> Result<()> {
+    let flags = &cx.flags;
+    let dry_run = DryRun::of(flags)?;
+    if !cx.words().is_empty() {
+        return Err(cx.usage(format!("Unexpected args: [{}]", cx.words().join(" "))));
     }
-    let options = Options { field_manager: Some(args.field_manager.clone().unwrap_or_else(|| MANAGER.into())), ..Options::default() };
-    let wanted = with_last_applied(object)?;
-    for _ in 0..CONFLICTS_MAX {
-        let current = match api.get(&name).await {
-            Ok(found) => read::value(&found)?,
-            Err(status) if status.is_not_found() => {
-                api.create_with(wanted, &options).await?;
-                return Ok(format!("{title} created"));
+    if flags.on("force-conflicts") && !flags.on("server-side") {
+        return Err("--force-conflicts only works with --server-side".into());
+    }
+    if dry_run == DryRun::Client && flags.on("server-side") {
+        return Err("--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)".into());
+    }
+    if flags.on("force") && flags.on("server-side") {
+        return Err("--force cannot be used with --server-side".into());
+    }
+    if flags.on("prune") && !flags.on("all") && !flags.given("selector") {
+        return Err("all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector".into());
+    }
+    manifest::require(flags)?;
+    let session = cx.session()?;
+    let selector = flags.some("selector").map(knarr_core::selector::LabelSelector::parse).transpose()?;
+    let (objects, mut failures) = manifest::read(flags).await;
+    let mut infos = Vec::new();
+    for read in objects {
+        match place(session, read).await {
+            Ok(info) if selector.as_ref().is_none_or(|s| s.matches(info.object.at(&["metadata", "labels"]))) => infos.push(info),
+            Ok(_) => {}
+            Err(e) => failures.push(e),
+        }
+    }
+    if infos.is_empty() && failures.is_empty() {
+        return Err("no objects passed to apply".into());
+    }
+    let mut applied = Vec::new();
+    let mut shown = Vec::new();
+    for info in &infos {
+        match apply(cx, info, dry_run).await {
+            Ok((object, operation)) => {
+                applied.push(object.str_at(&["metadata", "uid"]).unwrap_or_default().to_owned());
+                if flags.given("output") { shown.push(object) } else { out(&Printer::of(flags, &dry_run.note(operation))?.print(&object)?)? }
             }
-            Err(status) => return Err(status.into()),
-        };
-        let change = three_way(&wanted, &current)?;
-        if change.as_object().is_some_and(serde_json::Map::is_empty) {
-            return Ok(format!("{title} unchanged"));
-        }
-        let patch = if type_of(&wanted).is_some() { Patch::strategic(change) } else { Patch::merge(change) };
-        match api.patch_with(&name, patch, None, &options).await {
-            Err(status) if status.is_conflict() => {}
-            Err(status) => return Err(status.into()),
-            Ok(_) => return Ok(format!("{title} configured")),
+            Err(e) => failures.push(e),
         }
     }
-    Err(format!("{title} changes too often").into())
+    print_all(cx, shown, infos.len())?;
+    if flags.on("prune") && failures.is_empty() {
+        prune(cx, &infos, &applied, dry_run).await?;
+    }
+    Failure::all(failures)
 }
 
-/// Where an object belongs.
-pub async fn place(session: &Session, object: &Value) -> Result<(Meant, String, DynamicApi)> {
-    let text = |path: &[&str]| object.str_at(path).unwrap_or_default().to_owned();
-    let meant = of_kind(session, &text(&["apiVersion"]), &text(&["kind"])).await?;
-    let (name, own) = (text(&["metadata", "name"]), text(&["metadata", "namespace"]));
-    if session.namespace_named && !own.is_empty() && own != session.namespace && meant.namespaced {
-        return Err(format!("the namespace from the provided object \"{own}\" does not match the namespace \"{}\". You must pass '--namespace={own}' to perform this operation.", session.namespace).into());
+/// With an output format, several objects are printed as one list.
+fn print_all(cx: &Context, mut shown: Vec<Value>, asked: usize) -> Result<()> {
+    let mut printer = Printer::of(&cx.flags, "")?;
+    if cx.flags.text("output") == "name" {
+        return shown.iter().try_for_each(|o| out(&printer.print(o)?));
     }
-    let namespace = if own.is_empty() { session.namespace.clone() } else { own };
-    let api = session.client.dynamic(meant.resource.clone(), meant.namespaced.then_some(namespace.as_str()));
-    Ok((meant, name, api))
+    match shown.len() {
+        0 => Ok(()),
+        1 if asked == 1 => out(&printer.print(&shown.remove(0))?),
+        _ => out(&printer.print(&json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": shown}))?),
+    }
+}
+
+async fn apply(cx: &Context, info: &Info, dry_run: DryRun) -> Result<(Value, &'static str)> {
+    if cx.flags.on("server-side") { server_side(cx, info, dry_run).await } else { client_side(cx, info, dry_run).await }
+}
+
+async fn server_side(cx: &Context, info: &Info, dry_run: DryRun) -> Result<(Value, &'static str)> {
+    let flags = &cx.flags;
+    let mut query = write_query(flags, "kubectl", dry_run)?;
+    query.push(("force", flags.on("force-conflicts").to_string()));
+    let base = flags.some("subresource").map_or_else(|| info.path(), |s| format!("{}/{s}", info.path()));
+    match cx.session()?.patch(&with_query(&base, &query), APPLY, &info.object).await {
+        Ok(object) => Ok((object, "serverside-applied")),
+        Err(Failure::Server(status)) if status.is_conflict() => Err(Failure::Other(format!(
+            "{}\nPlease review the fields above--they currently have other managers. Here\nare the ways you can resolve this warning:\n* If you intend to manage all of these fields, please re-run the apply\n  command with the `--force-conflicts` flag.\n* If you do not intend to manage all of the fields, please edit your\n  manifest to remove references to the fields that should keep their\n  current managers.\n* You may co-own fields by updating your manifest to match the existing\n  value; in this case, you'll become the manager if the other manager(s)\n  stop managing the field (remove it from their configuration).\nSee https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts",
+            status.message
+        ))),
+        Err(e) => Err(e),
+    }
+}
+
+async fn client_side(cx: &Context, info: &Info, dry_run: DryRun) -> Result<(Value, &'static str)> {
+    let (flags, session) = (&cx.flags, cx.session()?);
+    let query = write_query(flags, MANAGER, dry_run)?;
+    let mut wanted = info.object.clone();
+    annotate(&mut wanted);
+    if info.name.is_empty() {
+        return Err(format!("from {}: cannot use generate name with apply", info.object.str_at(&["metadata", "generateName"]).unwrap_or_default()).replacen("from :", "from", 1).into());
+    }
+    let mut refused = None;
+    for _ in 0..CONFLICTS_MAX {
+        let current = match session.get(&info.path()).await {
+            Ok(found) => found,
+            Err(e) if e.is_not_found() => {
+                if dry_run == DryRun::Client {
+                    return Ok((wanted, "created"));
+                }
+                let made = create(session, &Info { object: wanted, ..info.clone() }, &query).await.map_err(|e| e.when("creating", &info.source))?;
+                return Ok((made, "created"));
+            }
+            Err(e) => return Err(retrieving(info, e)),
+        };
+        if current.str_at(&["metadata", "annotations", LAST_APPLIED]).is_none() {
+            eprintln!("Warning: resource {} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl apply. The missing annotation will be patched automatically.", info.plural_name());
+        }
+        let change = three_way(&wanted, &current)?;
+        if is_empty(&change) {
+            return Ok((current, "unchanged"));
+        }
+        let kind = if type_of(&wanted).is_some() { STRATEGIC } else { MERGE };
+        if dry_run == DryRun::Client {
+            let after = match type_of(&wanted) {
+                Some(id) => patch::strategic_merge(id, &current, &change)?,
+                None => patch::merge_patch(&current, &change),
+            };
+            return Ok((after, "configured"));
+        }
+        match session.patch(&with_query(&info.path(), &query), kind, &change).await {
+            Err(Failure::Server(status)) if status.is_conflict() => refused = Some(Failure::Server(status)),
+            Err(Failure::Server(status)) if status.code == 422 && flags.on("force") => return recreate(cx, info, wanted, &query).await,
+            Err(e) => {
+                return Err(e.when_applying(&change, info));
+            }
+            Ok(after) => {
+                return Ok((after, "configured"));
+            }
+        }
+    }
+    Err(refused.unwrap_or_else(|| format!("{} changes too often", info.title()).into()))
+}
+
+fn retrieving(info: &Info, failure: Failure) -> Failure {
+    let r = &info.meant.resource;
+    let text = |message: &str| {
+        format!(
+            "error when retrieving current configuration of:\nResource: \"{}/{}, Resource={}\", GroupVersionKind: \"{}/{}, Kind={}\"\nName: \"{}\", Namespace: \"{}\"\nfrom server for: \"{}\": {message}",
+            r.group, r.version, r.resource, r.group, r.version, info.meant.kind, info.name, info.namespace, info.source
+        )
+    };
+    match failure {
+        Failure::Server(mut status) => {
+            status.message = text(&status.message);
+            Failure::Server(status)
+        }
+        other => other,
+    }
+}
+
+impl Failure {
+    /// Says which patch was refused for which object.
+    fn when_applying(self, change: &Value, info: &Info) -> Self {
+        let r = &info.meant.resource;
+        match self {
+            Self::Server(mut status) if status.code != 422 => {
+                status.message = format!(
+                    "error when applying patch:\n{}\nto:\nResource: \"{}/{}, Resource={}\", GroupVersionKind: \"{}/{}, Kind={}\"\nName: \"{}\", Namespace: \"{}\"\nfor: \"{}\": error when patching \"{}\": {}",
+                    go::json_compact(change), r.group, r.version, r.resource, r.group, r.version, info.meant.kind, info.name, info.namespace, info.source, info.source, status.message
+                );
+                Self::Server(status)
+            }
+            other => other,
+        }
+    }
+}
+
+async fn recreate(cx: &Context, info: &Info, wanted: Value, query: &[(&'static str, String)]) -> Result<(Value, &'static str)> {
+    let session = cx.session()?;
+    let grace = cx.flags.int("grace-period").max(0);
+    session.delete(&info.path(), &json!({"gracePeriodSeconds": grace, "propagationPolicy": "Background"})).await?;
+    super::delete::until_gone(session, info, "").await?;
+    Ok((create(session, &Info { object: wanted, ..info.clone() }, query).await?, "configured"))
 }
 
 /// Puts the configuration as it was given into the object's annotation.
-fn with_last_applied(mut object: Value) -> Result<Value> {
+pub fn annotate(object: &mut Value) {
     object.remove(&["metadata", "annotations", LAST_APPLIED]);
-    object.ensure(&["metadata", "annotations"]);
     if object.at(&["metadata", "annotations"]).is_none() {
-        object.set(&["metadata", "annotations"], Value::Object(serde_json::Map::default()));
+        object.set(&["metadata", "annotations"], json!({}));
     }
-    let text = serde_json::to_string(&object).map_err(|e| e.to_string())? + "\n";
+    let text = go::json_compact(object) + "\n";
     object.set(&["metadata", "annotations", LAST_APPLIED], text);
-    Ok(object)
 }
 
-fn type_of(object: &Value) -> Option<types::TypeId> {
-    let api_version = object.str_at(&["apiVersion"])?;
-    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    types::of_kind(group, version, object.str_at(&["kind"])?)
+fn last_applied(object: &Value) -> Option<Value> {
+    object.str_at(&["metadata", "annotations", LAST_APPLIED]).and_then(|t| serde_json::from_str(t).ok())
 }
 
 /// What must change so that `current` has everything of `wanted`, and nothing that was applied before and is wanted no more.
-fn three_way(wanted: &Value, current: &Value) -> Result<Value> {
-    let original = current.str_at(&["metadata", "annotations", LAST_APPLIED]).and_then(|t| serde_json::from_str(t).ok()).unwrap_or(Value::Null);
+pub fn three_way(wanted: &Value, current: &Value) -> Result<Value> {
+    let original = last_applied(current).unwrap_or(Value::Null);
     Ok(match type_of(wanted) {
         Some(id) => patch::create_three_way(id, &original, wanted, current)?,
         None => merge(&original, wanted, current),
@@ -136,10 +277,114 @@ fn merge(original: &Value, wanted: &Value, current: &Value) -> Value {
     Value::Object(change)
 }
 
+/// Kinds that `--prune` looks at unless told otherwise; those without a namespace last.
+const PRUNED: &[&str] = &[
+    "configmaps", "endpoints", "persistentvolumeclaims", "pods", "replicationcontrollers", "secrets", "services", "jobs.batch", "cronjobs.batch", "ingresses.networking.k8s.io",
+    "daemonsets.apps", "deployments.apps", "replicasets.apps", "statefulsets.apps", "namespaces", "persistentvolumes",
+];
+
+async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun) -> Result<()> {
+    let (flags, session) = (&cx.flags, cx.session()?);
+    let namespaces: BTreeSet<&str> = infos.iter().filter(|i| i.meant.namespaced).map(|i| i.namespace.as_str()).collect();
+    let mut kinds = Vec::new();
+    let listed: Vec<String> = [flags.all("prune-allowlist"), flags.all("prune-whitelist")].concat();
+    for entry in &listed {
+        let parts: Vec<&str> = entry.split('/').collect();
+        let [group, version, kind] = parts.as_slice() else { return Err(format!("invalid GroupVersionKind format: {entry}, please follow <group/version/kind>").into()) };
+        let group = if *group == "core" { "" } else { group };
+        kinds.push(crate::kubectl::resources::of_kind(session, &if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") }, kind).await?);
+    }
+    if listed.is_empty() {
+        for name in PRUNED {
+            kinds.push(find(session, name).await?);
+        }
+    }
+    let query: Vec<(&'static str, String)> = flags.some("selector").map(|s| ("labelSelector", s.to_owned())).into_iter().collect();
+    for meant in &kinds {
+        let places: Vec<Option<&str>> = if meant.namespaced { namespaces.iter().copied().map(Some).collect() } else { vec![None] };
+        for place in places {
+            let list = session.get(&with_query(&meant.path(place, None), &query)).await?;
+            for object in list.list_at(&["items"]) {
+                let uid = object.str_at(&["metadata", "uid"]).unwrap_or_default();
+                if last_applied(object).is_none() || applied.iter().any(|a| a == uid) {
+                    continue;
+                }
+                let info = Info::of(meant, object.clone());
+                if dry_run != DryRun::Client {
+                    let query = if dry_run == DryRun::Server { vec![("dryRun", "All".to_owned())] } else { Vec::new() };
+                    session.delete(&with_query(&info.path(), &query), &json!({"propagationPolicy": "Background"})).await?;
+                }
+                println!("{} {}", info.title(), dry_run.note("pruned"));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn view_last(cx: &Context) -> Result<()> {
+    let flags = &cx.flags;
+    let format = flags.text("output");
+    if !matches!(format, "yaml" | "json") {
+        return Err(cx.usage(format!("Unexpected -o output mode: {format}, the flag 'output' must be one of yaml|json")));
+    }
+    let mut selection = Selection::of(cx.session()?, flags);
+    selection.type_is_all = flags.on("all");
+    for info in selection.objects(cx.words()).await?.all()? {
+        let Some(last) = last_applied(&info.object) else {
+            return Err(format!("no last-applied-configuration annotation found on resource: {}", info.name).into());
+        };
+        out(&if format == "json" { go::json_indent_by(&last, b"  ") + "\n" } else { print::yaml::to_string(&last) })?;
+    }
+    Ok(())
+}
+
+async fn set_last(cx: &Context) -> Result<()> {
+    let (flags, session) = (&cx.flags, cx.session()?);
+    let dry_run = DryRun::of(flags)?;
+    manifest::require(flags)?;
+    let (objects, failures) = manifest::read(flags).await;
+    Failure::all(failures)?;
+    let mut printer = Printer::of(flags, &dry_run.note("configured"))?;
+    for read in objects {
+        let info = place(session, read).await?;
+        let current = session.get(&info.path()).await?;
+        if last_applied(&current).is_none() && !flags.on("create-annotation") {
+            return Err(format!("no last-applied-configuration annotation found on resource: {}, to create the annotation, run the command with --create-annotation", info.name).into());
+        }
+        let mut wanted = info.object.clone();
+        annotate(&mut wanted);
+        let annotation = wanted.at(&["metadata", "annotations", LAST_APPLIED]).cloned().unwrap_or_default();
+        let mut after = current.clone();
+        after.set(&["metadata", "annotations", LAST_APPLIED], annotation.clone());
+        if dry_run != DryRun::Client {
+            let query = if dry_run == DryRun::Server { vec![("dryRun", "All".to_owned())] } else { Vec::new() };
+            after = session.patch(&with_query(&info.path(), &query), MERGE, &json!({"metadata": {"annotations": {LAST_APPLIED: annotation}}})).await?;
+        }
+        out(&printer.print(&after)?)?;
+    }
+    Ok(())
+}
+
+async fn edit_last(cx: &Context) -> Result<()> {
+    let (flags, session) = (&cx.flags, cx.session()?);
+    for info in Selection::of(session, flags).objects(cx.words()).await?.all()? {
+        let last = last_applied(&info.object).ok_or_else(|| format!("no last-applied-configuration annotation found on resource: {}", info.name))?;
+        let mut edited = super::edit::by_hand(&last)?;
+        if edited == last {
+            println!("Edit cancelled, no changes made.");
+            continue;
+        }
+        annotate(&mut edited);
+        let annotation = edited.at(&["metadata", "annotations", LAST_APPLIED]).cloned().unwrap_or_default();
+        session.patch(&info.path(), MERGE, &json!({"metadata": {"annotations": {LAST_APPLIED: annotation}}})).await?;
+        println!("{} edited", info.title());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knarr_core::json;
 
     #[test]
     fn a_custom_object_changes_only_where_it_must() {
@@ -148,5 +393,13 @@ mod tests {
         let current = json!({"spec": {"a": 1, "gone": 2, "b": [1], "others": 9}});
         assert_eq!(merge(&original, &wanted, &current), json!({"spec": {"a": 3, "gone": null}}));
         assert_eq!(merge(&original, &wanted, &json!({"spec": {"a": 3, "b": [1], "others": 9}})), json!({}));
+    }
+
+    #[test]
+    fn the_annotation_holds_what_was_given() {
+        let mut object = json!({"kind": "A", "metadata": {"name": "<x>"}});
+        annotate(&mut object);
+        let text = object.str_at(&["metadata", "annotations", LAST_APPLIED]).unwrap();
+        assert_eq!(text, "{\"kind\":\"A\",\"metadata\":{\"annotations\":{},\"name\":\"\\u003cx\\u003e\"}}\n");
     }
 }

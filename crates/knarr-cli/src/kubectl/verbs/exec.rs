@@ -1,185 +1,145 @@
-//! `kubectl exec` over WebSocket (`v5.channel.k8s.io`).
+//! `kubectl exec` and `kubectl attach`.
 
-use std::io::Write;
-use std::process::ExitCode;
+use knarr_core::{Value, ValueExt};
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
-use knarr_core::{Status, Value, ValueExt};
-use tokio::io::AsyncReadExt;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use super::common::{container_names, default_container, pod_of};
+use crate::kubectl::command::{Context, Verb};
+use crate::kubectl::failure::Result;
+use crate::kubectl::flags::{Flag, list, switch, text, time};
+use crate::kubectl::stream::{Streams, is_terminal};
 
-use crate::kubectl::session::{Result, Session};
+const FLAGS: &[Flag] = &[
+    text("container", "", "Container name; the default is the pod's own, or its first").short('c'),
+    switch("stdin", "Pass stdin to the container").short('i'),
+    switch("tty", "Stdin is a TTY").short('t'),
+    switch("quiet", "Only print output from the remote session").short('q'),
+    time("pod-running-timeout", "1m0s", "How long to wait until at least one pod is running"),
+];
 
-const PROTOCOL: &str = "v5.channel.k8s.io";
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
+pub static EXEC: Verb = Verb {
+    name: "exec",
+    usage: "(POD | TYPE/NAME) [-c CONTAINER] [flags] -- COMMAND [args...]",
+    about: "Execute a command in a container",
+    flags: &[FLAGS, &[list("filename", "A file with the object to exec into").short('f')]],
+    run: Some(|cx| Box::pin(exec(cx))),
+    ..Verb::NONE
+};
 
-#[derive(clap::Args)]
-pub struct Args {
-    /// POD, or TYPE/NAME
-    pod: String,
-    #[arg(short, long)]
-    container: Option<String>,
-    /// Hand standard input on
-    #[arg(short = 'i', long)]
-    stdin: bool,
-    /// Standard input is a terminal
-    #[arg(short = 't', long)]
-    tty: bool,
-    /// What to run
-    #[arg(last = true, required = true)]
-    command: Vec<String>,
-}
+pub static ATTACH: Verb = Verb {
+    name: "attach",
+    usage: "(POD | TYPE/NAME) -c CONTAINER [flags]",
+    about: "Attach to a running container",
+    flags: &[FLAGS],
+    run: Some(|cx| Box::pin(attach(cx))),
+    ..Verb::NONE
+};
 
-pub async fn run(args: &Args, session: &Session) -> Result<ExitCode> {
-    let pod = super::logs::first_pod(session, &args.pod).await?;
-    let request = http::Request::get(path(args, session, &pod))
-        .header(http::header::CONNECTION, "Upgrade")
-        .header(http::header::UPGRADE, "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", "a25hcnIga25hcnIga25hcg==")
-        .header("Sec-WebSocket-Protocol", PROTOCOL)
-        .body(Bytes::new())
-        .map_err(|e| e.to_string())?;
-    let (response, upgraded) = session.transport.upgrade(request).await.map_err(|e| e.to_string())?;
-    let Some(upgraded) = upgraded else {
-        let status = Status::from_json(response.body());
-        return Err(status.unwrap_or_else(|| Status::internal(String::from_utf8_lossy(response.body()))).into());
-    };
-    let _raw = args.tty.then(RawTerminal::enter).flatten();
-    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
-    exchange(socket, args).await
-}
-
-fn path(args: &Args, session: &Session, pod: &str) -> String {
-    let encode = super::get::encode;
-    let mut query: Vec<String> = args.command.iter().map(|c| format!("command={}", encode(c))).collect();
-    query.extend(args.container.iter().map(|c| format!("container={}", encode(c))));
-    for (key, on) in [("stdin", args.stdin), ("stdout", true), ("stderr", !args.tty), ("tty", args.tty)] {
-        query.push(format!("{key}={on}"));
+async fn exec(cx: &Context) -> Result<()> {
+    let (flags, words) = (&cx.flags, cx.words());
+    let before = flags.dash.unwrap_or(words.len());
+    if flags.dash.is_none() && words.len() > 1 {
+        return Err(cx.usage("exec [POD] [COMMAND] is not supported anymore. Use exec [POD] -- [COMMAND] instead"));
     }
-    format!("/api/v1/namespaces/{}/pods/{pod}/exec?{}", session.namespace, query.join("&"))
+    let (target, command) = words.split_at(before);
+    if target.is_empty() && !flags.given("filename") {
+        return Err("pod, type/name or --filename must be specified".into());
+    }
+    if command.is_empty() {
+        return Err("you must specify at least one command for the container".into());
+    }
+    let session = cx.session()?;
+    let pod = pod_of(session, flags, target).await?;
+    let phase = pod.object.str_at(&["status", "phase"]).unwrap_or_default();
+    if phase == "Succeeded" || phase == "Failed" {
+        return Err(format!("cannot exec into a container in a completed pod; current phase is {phase}").into());
+    }
+    let container = container(cx, &pod.object)?;
+    streams(cx, &pod.namespace, &pod.name, container, Some(command.to_vec())).run(session).await
 }
 
-async fn exchange<S>(mut socket: WebSocketStream<S>, args: &Args) -> Result<ExitCode>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let mut stdin = tokio::io::stdin();
-    let mut input = [0; 32 << 10];
-    let mut reading = args.stdin;
-    if let Some(size) = args.tty.then(terminal_size).flatten() {
-        send(&mut socket, RESIZE, format!("{{\"Width\":{},\"Height\":{}}}", size.0, size.1).as_bytes()).await?;
+/// The container that the flags name or that is meant; several without a default are told of.
+fn container(cx: &Context, pod: &Value) -> Result<Option<String>> {
+    let names = container_names(pod);
+    if let Some(named) = cx.flags.some("container") {
+        if !names.iter().any(|n| n == named) {
+            let name = pod.str_at(&["metadata", "name"]).unwrap_or_default();
+            return Err(format!("container {named} is not valid for pod {name} out of: {}", described(pod)).into());
+        }
+        return Ok(Some(named.to_owned()));
     }
-    loop {
-        tokio::select! {
-            read = stdin.read(&mut input), if reading => match read? {
-                0 => {
-                    reading = false;
-                    send(&mut socket, CLOSE, &[STDIN]).await?;
-                }
-                n => send(&mut socket, STDIN, &input[..n]).await?,
-            },
-            message = socket.next() => match message {
-                Some(Ok(Message::Binary(data))) => {
-                    if let Some(code) = take(&data)? {
-                        return Ok(code);
-                    }
-                }
-                Some(Ok(Message::Close(_))) | None => return Ok(ExitCode::SUCCESS),
-                Some(Ok(_)) => {}
-                Some(Err(e)) => return Err(e.to_string().into()),
-            },
+    let default = default_container(pod);
+    if names.len() > 1
+        && pod.str_at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"]).is_none()
+        && !cx.flags.on("quiet")
+        && let Some(default) = &default
+    {
+        eprintln!("Defaulted container \"{default}\" out of: {}", described(pod));
+    }
+    Ok(default)
+}
+
+/// All containers with what they are: `a, b (init), c (ephem)`.
+pub fn described(pod: &Value) -> String {
+    let mut all = Vec::new();
+    for (list, note) in [("containers", ""), ("ephemeralContainers", " (ephem)"), ("initContainers", " (init)")] {
+        all.extend(pod.list_at(&["spec", list]).iter().filter_map(|c| c.str_at(&["name"])).map(|n| format!("{n}{note}")));
+    }
+    all.join(", ")
+}
+
+fn streams(cx: &Context, namespace: &str, pod: &str, container: Option<String>, command: Option<Vec<String>>) -> Streams {
+    let flags = &cx.flags;
+    let stdin = flags.on("stdin");
+    let mut tty = flags.on("tty");
+    if tty && !(stdin && is_terminal()) {
+        tty = false;
+        if !flags.on("quiet") {
+            eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
         }
     }
+    Streams { namespace: namespace.to_owned(), pod: pod.to_owned(), container, command, stdin, tty, quiet: flags.on("quiet") }
 }
 
-async fn send<S>(socket: &mut WebSocketStream<S>, channel: u8, data: &[u8]) -> Result<()>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let mut frame = Vec::with_capacity(data.len() + 1);
-    frame.push(channel);
-    frame.extend_from_slice(data);
-    socket.send(Message::Binary(frame.into())).await.map_err(|e| e.to_string().into())
-}
-
-/// Prints what came; the exit code when the error channel told it.
-fn take(data: &[u8]) -> Result<Option<ExitCode>> {
-    let Some((channel, rest)) = data.split_first() else { return Ok(None) };
-    match *channel {
-        STDOUT => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(rest)?;
-            out.flush()?;
+async fn attach(cx: &Context) -> Result<()> {
+    let words = cx.words();
+    if words.is_empty() {
+        return Err("at least 1 argument is required for attach".into());
+    }
+    if words.len() > 2 {
+        return Err(format!("expected POD, TYPE/NAME, or TYPE NAME, (at most 2 arguments) saw {}: [{}]", words.len(), words.join(" ")).into());
+    }
+    let session = cx.session()?;
+    let pod = pod_of(session, &cx.flags, words).await?;
+    let phase = pod.object.str_at(&["status", "phase"]).unwrap_or_default();
+    if phase == "Succeeded" || phase == "Failed" {
+        return Err(format!("cannot attach a container in a completed pod; current phase is {phase}").into());
+    }
+    let container = container(cx, &pod.object)?;
+    let mut streams = streams(cx, &pod.namespace, &pod.name, container.clone(), None);
+    let has_tty = pod.object.list_at(&["spec", "containers"]).iter().any(|c| c.str_at(&["name"]) == container.as_deref() && c.bool_at(&["tty"]) == Some(true));
+    if streams.tty && !has_tty {
+        streams.tty = false;
+        if !streams.quiet {
+            eprintln!("error: Unable to use a TTY - container {} did not allocate one", container.clone().unwrap_or_default());
         }
-        STDERR => std::io::stderr().write_all(rest)?,
-        ERROR => return outcome(rest).map(Some),
-        _ => {}
+    } else if !streams.tty && has_tty && streams.stdin {
+        // The container's own terminal echoes and edits.
+        streams.tty = is_terminal();
     }
-    Ok(None)
-}
-
-/// The `Status` on the error channel.
-fn outcome(body: &[u8]) -> Result<ExitCode> {
-    let status: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    if status.str_at(&["status"]) == Some("Success") {
-        return Ok(ExitCode::SUCCESS);
+    if !streams.quiet && streams.stdin && streams.tty {
+        eprintln!("If you don't see a command prompt, try pressing enter.");
     }
-    let causes = status.list_at(&["details", "causes"]);
-    let code = causes.iter().find(|c| c["reason"] == "ExitCode").and_then(|c| c.str_at(&["message"])).and_then(|m| m.parse::<u8>().ok());
-    match code {
-        Some(code) => {
-            eprintln!("command terminated with exit code {code}");
-            Ok(ExitCode::from(code))
-        }
-        None => Err(status.str_at(&["message"]).unwrap_or("the command failed").to_owned().into()),
-    }
-}
-
-fn terminal_size() -> Option<(u16, u16)> {
-    knarr_sys::process::window_size(std::os::fd::AsFd::as_fd(&std::io::stdout()))
-}
-
-/// Puts the terminal into raw mode, and back when dropped.
-struct RawTerminal(nix::sys::termios::Termios);
-
-impl RawTerminal {
-    fn enter() -> Option<Self> {
-        use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-        let before = tcgetattr(std::io::stdin()).ok()?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        use nix::sys::termios::{SetArg, tcsetattr};
-        if let Err(e) = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0) {
-            eprintln!("the terminal stays raw: {e}");
-        }
-    }
+    streams.run(session).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knarr_core::json;
 
     #[test]
-    fn the_error_channel_tells_the_exit_code() {
-        let failed = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
-        assert_eq!(format!("{:?}", outcome(failed).unwrap()), format!("{:?}", ExitCode::from(3)));
-        assert_eq!(format!("{:?}", outcome(br#"{"status":"Success"}"#).unwrap()), format!("{:?}", ExitCode::SUCCESS));
-        assert!(outcome(br#"{"status":"Failure","message":"no such container"}"#).is_err());
+    fn containers_are_described_with_what_they_are() {
+        let pod = json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "b"}], "ephemeralContainers": [{"name": "c"}]}});
+        assert_eq!(described(&pod), "a, c (ephem), b (init)");
     }
 }

@@ -1,198 +1,376 @@
 //! `kubectl get`: the server fills the tables.
 
-use knarr_client::read;
-use knarr_core::api::Options;
+use futures::StreamExt;
 use knarr_core::{Value, ValueExt, json};
 
-use crate::kubectl::manifest::Files;
-use crate::kubectl::print::{self, Output, table};
-use crate::kubectl::resources::{Meant, Named, named};
-use crate::kubectl::session::{Failure, Result, Session};
+use super::common::{ALL_NAMESPACES, CHUNK, FIELD_SELECTOR, SELECTOR, out};
+use crate::kubectl::command::{Context, Verb};
+use crate::kubectl::failure::{Failure, Result};
+use crate::kubectl::flags::{Flag, Flags, list, switch, switch_on, text};
+use crate::kubectl::manifest;
+use crate::kubectl::print::{self, Printer, table};
+use crate::kubectl::select::{Selection, Target};
+use crate::kubectl::session::with_query;
 
-const ACCEPT_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+const FLAGS: &[Flag] = &[
+    switch("no-headers", "Do not print headers"),
+    switch("show-kind", "List the resource type for the requested objects"),
+    switch("show-labels", "Show all labels as the last column"),
+    list("label-columns", "Labels that are shown as columns").short('L'),
+    text("sort-by", "", "Sort by the field that this JSONPath expression names"),
+    text("raw", "", "Raw URI to request from the server"),
+    switch("watch", "After listing the requested objects, watch for changes").short('w'),
+    switch("watch-only", "Watch for changes, without listing first"),
+    switch("output-watch-events", "Output the type of the event with each object"),
+    switch("ignore-not-found", "Succeed when an object does not exist"),
+    text("subresource", "", "Get this subresource of the object"),
+    switch_on("server-print", "Have the server return the table"),
+    SELECTOR,
+    FIELD_SELECTOR,
+    ALL_NAMESPACES,
+    CHUNK,
+];
 
-#[derive(clap::Args)]
-pub struct Args {
-    /// TYPE, TYPE NAME…, or TYPE/NAME…
-    resources: Vec<String>,
-    #[command(flatten)]
-    files: Files,
-    /// Output format: json, yaml, name, wide
-    #[arg(short, long, default_value = "")]
-    output: Output,
-    /// In all namespaces
-    #[arg(short = 'A', long)]
-    all_namespaces: bool,
-    /// Label selector
-    #[arg(short = 'l', long)]
-    selector: Option<String>,
-    #[arg(long)]
-    field_selector: Option<String>,
-    /// Leave the headings out
-    #[arg(long)]
-    no_headers: bool,
-    #[arg(long)]
-    show_labels: bool,
-    /// Labels to show as columns
-    #[arg(short = 'L', long, value_delimiter = ',')]
-    label_columns: Vec<String>,
-    /// Succeed when an object does not exist
-    #[arg(long)]
-    ignore_not_found: bool,
-    #[arg(long)]
-    show_managed_fields: bool,
-    /// After the objects, their changes
-    #[arg(short, long)]
-    watch: bool,
-}
+pub static VERB: Verb = Verb {
+    name: "get",
+    usage: "[(-o|--output=)json|yaml|kyaml|name|go-template|go-template-file|template|templatefile|jsonpath|jsonpath-as-json|jsonpath-file|custom-columns|custom-columns-file|wide] (TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags]",
+    about: "Display one or many resources",
+    flags: &[FLAGS, manifest::FLAGS, print::FLAGS],
+    run: Some(|cx| Box::pin(run(cx))),
+    ..Verb::NONE
+};
 
-pub async fn run(args: &Args, session: &Session) -> Result<()> {
-    let wanted = if args.files.is_empty() { named(session, &args.resources).await? } else { from_files(args, session).await? };
-    if args.watch {
-        return watch(args, session, &wanted).await;
+const FORMATS: &[&str] = &[
+    "custom-columns", "custom-columns-file", "go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json", "jsonpath-file", "kyaml", "name", "template",
+    "templatefile", "wide", "yaml",
+];
+
+async fn run(cx: &Context) -> Result<()> {
+    let flags = &cx.flags;
+    if let Some(raw) = flags.some("raw") {
+        return get_raw(cx, raw).await;
     }
-    match args.output {
-        Output::Table | Output::Wide => tables(args, session, &wanted).await,
-        _ => objects(args, session, &wanted).await,
+    complete(cx)?;
+    let session = cx.session()?;
+    let mut selection = Selection::of(session, flags).type_is_all();
+    selection.chunk = if flags.given("sort-by") { 0 } else { flags.int("chunk-size") };
+    if flags.on("watch") || flags.on("watch-only") {
+        return watch(cx, &selection).await;
     }
+    let (targets, single) = selection.targets(cx.words()).await?;
+    if human(flags) { tables(cx, &selection, &targets).await } else { objects(cx, &selection, &targets, single).await }
 }
 
-async fn from_files(args: &Args, session: &Session) -> Result<Vec<Named>> {
-    let mut wanted = Vec::new();
-    for object in args.files.read()? {
-        let (meant, name, _) = super::apply::place(session, &object).await?;
-        wanted.push(Named { meant, name: Some(name) });
+fn human(flags: &Flags) -> bool {
+    matches!(flags.text("output"), "" | "wide") && flags.text("template").is_empty()
+}
+
+fn complete(cx: &Context) -> Result<()> {
+    let flags = &cx.flags;
+    let watching = flags.on("watch") || flags.on("watch-only");
+    if watching && flags.given("sort-by") {
+        let note = if flags.on("watch") { "--watch requested, --sort-by will be ignored for watch events received" } else { "--watch-only requested, --sort-by will be ignored" };
+        eprintln!("warning: {note}");
     }
-    Ok(wanted)
-}
-
-fn namespace<'a>(args: &Args, session: &'a Session) -> Option<&'a str> {
-    (!args.all_namespaces).then_some(session.namespace.as_str())
-}
-
-fn query(args: &Args) -> String {
-    let pairs = [("labelSelector", &args.selector), ("fieldSelector", &args.field_selector)];
-    let encoded = pairs.iter().filter_map(|(key, value)| value.as_ref().map(|v| format!("{key}={}", encode(v))));
-    encoded.collect::<Vec<_>>().join("&")
-}
-
-/// Percent-encodes everything but unreserved characters.
-pub fn encode(text: &str) -> String {
-    text.bytes().map(|b| if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-fn path(args: &Args, session: &Session, meant: &Meant, name: Option<&str>) -> String {
-    let path = meant.path(namespace(args, session), name);
-    let query = query(args);
-    if name.is_some() || query.is_empty() { path } else { format!("{path}?{query}") }
-}
-
-async fn tables(args: &Args, session: &Session, wanted: &[Named]) -> Result<()> {
-    let kinds: std::collections::BTreeSet<&str> = wanted.iter().map(|n| n.meant.title.as_str()).collect();
-    let (mut shown, mut failure): (Vec<(Meant, Value)>, _) = (Vec::new(), None);
-    for one in wanted {
-        match session.get_json(&path(args, session, &one.meant, one.name.as_deref()), ACCEPT_TABLE).await {
-            Ok(table) => match shown.last_mut() {
-                Some((meant, last)) if *meant == one.meant => append(last, table),
-                _ => shown.push((one.meant.clone(), table)),
-            },
-            Err(Failure::Server(status)) if status.is_not_found() && args.ignore_not_found => {}
-            Err(error) => drop(failure.get_or_insert(error)),
-        }
+    if !watching && cx.words().is_empty() && !manifest::named(flags) {
+        eprintln!("You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.\n");
+        return Err(cx.usage("Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods)."));
     }
-    let mut printed = false;
-    for (meant, found) in shown.iter().filter(|(_, t)| !t.list_at(&["rows"]).is_empty()) {
-        let options = table::Options {
-            wide: args.output == Output::Wide,
-            no_headers: args.no_headers,
-            show_labels: args.show_labels,
-            label_columns: args.label_columns.clone(),
-            with_namespace: args.all_namespaces && meant.namespaced,
-            prefix: (kinds.len() > 1).then(|| format!("{}/", meant.title)),
-        };
-        print!("{}{}", if printed { "\n" } else { "" }, table::layout(&table::rows(found, &options)));
-        printed = true;
+    let output = flags.text("output");
+    if flags.on("show-labels") && !matches!(output, "" | "wide") {
+        return Err(format!("--show-labels option cannot be used with {output} printer").into());
     }
-    if let Some(failure) = failure {
-        return Err(failure);
+    if flags.given("label-columns") && output.starts_with("custom-columns") {
+        return Err(format!("--label-columns option cannot be used with {output} printer").into());
     }
-    if !printed && !args.ignore_not_found {
-        let place =
-            if args.all_namespaces || !wanted.iter().any(|n| n.meant.namespaced) { String::new() } else { format!(" in {} namespace", session.namespace) };
-        eprintln!("No resources found{place}{}", if place.is_empty() { "" } else { "." });
+    if flags.on("output-watch-events") && !watching {
+        return Err("--output-watch-events option can only be used with --watch or --watch-only".into());
     }
     Ok(())
 }
 
-fn append(table: &mut Value, other: Value) {
-    let more = other.list_at(&["rows"]).to_vec();
-    if let Some(rows) = table.get_mut("rows").and_then(Value::as_array_mut) {
-        rows.extend(more);
+async fn get_raw(cx: &Context, raw: &str) -> Result<()> {
+    let flags = &cx.flags;
+    if !cx.words().is_empty() {
+        return Err("arguments may not be passed when --raw is specified".into());
+    }
+    if flags.on("watch") || flags.on("watch-only") || flags.given("selector") {
+        return Err("--raw may not be specified with other flags that filter the server request or alter the output".into());
+    }
+    if flags.given("output") {
+        return Err("--raw and --output are mutually exclusive".into());
+    }
+    if !raw.starts_with('/') {
+        return Err(format!("--raw must be a valid URL path: parse {}: invalid URI for request", knarr_core::field::go_quote(raw)).into());
+    }
+    let mut frames = cx.session()?.stream(raw, "application/json, */*").await?;
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    while let Some(frame) = frames.next().await {
+        stdout.write_all(&frame?)?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+fn table_options(flags: &Flags) -> table::Options {
+    table::Options {
+        wide: flags.text("output") == "wide",
+        no_headers: flags.on("no-headers"),
+        show_labels: flags.on("show-labels"),
+        label_columns: flags.all("label-columns"),
+        ..table::Options::default()
     }
 }
 
-async fn objects(args: &Args, session: &Session, wanted: &[Named]) -> Result<()> {
-    let mut found = Vec::new();
-    for one in wanted {
-        match session.get_json(&path(args, session, &one.meant, one.name.as_deref()), "application/json").await {
-            Ok(value) if one.name.is_some() => found.push((one.meant.clone(), value)),
-            Ok(list) => {
-                let api_version = list.str_at(&["apiVersion"]).unwrap_or_default().to_owned();
-                found.extend(list.list_at(&["items"]).iter().map(|item| (one.meant.clone(), with_kind(item, &api_version, &one.meant.kind))));
+/// What one target gave: tables, a page after another.
+async fn fetch_tables(selection: &Selection<'_>, target: &Target, sorting: bool) -> Result<Value> {
+    let session = selection.session;
+    let with_object = |path: &str| if sorting { with_query(path, &[("includeObject", "Object".into())]) } else { path.to_owned() };
+    if !matches!(target, Target::Many { .. }) {
+        let path = selection.subresource.as_ref().map_or_else(|| target.path(), |s| format!("{}/{s}", target.path()));
+        return session.table(&with_object(&path)).await.map(plain_table);
+    }
+    let page = async |token| session.table(&with_object(&selection.page_path(target, token))).await.map_err(|e| selection.explain(target, e));
+    let mut whole = page(None).await?;
+    let mut next = token_of(&whole);
+    while let Some(token) = next {
+        let mut more = page(Some(token)).await?;
+        next = token_of(&more);
+        let rows = more.get_mut("rows").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+        if let Some(all) = whole.get_mut("rows").and_then(Value::as_array_mut) {
+            all.extend(rows);
+        }
+    }
+    Ok(whole)
+}
+
+/// The table of an object that the server gave none for: name and age.
+fn plain_table(answer: Value) -> Value {
+    if answer.str_at(&["kind"]) == Some("Table") {
+        return answer;
+    }
+    let name = answer.str_at(&["metadata", "name"]).unwrap_or_default();
+    let age = knarr_core::time::age(answer.str_at(&["metadata", "creationTimestamp"]), jiff::Timestamp::now());
+    json!({"kind": "Table", "columnDefinitions": [{"name": "Name", "type": "string", "format": "name", "priority": 0}, {"name": "Age", "type": "string", "priority": 0}],
+        "rows": [{"cells": [name, age], "object": {"metadata": answer["metadata"]}}]})
+}
+
+fn token_of(list: &Value) -> Option<String> {
+    list.str_at(&["metadata", "continue"]).filter(|c| !c.is_empty()).map(str::to_owned)
+}
+
+async fn tables(cx: &Context, selection: &Selection<'_>, targets: &[Target]) -> Result<()> {
+    let flags = &cx.flags;
+    let (mut shown, mut failures): (Vec<(&Target, Value)>, Vec<Failure>) = (Vec::new(), Vec::new());
+    for target in targets {
+        match fetch_tables(selection, target, flags.given("sort-by")).await {
+            Ok(table) => shown.push((target, table)),
+            Err(failure) if failure.is_not_found() && flags.on("ignore-not-found") => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(field) = flags.some("sort-by") {
+        for (_, table) in &mut shown {
+            if let Some(rows) = table.get_mut("rows").and_then(Value::as_array_mut) {
+                // What cannot be sorted is not shown, as kubectl has it.
+                if table::sort(rows, field, |row| &row["object"]).is_err() {
+                    rows.clear();
+                }
             }
-            Err(Failure::Server(status)) if status.is_not_found() && args.ignore_not_found => {}
-            Err(error) => return Err(error),
         }
     }
-    if args.output == Output::Name {
-        for (meant, object) in &found {
-            println!("{}/{}", meant.title, object.str_at(&["metadata", "name"]).unwrap_or_default());
+    let several = shown.iter().any(|(t, _)| t.meant() != shown[0].0.meant());
+    let mut text = String::new();
+    let mut at = 0;
+    while at < shown.len() {
+        let meant = shown[at].0.meant();
+        let group: Vec<&Value> = shown[at..].iter().take_while(|(t, _)| t.meant().resource == meant.resource).map(|(_, table)| table).collect();
+        at += group.len();
+        let options = table::Options {
+            with_namespace: flags.on("all-namespaces") && meant.namespaced,
+            kind: (several || flags.on("show-kind")).then(|| meant.title.clone()),
+            ..table_options(flags)
+        };
+        let mut rows = Vec::new();
+        for table in group.iter().filter(|t| !t.list_at(&["rows"]).is_empty()) {
+            let options = table::Options { no_headers: options.no_headers || !rows.is_empty(), ..options.clone() };
+            rows.extend(table::rows(table, &options, None));
         }
-        return Ok(());
+        if rows.is_empty() {
+            continue;
+        }
+        if !text.is_empty() && !options.no_headers {
+            text.push('\n');
+        }
+        text += &table::layout(&rows);
     }
-    let single = matches!(wanted, [Named { name: Some(_), .. }]);
-    let whole = match found.pop() {
-        Some((_, object)) if single => object,
-        None if single => return Ok(()),
-        last => {
-            found.extend(last);
-            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": found.into_iter().map(|(_, o)| o).collect::<Vec<_>>()})
-        }
-    };
-    print!("{}", print::whole(&whole, &args.output, args.show_managed_fields)?);
-    Ok(())
+    out(&text)?;
+    if text.is_empty() && failures.is_empty() && !flags.on("ignore-not-found") {
+        let namespaced = !flags.on("all-namespaces") && targets.iter().all(|t| t.meant().namespaced);
+        eprintln!("{}", if namespaced { format!("No resources found in {} namespace.", selection.session.namespace) } else { "No resources found".into() });
+    }
+    Failure::all(failures)
 }
 
-fn with_kind(item: &Value, api_version: &str, kind: &str) -> Value {
-    let mut item = item.clone();
-    item.set(&["apiVersion"], api_version);
-    item.set(&["kind"], kind);
-    item
+async fn objects(cx: &Context, selection: &Selection<'_>, targets: &[Target], single: bool) -> Result<()> {
+    let flags = &cx.flags;
+    let mut printer = Printer::named(flags, "", FORMATS)?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for target in targets {
+        let words = match target {
+            Target::One { meant, name, .. } => vec![format!("{}/{name}", full_name(meant))],
+            Target::Many { meant, .. } => vec![full_name(meant)],
+            Target::File(info) => {
+                match selection.session.get(&info.path()).await {
+                    Ok(object) => found.push(object),
+                    Err(failure) if failure.is_not_found() && flags.on("ignore-not-found") => {}
+                    Err(failure) => failures.push(failure),
+                }
+                continue;
+            }
+        };
+        let fetched = selection.objects(&words).await?;
+        found.extend(fetched.infos.into_iter().map(|i| i.object));
+        failures.extend(fetched.failures.into_iter().filter(|f| !(f.is_not_found() && flags.on("ignore-not-found"))));
+    }
+    if single && !failures.is_empty() {
+        return Failure::all(failures);
+    }
+    if found.is_empty() && flags.on("ignore-not-found") {
+        return Failure::all(failures);
+    }
+    if let Some(field) = flags.some("sort-by").filter(|_| found.len() > 1) {
+        table::sort(&mut found, field, |o| o)?;
+    }
+    let whole = if single && found.len() == 1 {
+        found.remove(0)
+    } else {
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": found})
+    };
+    out(&printer.print(&whole)?)?;
+    Failure::all(failures)
+}
+
+/// `deployments.v1.apps`: a name that means nothing else.
+fn full_name(meant: &crate::kubectl::resources::Meant) -> String {
+    let r = &meant.resource;
+    if r.group.is_empty() { format!("{}.{}.", r.resource, r.version) } else { format!("{}.{}.{}", r.resource, r.version, r.group) }
 }
 
 /// Shows the objects and then a line for each change.
-async fn watch(args: &Args, session: &Session, wanted: &[Named]) -> Result<()> {
-    use futures::StreamExt;
-    let [one] = wanted else { return Err("you may only specify a single resource type".into()) };
-    tables(args, session, wanted).await?;
-    let api = session.client.dynamic(one.meant.resource.clone(), namespace(args, session).filter(|_| one.meant.namespaced));
-    let mut options = Options { label_selector: args.selector.clone(), field_selector: args.field_selector.clone(), ..Options::default() };
-    if let Some(name) = &one.name {
-        options.field_selector = Some(format!("metadata.name={name}"));
+async fn watch(cx: &Context, selection: &Selection<'_>) -> Result<()> {
+    let flags = &cx.flags;
+    let session = selection.session;
+    let (targets, single) = selection.targets(cx.words()).await?;
+    let [target] = targets.as_slice() else { return Err("you may only specify a single resource type".into()) };
+    let mut show = Show::new(flags, target)?;
+    let (path, mut query) = match target {
+        Target::Many { meant, namespace } => (meant.path(namespace.as_deref(), None), selection.query()),
+        _ => {
+            let (meant, namespace, name) = match target {
+                Target::One { meant, namespace, name } => (meant, namespace, name),
+                Target::File(info) => (&info.meant, &info.namespace, &info.name),
+                Target::Many { meant, .. } => (meant, &session.namespace, &session.namespace),
+            };
+            (meant.path(Some(namespace), None), vec![("fieldSelector", format!("metadata.name={name}"))])
+        }
+    };
+    let mut version = "0".to_owned();
+    if single {
+        // It must exist; the watch shows it then.
+        match session.get(&target.path()).await {
+            Err(failure) if failure.is_not_found() && flags.on("ignore-not-found") => return Ok(()),
+            other => other?,
+        };
+    } else {
+        let first = with_query(&path, &query);
+        let listed = if human(flags) { session.table(&first).await } else { session.get(&first).await }.map_err(|e| selection.explain(target, e))?;
+        version = listed.str_at(&["metadata", "resourceVersion"]).unwrap_or("0").to_owned();
+        if !flags.on("watch-only") {
+            show.listed(&listed)?;
+        }
     }
-    let listed = api.list(&options).await?;
-    options.resource_version = Some(listed.resource_version.to_string());
-    let mut events = api.watch(&options).await?;
+    query.push(("watch", "true".into()));
+    query.push(("resourceVersion", version));
+    let mut events = session.watch(&with_query(&path, &query), human(flags)).await?;
+    let mut skip = single && flags.on("watch-only");
     while let Some(event) = events.next().await {
-        let object = read::value(&event?.object)?;
-        let place = object.str_at(&["metadata", "namespace"]).map(str::to_owned);
-        let name = object.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
-        let path = one.meant.path(place.as_deref(), Some(&name));
-        if let Ok(found) = session.get_json(&path, ACCEPT_TABLE).await {
-            let options =
-                table::Options { wide: args.output == Output::Wide, no_headers: true, with_namespace: args.all_namespaces, ..table::Options::default() };
-            print!("{}", table::layout(&table::rows(&found, &options)));
+        let event = event?;
+        let kind = event.str_at(&["type"]).unwrap_or_default();
+        match kind {
+            "BOOKMARK" => {}
+            "ERROR" => {
+                let status = event.at(&["object"]).and_then(|o| knarr_core::Status::from_json(o.to_string().as_bytes()));
+                return Err(status.map_or_else(|| Failure::from("an error came instead of an event"), Failure::from));
+            }
+            // What is there already is no change.
+            _ if std::mem::take(&mut skip) => {}
+            kind => show.event(kind, event.at(&["object"]).unwrap_or(&Value::Null))?,
         }
     }
     Ok(())
 }
+
+/// What a watch shows, over its whole life.
+struct Show {
+    options: table::Options,
+    growing: table::Growing,
+    columns: Value,
+    printer: Option<Printer>,
+    api_version: String,
+    kind: String,
+}
+
+impl Show {
+    fn new(flags: &Flags, target: &Target) -> Result<Self> {
+        let meant = target.meant();
+        let options = table::Options {
+            with_namespace: flags.on("all-namespaces") && meant.namespaced,
+            with_event: flags.on("output-watch-events"),
+            kind: flags.on("show-kind").then(|| meant.title.clone()),
+            ..table_options(flags)
+        };
+        let printer = if human(flags) { None } else { Some(Printer::named(flags, "", FORMATS)?) };
+        Ok(Self { options, growing: table::Growing::default(), columns: Value::Null, printer, api_version: meant.api_version(), kind: meant.kind.clone() })
+    }
+
+    fn listed(&mut self, listed: &Value) -> Result<()> {
+        if self.printer.is_none() {
+            return self.rows(listed, "ADDED");
+        }
+        for item in listed.list_at(&["items"]) {
+            let mut item = item.clone();
+            item.set(&["apiVersion"], self.api_version.clone());
+            item.set(&["kind"], self.kind.clone());
+            self.event("ADDED", &item)?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, kind: &str, object: &Value) -> Result<()> {
+        let with_event = self.options.with_event;
+        match &mut self.printer {
+            None => self.rows(object, kind),
+            Some(printer) if with_event => out(&printer.print(&json!({"type": kind, "object": object}))?),
+            Some(printer) => out(&printer.print(object)?),
+        }
+    }
+
+    /// Only the first table of a watch has column definitions.
+    fn rows(&mut self, table: &Value, kind: &str) -> Result<()> {
+        if table.list_at(&["rows"]).is_empty() {
+            return Ok(());
+        }
+        let mut table = table.clone();
+        if table.list_at(&["columnDefinitions"]).is_empty() {
+            table.set(&["columnDefinitions"], self.columns.clone());
+        } else {
+            self.columns = table["columnDefinitions"].clone();
+        }
+        let rows = table::rows(&table, &self.options, Some(kind));
+        self.options.no_headers = true;
+        out(&self.growing.layout(&rows))
+    }
+}
+

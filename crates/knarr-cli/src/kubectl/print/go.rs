@@ -1,0 +1,195 @@
+//! How Go prints, quotes and compares values: kubectl's output is Go's in many places.
+
+use std::cmp::Ordering;
+
+use knarr_core::Value;
+
+/// `fmt.Sprint` of what JSON holds: `map[a:1 b:[x y]]`, `<nil>`.
+pub fn sprint(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(s) => s.clone(),
+        Value::Number(n) => number(n),
+        Value::Bool(b) => b.to_string(),
+        Value::Array(list) => format!("[{}]", list.iter().map(sprint).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", sprint(v))).collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// `%#v` of what JSON holds.
+pub fn syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::String(s) => knarr_core::field::go_quote(s),
+        Value::Number(n) => number(n),
+        Value::Bool(b) => b.to_string(),
+        Value::Array(list) => format!("[]interface {{}}{{{}}}", list.iter().map(syntax).collect::<Vec<_>>().join(", ")),
+        Value::Object(map) => {
+            let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}:{}", knarr_core::field::go_quote(k), syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", entries.join(", "))
+        }
+    }
+}
+
+/// A number: whole ones as they are, others as `%v` prints a float64.
+pub fn number(n: &serde_json::Number) -> String {
+    if n.is_f64() { float(n.as_f64().unwrap_or(0.0)) } else { n.to_string() }
+}
+
+/// `strconv.FormatFloat(f, 'g', -1, 64)`, which `%v` is, too: an exponent from 1e+06 on (`1.5e-07`).
+pub fn float(f: f64) -> String {
+    if f == 0.0 {
+        return "0".into();
+    }
+    let scientific = format!("{f:e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..6).contains(&exponent) { format!("{f}") } else { format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()) }
+}
+
+/// As a template prints it: text as it is, lists and maps as JSON.
+pub fn text_or_json(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Array(_) | Value::Object(_) => json_compact(value),
+        other => sprint(other),
+    }
+}
+
+/// Go's name of a value's type.
+pub fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::String(_) => "string",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::Bool(_) => "bool",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// Comparison of two values of one basic kind.
+///
+/// # Errors
+/// They are not of one kind, or cannot be ordered.
+pub fn compare(operator: &str, left: &Value, right: &Value) -> Result<bool, String> {
+    let order = match (left, right) {
+        (Value::String(a), Value::String(b)) => a.cmp(b),
+        (Value::Number(a), Value::Number(b)) if a.is_f64() == b.is_f64() => match (a.as_i64(), b.as_i64()) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            _ => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
+        },
+        (Value::Bool(a), Value::Bool(b)) if operator == "==" || operator == "!=" => a.cmp(b),
+        (Value::Bool(_), Value::Bool(_)) => return Err("invalid type for comparison".into()),
+        (Value::Null | Value::Array(_) | Value::Object(_), _) | (_, Value::Null | Value::Array(_) | Value::Object(_)) => {
+            return Err("invalid type for comparison".into());
+        }
+        _ => return Err("incompatible types for comparison".into()),
+    };
+    Ok(match operator {
+        "==" => order.is_eq(),
+        "!=" => order.is_ne(),
+        "<" => order.is_lt(),
+        "<=" => order.is_le(),
+        ">" => order.is_gt(),
+        ">=" => order.is_ge(),
+        other => return Err(format!("unrecognized filter operator {other}")),
+    })
+}
+
+/// `strconv.Unquote` of what stands between the quotes; single quotes may hold any number of characters.
+pub fn unquote(text: &str, quote: char) -> Option<String> {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        let kind = chars.next()?;
+        let mut hex = |digits: usize| u32::from_str_radix(&chars.by_ref().take(digits).collect::<String>(), 16).ok().and_then(char::from_u32);
+        out.push(match kind {
+            'x' => hex(2)?,
+            'u' => hex(4)?,
+            'U' => hex(8)?,
+            'a' => '\x07',
+            'b' => '\x08',
+            'f' => '\x0c',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'v' => '\x0b',
+            '\\' => '\\',
+            c if c == quote => c,
+            _ => return None,
+        });
+    }
+    Some(out)
+}
+
+/// What `encoding/json` escapes beside what every writer does: `<`, `>`, `&` and the two line separators.
+fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out += &format!("\\u{:04x}", u32::from(c)),
+            // serde writes these two by name, Go from 1.22 on as well.
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// `json.Marshal`
+pub fn json_compact(value: &Value) -> String {
+    escape_html(&serde_json::to_string(&go_numbers(value)).unwrap_or_default())
+}
+
+/// `json.MarshalIndent(v, "", "    ")`
+pub fn json_indent(value: &Value) -> String {
+    json_indent_by(value, b"    ")
+}
+
+/// The same with another indentation.
+pub fn json_indent_by(value: &Value, indent: &[u8]) -> String {
+    let mut out = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, serde_json::ser::PrettyFormatter::with_indent(indent));
+    // A tree always serializes into memory.
+    serde::Serialize::serialize(&go_numbers(value), &mut serializer).unwrap_or_default();
+    escape_html(&String::from_utf8_lossy(&out))
+}
+
+/// Whole floats lose their fraction, as Go writes them.
+fn go_numbers(value: &Value) -> Value {
+    match value {
+        Value::Number(n) if n.is_f64() => match n.as_f64() {
+            Some(f) if f.fract() == 0.0 && f.abs() < 1e15 => Value::from(f as i64),
+            _ => value.clone(),
+        },
+        Value::Array(list) => Value::Array(list.iter().map(go_numbers).collect()),
+        Value::Object(map) => Value::Object(map.iter().map(|(k, v)| (k.clone(), go_numbers(v))).collect()),
+        other => other.clone(),
+    }
+}
+
+/// Control characters that would steer a terminal are shown instead (`printers.EscapeTerminal`).
+pub fn escape_terminal(text: &str) -> String {
+    text.replace('\x1b', "^[").replace('\r', "\\r")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::json;
+
+    #[test]
+    fn values_print_as_go_prints_them() {
+        assert_eq!(sprint(&json!({"b": [1, "x"], "a": null})), "map[a:<nil> b:[1 x]]");
+        for (f, wanted) in [(1e21, "1e+21"), (0.5, "0.5"), (1e-7, "1e-07"), (1_234_567.0, "1.234567e+06"), (100_000.0, "100000"), (1.5e300, "1.5e+300")] {
+            assert_eq!(float(f), wanted);
+        }
+        assert_eq!(json_compact(&json!("a<b&")), "\"a\\u003cb\\u0026\"");
+        assert_eq!(unquote("a\\n\\\"", '"').as_deref(), Some("a\n\""));
+    }
+}
