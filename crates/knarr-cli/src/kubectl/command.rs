@@ -239,7 +239,10 @@ mod tests {
     fn flags_may_stand_before_the_verb() {
         let line = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let context = read(&crate::kubectl::ROOT, &line("-n a rollout --kubeconfig x status deploy/web")).unwrap().unwrap();
-        assert_eq!((context.path.as_str(), context.words(), context.flags.text("namespace")), ("kubectl rollout status", ["deploy/web".to_owned()].as_slice(), "a"));
+        assert_eq!(
+            (context.path.as_str(), context.words(), context.flags.text("namespace")),
+            ("kubectl rollout status", ["deploy/web".to_owned()].as_slice(), "a")
+        );
         let failed = |text: &str| read(&crate::kubectl::ROOT, &line(text)).err().map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(failed("gett"), "error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tset\n\tget");
         assert_eq!(failed("get --nonsense"), "error: unknown flag: --nonsense\nSee 'kubectl get --help' for usage.");

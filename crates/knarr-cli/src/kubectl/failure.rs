@@ -165,7 +165,9 @@ mod tests {
         assert_eq!(status(404, Reason::NotFound, "pods \"x\" not found").to_string(), "Error from server (NotFound): pods \"x\" not found");
         assert_eq!(status(401, Reason::Unauthorized, "Unauthorized").to_string(), "error: You must be logged in to the server (Unauthorized)");
         let cause = |field: &str, message: &str| Cause { reason: String::new(), message: message.into(), field: field.into() };
-        let invalid = |causes| Failure::from(Status::new(422, Reason::Invalid, "m").with_details(Details { name: "x".into(), kind: "Pod".into(), causes, ..Details::default() }));
+        let invalid = |causes| {
+            Failure::from(Status::new(422, Reason::Invalid, "m").with_details(Details { name: "x".into(), kind: "Pod".into(), causes, ..Details::default() }))
+        };
         assert_eq!(invalid(vec![cause("spec.a", "Required value")]).to_string(), "The Pod \"x\" is invalid: spec.a: Required value");
         assert_eq!(invalid(vec![cause("a", "1"), cause("b", "2"), cause("b", "2")]).to_string(), "The Pod \"x\" is invalid: \n* a: 1\n* b: 2");
         assert_eq!(Failure::from("no").when("creating", "f.yaml").to_string(), "error: error when creating \"f.yaml\": no");

@@ -364,7 +364,9 @@ mod tests {
 
     #[test]
     fn durations_are_go_s() {
-        for (text, seconds, back) in [("1h2m3s", 3723.0, "1h2m3s"), ("90s", 90.0, "1m30s"), ("1.5s", 1.5, "1.5s"), ("250ms", 0.25, "250ms"), ("-1s", -1.0, "-1s")] {
+        for (text, seconds, back) in
+            [("1h2m3s", 3723.0, "1h2m3s"), ("90s", 90.0, "1m30s"), ("1.5s", 1.5, "1.5s"), ("250ms", 0.25, "250ms"), ("-1s", -1.0, "-1s")]
+        {
             assert_eq!(go_duration(text), Some(seconds), "{text}");
             assert_eq!(go_duration_text(seconds), back, "{text}");
         }

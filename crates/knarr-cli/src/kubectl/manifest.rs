@@ -121,7 +121,8 @@ fn glob(pattern: &str) -> Vec<PathBuf> {
     let Ok(matcher) = regex::Regex::new(&expression) else { return Vec::new() };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries.filter(|e| e.file_name().to_str().is_some_and(|n| matcher.is_match(n))).map(|e| path.with_file_name(e.file_name())).collect();
+    let mut found: Vec<PathBuf> =
+        entries.filter(|e| e.file_name().to_str().is_some_and(|n| matcher.is_match(n))).map(|e| path.with_file_name(e.file_name())).collect();
     found.sort();
     found
 }
@@ -148,7 +149,11 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Read1>> {
             [one] => (*one).to_owned(),
             several => format!("[{}]", several.join(", ")),
         };
-        return Err(format!("error validating {}: error validating data: {why}; if you choose to ignore these errors, turn validation off with --validate=false", go_quote(source)).into());
+        return Err(format!(
+            "error validating {}: error validating data: {why}; if you choose to ignore these errors, turn validation off with --validate=false",
+            go_quote(source)
+        )
+        .into());
     }
     Ok(objects)
 }

@@ -156,7 +156,12 @@ impl Asked {
     }
 
     fn fits_group(&self, group: &str, version: &str) -> bool {
-        self.group.as_deref().is_none_or(|g| g == group || (group.starts_with(g) && group[g.len()..].starts_with('.')) || g == format!("{version}.{group}") || (group.is_empty() && (g == version || g == format!("{version}."))))
+        self.group.as_deref().is_none_or(|g| {
+            g == group
+                || (group.starts_with(g) && group[g.len()..].starts_with('.'))
+                || g == format!("{version}.{group}")
+                || (group.is_empty() && (g == version || g == format!("{version}.")))
+        })
     }
 }
 

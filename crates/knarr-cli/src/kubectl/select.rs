@@ -47,9 +47,16 @@ impl Info {
 /// What is meant, before anything is fetched.
 #[derive(Clone, Debug)]
 pub enum Target {
-    One { meant: Meant, namespace: String, name: String },
+    One {
+        meant: Meant,
+        namespace: String,
+        name: String,
+    },
     /// All that fit the selectors; no namespace means all of them.
-    Many { meant: Meant, namespace: Option<String> },
+    Many {
+        meant: Meant,
+        namespace: Option<String>,
+    },
     File(Box<Info>),
 }
 
@@ -336,7 +343,12 @@ pub async fn place(session: &Session, read: manifest::Read1) -> Result<Info> {
         return Ok(Info { meant, namespace: String::new(), name, object, source });
     }
     if session.namespace_named && !own.is_empty() && own != session.namespace {
-        return Err(format!("the namespace from the provided object {} does not match the namespace {}. You must pass '--namespace={own}' to perform this operation.", go_quote(&own), go_quote(&session.namespace)).into());
+        return Err(format!(
+            "the namespace from the provided object {} does not match the namespace {}. You must pass '--namespace={own}' to perform this operation.",
+            go_quote(&own),
+            go_quote(&session.namespace)
+        )
+        .into());
     }
     let namespace = if own.is_empty() { session.namespace.clone() } else { own };
     object.set(&["metadata", "namespace"], namespace.clone());
@@ -357,7 +369,9 @@ fn missing() -> Failure {
 /// `a,b c` means `a/c b/c`.
 fn normalized(words: &[String]) -> Vec<String> {
     match words {
-        [types, names @ ..] if !names.is_empty() && types.contains(',') => types.split(',').flat_map(|t| names.iter().map(move |n| format!("{t}/{n}"))).collect(),
+        [types, names @ ..] if !names.is_empty() && types.contains(',') => {
+            types.split(',').flat_map(|t| names.iter().map(move |n| format!("{t}/{n}"))).collect()
+        }
         _ => words.to_vec(),
     }
 }

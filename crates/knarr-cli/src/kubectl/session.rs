@@ -125,7 +125,8 @@ impl Session {
             Ok(tls) => tls,
             // kubectl's own last resort, outside of a pod.
             Err(kubeconfig::Error::Invalid(why)) if why.starts_with("no configuration") => {
-                knarr_client::kubeconfig::in_cluster(|name| std::env::var(name).ok()).unwrap_or_else(|_| knarr_client::tls::Config::new("http://localhost:8080"))
+                knarr_client::kubeconfig::in_cluster(|name| std::env::var(name).ok())
+                    .unwrap_or_else(|_| knarr_client::tls::Config::new("http://localhost:8080"))
             }
             Err(e) => return Err(configuration(&e)),
         };
@@ -312,7 +313,12 @@ fn refusal(code: http::StatusCode, body: &[u8]) -> Failure {
         406 => (Reason::NotAcceptable, text),
         415 => (Reason::UnsupportedMediaType, text),
         503 => (Reason::ServiceUnavailable, if text.is_empty() { "the server is currently unable to handle the request".into() } else { text }),
-        code => (Reason::InternalError, format!("an error on the server ({}) has prevented the request from succeeding", serde_json::to_string(&text).unwrap_or_default()).replace("\"\"", "\"unknown\"") + if code == 0 { "!" } else { "" }),
+        code => (
+            Reason::InternalError,
+            format!("an error on the server ({}) has prevented the request from succeeding", serde_json::to_string(&text).unwrap_or_default())
+                .replace("\"\"", "\"unknown\"")
+                + if code == 0 { "!" } else { "" },
+        ),
     };
     Status::new(code.as_u16(), reason, message).into()
 }

@@ -42,7 +42,10 @@ impl Columns {
     fn parse_file(text: &str, no_headers: bool) -> Result<Self> {
         let mut lines = text.lines();
         let (Some(headers), Some(paths)) = (lines.next(), lines.next()) else {
-            return Err("invalid template, missing spec line. Expect format is one line of space separated column headers, one line of space separated column specs.".into());
+            return Err(
+                "invalid template, missing spec line. Expect format is one line of space separated column headers, one line of space separated column specs."
+                    .into(),
+            );
         };
         let (headers, paths): (Vec<&str>, Vec<&str>) = (headers.split_whitespace().collect(), paths.split_whitespace().collect());
         if headers.len() != paths.len() {

@@ -504,7 +504,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for (template, wanted) in [("{.a", "unclosed action"), ("{.a[}", "unterminated array"), ("{.a[x]}", "invalid array index x"), ("{'x}", "unterminated quoted string")] {
+        for (template, wanted) in
+            [("{.a", "unclosed action"), ("{.a[}", "unterminated array"), ("{.a[x]}", "invalid array index x"), ("{'x}", "unterminated quoted string")]
+        {
             assert_eq!(JsonPath::parse(template).unwrap_err(), wanted, "{template}");
         }
         let failed = |template: &str| JsonPath::parse(template).unwrap().find(&data()).unwrap_err();

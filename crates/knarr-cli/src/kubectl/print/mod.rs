@@ -52,16 +52,18 @@ const TEMPLATES: &[&str] = &["go-template", "go-template-file", "jsonpath", "jso
 impl Printer {
     /// The printer that the flags name; without any, the one that says what was done.
     pub fn of(flags: &Flags, operation: &str) -> Result<Self> {
-        Self::named(flags, operation, &["go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json", "jsonpath-file", "kyaml", "name", "template", "templatefile", "yaml"])
+        Self::named(
+            flags,
+            operation,
+            &["go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json", "jsonpath-file", "kyaml", "name", "template", "templatefile", "yaml"],
+        )
     }
 
     /// The same among these formats only.
     pub fn named(flags: &Flags, operation: &str, allowed: &[&str]) -> Result<Self> {
         let output = flags.text("output");
         let managed_fields = flags.on("show-managed-fields");
-        let refused = || {
-            format!("unable to match a printer suitable for the output format \"{output}\", allowed formats are: {}", allowed.join(","))
-        };
+        let refused = || format!("unable to match a printer suitable for the output format \"{output}\", allowed formats are: {}", allowed.join(","));
         let (format, argument) = output.split_once('=').map_or((output, ""), |(f, a)| (f, a));
         if output.is_empty() && !flags.text("template").is_empty() {
             return Ok(Self::Template(Template::parse(flags.text("template"), flags.on("allow-missing-template-keys"))?));
@@ -170,7 +172,8 @@ fn kyaml_value(value: &Value, indent: usize, out: &mut String) {
             entries.sort_by(|(a, _), (b, _)| yaml::key_order(a, b));
             out.push_str("{\n");
             for (key, item) in entries {
-                let bare = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+                let bare =
+                    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
                 let bare = bare && knarr_core::yaml::resolve(key).is_string();
                 let key = if bare { key.clone() } else { serde_json::to_string(key).unwrap_or_default() };
                 out.push_str(&format!("{pad}  {key}: "));
@@ -236,7 +239,10 @@ mod tests {
         assert_eq!(printed("", &object), "deployment.apps/web created\n");
         assert_eq!(printed("name", &object), "deployment.apps/web\n");
         assert_eq!(printed("yaml", &object), "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n");
-        assert_eq!(printed("json", &object), "{\n    \"apiVersion\": \"apps/v1\",\n    \"kind\": \"Deployment\",\n    \"metadata\": {\n        \"name\": \"web\"\n    }\n}\n");
+        assert_eq!(
+            printed("json", &object),
+            "{\n    \"apiVersion\": \"apps/v1\",\n    \"kind\": \"Deployment\",\n    \"metadata\": {\n        \"name\": \"web\"\n    }\n}\n"
+        );
         assert_eq!(printed("jsonpath={.metadata.name}", &object), "web");
         assert_eq!(printed("go-template={{.kind}}", &object), "Deployment");
         assert_eq!(

@@ -63,7 +63,10 @@ impl Template {
             Err(e) => {
                 let text = &self.text;
                 // What was printed before the error stays printed, as kubectl has it.
-                print!("Error executing template: template: output:1: executing \"output\": {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{text}\n\traw data was:\n\t\t{data}\n\tobject given to template engine was:\n\t\t{}\n\n", go::sprint(data));
+                print!(
+                    "Error executing template: template: output:1: executing \"output\": {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{text}\n\traw data was:\n\t\t{data}\n\tobject given to template engine was:\n\t\t{}\n\n",
+                    go::sprint(data)
+                );
                 Err(format!("error executing template {}: template: output:1: executing \"output\": {e}", knarr_core::field::go_quote(text)).into())
             }
         }
@@ -340,7 +343,26 @@ fn action_string_end(text: &str) -> Option<usize> {
 }
 
 const FUNCTIONS: &[&str] = &[
-    "and", "base64decode", "eq", "exists", "ge", "gt", "html", "index", "js", "le", "len", "lt", "ne", "not", "or", "print", "printf", "println", "slice", "urlquery",
+    "and",
+    "base64decode",
+    "eq",
+    "exists",
+    "ge",
+    "gt",
+    "html",
+    "index",
+    "js",
+    "le",
+    "len",
+    "lt",
+    "ne",
+    "not",
+    "or",
+    "print",
+    "printf",
+    "println",
+    "slice",
+    "urlquery",
 ];
 
 /// A value, or none: what Go prints as `<no value>`.
@@ -416,7 +438,9 @@ impl Run {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(list)) => list.into_iter().enumerate().map(|(i, v)| (Value::from(i), v)).collect(),
             Some(Value::Object(map)) => map.into_iter().map(|(k, v)| (Value::from(k), v)).collect(),
-            Some(Value::Number(n)) if n.as_f64().is_some_and(|f| f.fract() == 0.0) => (0..n.as_f64().unwrap_or(0.0) as i64).map(|i| (i.into(), i.into())).collect(),
+            Some(Value::Number(n)) if n.as_f64().is_some_and(|f| f.fract() == 0.0) => {
+                (0..n.as_f64().unwrap_or(0.0) as i64).map(|i| (i.into(), i.into())).collect()
+            }
             Some(other) => return Err(format!("range can't iterate over {}", go::sprint(&other))),
         };
         if items.is_empty() {
@@ -582,8 +606,12 @@ fn call(name: &str, arguments: &[Maybe]) -> Result<Maybe, String> {
                 _ => Err("can't slice item".into()),
             }
         }
-        "html" => some(print_all(arguments).replace('&', "&amp;").replace('\'', "&#39;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").into()),
-        "js" => some(print_all(arguments).replace('\\', "\\\\").replace('\'', "\\'").replace('"', "\\\"").replace('<', "\\u003C").replace('>', "\\u003E").into()),
+        "html" => {
+            some(print_all(arguments).replace('&', "&amp;").replace('\'', "&#39;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").into())
+        }
+        "js" => {
+            some(print_all(arguments).replace('\\', "\\\\").replace('\'', "\\'").replace('"', "\\\"").replace('<', "\\u003C").replace('>', "\\u003E").into())
+        }
         "urlquery" => some(crate::kubectl::session::encode(&print_all(arguments)).replace("%20", "+").into()),
         other => Err(format!("function {other} is not known")),
     }
@@ -695,7 +723,13 @@ fn formatted(verb: char, spec: &str, argument: &Maybe) -> String {
         ('t', Value::Bool(b)) => b.to_string(),
         ('x', Value::String(s)) => s.bytes().map(|b| format!("{b:02x}")).collect(),
         ('s', Value::Number(n)) => format!("%!s(float64={})", go::float(n.as_f64().unwrap_or(0.0))),
-        ('s' | 'v' | 'g', Value::Null) => if verb == 's' { "%!s(<nil>)".into() } else { "<nil>".into() },
+        ('s' | 'v' | 'g', Value::Null) => {
+            if verb == 's' {
+                "%!s(<nil>)".into()
+            } else {
+                "<nil>".into()
+            }
+        }
         ('s', other) => {
             let text = sprint(other);
             precision.map_or(text.clone(), |p| text.chars().take(p).collect())

@@ -172,7 +172,11 @@ fn string_text(text: &str, indent: usize, column: usize) -> String {
 
 /// Whether a plain scalar of this text would be read as this text.
 fn reads_as_itself(text: &str) -> bool {
-    if text == "<<" || is_date(text) || is_base60(text) || matches!(text, ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf" | "-.INF" | ".nan" | ".NaN" | ".NAN") {
+    if text == "<<"
+        || is_date(text)
+        || is_base60(text)
+        || matches!(text, ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf" | "-.INF" | ".nan" | ".NaN" | ".NAN")
+    {
         return false;
     }
     yaml::resolve(text) == Value::String(text.to_owned())
@@ -342,7 +346,8 @@ mod tests {
 
     #[test]
     fn objects_are_laid_out_as_kubectl_does_it() {
-        let value = json!({"a": {"b": [{"c": 1, "d": "yes"}, {"e": []}], "f": {}}, "g": "x: y", "h": "a\nb\n", "i": null, "j": "1", "k": ["x"], "l": [["m", "o"]]});
+        let value =
+            json!({"a": {"b": [{"c": 1, "d": "yes"}, {"e": []}], "f": {}}, "g": "x: y", "h": "a\nb\n", "i": null, "j": "1", "k": ["x"], "l": [["m", "o"]]});
         let wanted = "a:\n  b:\n  - c: 1\n    d: \"yes\"\n  - e: []\n  f: {}\ng: 'x: y'\nh: |\n  a\n  b\ni: null\nj: \"1\"\nk:\n- x\nl:\n- - m\n  - o\n";
         assert_eq!(to_string(&value), wanted);
     }

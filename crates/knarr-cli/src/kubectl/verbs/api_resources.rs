@@ -21,7 +21,14 @@ const FLAGS: &[Flag] = &[
     switch("show-managed-fields", "Accepted; there are none"),
 ];
 
-pub static VERB: Verb = Verb { name: "api-resources", usage: "[flags]", about: "Print the supported API resources on the server", flags: &[FLAGS], run: Some(|cx| Box::pin(run(cx))), ..Verb::NONE };
+pub static VERB: Verb = Verb {
+    name: "api-resources",
+    usage: "[flags]",
+    about: "Print the supported API resources on the server",
+    flags: &[FLAGS],
+    run: Some(|cx| Box::pin(run(cx))),
+    ..Verb::NONE
+};
 
 async fn run(cx: &Context) -> Result<()> {
     let flags = &cx.flags;
@@ -65,7 +72,8 @@ async fn run(cx: &Context) -> Result<()> {
 
 fn object(d: &Discovered) -> Value {
     let r = &d.meant.resource;
-    let mut object = json!({"name": r.resource, "singularName": d.singular, "namespaced": d.meant.namespaced, "version": r.version, "kind": d.meant.kind, "verbs": d.verbs});
+    let mut object =
+        json!({"name": r.resource, "singularName": d.singular, "namespaced": d.meant.namespaced, "version": r.version, "kind": d.meant.kind, "verbs": d.verbs});
     if !r.group.is_empty() {
         object["group"] = r.group.clone().into();
     }

@@ -49,9 +49,30 @@ pub static VERB: Verb = Verb {
     about: "Apply a configuration to a resource by file name or stdin",
     flags: &[FLAGS, manifest::FLAGS, print::FLAGS],
     verbs: &[
-        &Verb { name: "edit-last-applied", usage: "(RESOURCE/NAME | -f FILENAME) [flags]", about: "Edit latest last-applied-configuration annotations of a resource/object", flags: &[&[FIELD_MANAGER], manifest::FLAGS], run: Some(|cx| Box::pin(edit_last(cx))), ..Verb::NONE },
-        &Verb { name: "set-last-applied", usage: "-f FILENAME [flags]", about: "Set the last-applied-configuration annotation on a live object to match the contents of a file", flags: &[&[DRY_RUN, switch("create-annotation", "Create the annotation if there is none")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(set_last(cx))), ..Verb::NONE },
-        &Verb { name: "view-last-applied", usage: "(TYPE [NAME | -l label] | TYPE/NAME | -f FILENAME) [flags]", about: "View the latest last-applied-configuration annotations of a resource/object", flags: &[&[SELECTOR, ALL, text("output", "yaml", "Output format. Must be one of (yaml, json)").short('o')], manifest::FLAGS], run: Some(|cx| Box::pin(view_last(cx))), ..Verb::NONE },
+        &Verb {
+            name: "edit-last-applied",
+            usage: "(RESOURCE/NAME | -f FILENAME) [flags]",
+            about: "Edit latest last-applied-configuration annotations of a resource/object",
+            flags: &[&[FIELD_MANAGER], manifest::FLAGS],
+            run: Some(|cx| Box::pin(edit_last(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "set-last-applied",
+            usage: "-f FILENAME [flags]",
+            about: "Set the last-applied-configuration annotation on a live object to match the contents of a file",
+            flags: &[&[DRY_RUN, switch("create-annotation", "Create the annotation if there is none")], manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(set_last(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "view-last-applied",
+            usage: "(TYPE [NAME | -l label] | TYPE/NAME | -f FILENAME) [flags]",
+            about: "View the latest last-applied-configuration annotations of a resource/object",
+            flags: &[&[SELECTOR, ALL, text("output", "yaml", "Output format. Must be one of (yaml, json)").short('o')], manifest::FLAGS],
+            run: Some(|cx| Box::pin(view_last(cx))),
+            ..Verb::NONE
+        },
     ],
     run: Some(|cx| Box::pin(run(cx))),
     ..Verb::NONE
@@ -146,7 +167,9 @@ async fn client_side(cx: &Context, info: &Info, dry_run: DryRun) -> Result<(Valu
     let mut wanted = info.object.clone();
     annotate(&mut wanted);
     if info.name.is_empty() {
-        return Err(format!("from {}: cannot use generate name with apply", info.object.str_at(&["metadata", "generateName"]).unwrap_or_default()).replacen("from :", "from", 1).into());
+        return Err(format!("from {}: cannot use generate name with apply", info.object.str_at(&["metadata", "generateName"]).unwrap_or_default())
+            .replacen("from :", "from", 1)
+            .into());
     }
     let mut refused = None;
     for _ in 0..CONFLICTS_MAX {
@@ -162,7 +185,10 @@ async fn client_side(cx: &Context, info: &Info, dry_run: DryRun) -> Result<(Valu
             Err(e) => return Err(retrieving(info, e)),
         };
         if current.str_at(&["metadata", "annotations", LAST_APPLIED]).is_none() {
-            eprintln!("Warning: resource {} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl apply. The missing annotation will be patched automatically.", info.plural_name());
+            eprintln!(
+                "Warning: resource {} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl apply. The missing annotation will be patched automatically.",
+                info.plural_name()
+            );
         }
         let change = three_way(&wanted, &current)?;
         if is_empty(&change) {
@@ -215,7 +241,18 @@ impl Failure {
             Self::Server(mut status) if status.code != 422 => {
                 status.message = format!(
                     "error when applying patch:\n{}\nto:\nResource: \"{}/{}, Resource={}\", GroupVersionKind: \"{}/{}, Kind={}\"\nName: \"{}\", Namespace: \"{}\"\nfor: \"{}\": error when patching \"{}\": {}",
-                    go::json_compact(change), r.group, r.version, r.resource, r.group, r.version, info.meant.kind, info.name, info.namespace, info.source, info.source, status.message
+                    go::json_compact(change),
+                    r.group,
+                    r.version,
+                    r.resource,
+                    r.group,
+                    r.version,
+                    info.meant.kind,
+                    info.name,
+                    info.namespace,
+                    info.source,
+                    info.source,
+                    status.message
                 );
                 Self::Server(status)
             }
@@ -279,8 +316,22 @@ fn merge(original: &Value, wanted: &Value, current: &Value) -> Value {
 
 /// Kinds that `--prune` looks at unless told otherwise; those without a namespace last.
 const PRUNED: &[&str] = &[
-    "configmaps", "endpoints", "persistentvolumeclaims", "pods", "replicationcontrollers", "secrets", "services", "jobs.batch", "cronjobs.batch", "ingresses.networking.k8s.io",
-    "daemonsets.apps", "deployments.apps", "replicasets.apps", "statefulsets.apps", "namespaces", "persistentvolumes",
+    "configmaps",
+    "endpoints",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "secrets",
+    "services",
+    "jobs.batch",
+    "cronjobs.batch",
+    "ingresses.networking.k8s.io",
+    "daemonsets.apps",
+    "deployments.apps",
+    "replicasets.apps",
+    "statefulsets.apps",
+    "namespaces",
+    "persistentvolumes",
 ];
 
 async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun) -> Result<()> {
@@ -290,9 +341,13 @@ async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun
     let listed: Vec<String> = [flags.all("prune-allowlist"), flags.all("prune-whitelist")].concat();
     for entry in &listed {
         let parts: Vec<&str> = entry.split('/').collect();
-        let [group, version, kind] = parts.as_slice() else { return Err(format!("invalid GroupVersionKind format: {entry}, please follow <group/version/kind>").into()) };
+        let [group, version, kind] = parts.as_slice() else {
+            return Err(format!("invalid GroupVersionKind format: {entry}, please follow <group/version/kind>").into());
+        };
         let group = if *group == "core" { "" } else { group };
-        kinds.push(crate::kubectl::resources::of_kind(session, &if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") }, kind).await?);
+        kinds.push(
+            crate::kubectl::resources::of_kind(session, &if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") }, kind).await?,
+        );
     }
     if listed.is_empty() {
         for name in PRUNED {
@@ -349,7 +404,11 @@ async fn set_last(cx: &Context) -> Result<()> {
         let info = place(session, read).await?;
         let current = session.get(&info.path()).await?;
         if last_applied(&current).is_none() && !flags.on("create-annotation") {
-            return Err(format!("no last-applied-configuration annotation found on resource: {}, to create the annotation, run the command with --create-annotation", info.name).into());
+            return Err(format!(
+                "no last-applied-configuration annotation found on resource: {}, to create the annotation, run the command with --create-annotation",
+                info.name
+            )
+            .into());
         }
         let mut wanted = info.object.clone();
         annotate(&mut wanted);

@@ -17,14 +17,67 @@ pub static VERB: Verb = Verb {
     name: "auth",
     about: "Inspect authorization",
     verbs: &[
-        &Verb { name: "can-i", usage: "VERB [TYPE | TYPE/NAME | NONRESOURCEURL] [flags]", about: "Check whether an action is allowed", flags: &[&[ALL_NAMESPACES, switch("list", "Print all allowed actions"), switch("no-headers", "Print allowed actions without headers"), switch("quiet", "Suppress output and just return the exit code").short('q'), text("subresource", "", "Subresource such as log or scale")]], run: Some(|cx| Box::pin(can_i(cx))), ..Verb::NONE },
-        &Verb { name: "reconcile", usage: "-f FILENAME [flags]", about: "Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects", flags: &[&[DRY_RUN, switch("remove-extra-permissions", "Remove extra permissions added to roles"), switch("remove-extra-subjects", "Remove extra subjects added to rolebindings")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(reconcile(cx))), ..Verb::NONE },
-        &Verb { name: "whoami", usage: "[flags]", about: "Check self subject attributes", flags: &[print::FLAGS], run: Some(|cx| Box::pin(whoami(cx))), ..Verb::NONE },
+        &Verb {
+            name: "can-i",
+            usage: "VERB [TYPE | TYPE/NAME | NONRESOURCEURL] [flags]",
+            about: "Check whether an action is allowed",
+            flags: &[&[
+                ALL_NAMESPACES,
+                switch("list", "Print all allowed actions"),
+                switch("no-headers", "Print allowed actions without headers"),
+                switch("quiet", "Suppress output and just return the exit code").short('q'),
+                text("subresource", "", "Subresource such as log or scale"),
+            ]],
+            run: Some(|cx| Box::pin(can_i(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "reconcile",
+            usage: "-f FILENAME [flags]",
+            about: "Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects",
+            flags: &[
+                &[
+                    DRY_RUN,
+                    switch("remove-extra-permissions", "Remove extra permissions added to roles"),
+                    switch("remove-extra-subjects", "Remove extra subjects added to rolebindings"),
+                ],
+                manifest::FLAGS,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(reconcile(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "whoami",
+            usage: "[flags]",
+            about: "Check self subject attributes",
+            flags: &[print::FLAGS],
+            run: Some(|cx| Box::pin(whoami(cx))),
+            ..Verb::NONE
+        },
     ],
     ..Verb::NONE
 };
 
-const RESOURCE_VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "use", "bind", "impersonate", "*", "approve", "sign", "escalate", "attest", "proxy"];
+const RESOURCE_VERBS: &[&str] = &[
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "use",
+    "bind",
+    "impersonate",
+    "*",
+    "approve",
+    "sign",
+    "escalate",
+    "attest",
+    "proxy",
+];
 const URL_VERBS: &[&str] = &["get", "put", "post", "head", "options", "delete", "patch", "*"];
 const ODD_NAMES: &[&str] = &["users", "groups"];
 

@@ -15,8 +15,22 @@ pub static VERB: Verb = Verb {
     usage: "SUBCOMMAND",
     about: "Modify certificate resources",
     verbs: &[
-        &Verb { name: "approve", usage: "(-f FILENAME | NAME) [flags]", about: "Approve a certificate signing request", flags: &[&[switch("force", "Update the CSR even if it is already approved")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(decide(cx, "Approved"))), ..Verb::NONE },
-        &Verb { name: "deny", usage: "(-f FILENAME | NAME) [flags]", about: "Deny a certificate signing request", flags: &[&[switch("force", "Update the CSR even if it is already denied")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(decide(cx, "Denied"))), ..Verb::NONE },
+        &Verb {
+            name: "approve",
+            usage: "(-f FILENAME | NAME) [flags]",
+            about: "Approve a certificate signing request",
+            flags: &[&[switch("force", "Update the CSR even if it is already approved")], manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(decide(cx, "Approved"))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "deny",
+            usage: "(-f FILENAME | NAME) [flags]",
+            about: "Deny a certificate signing request",
+            flags: &[&[switch("force", "Update the CSR even if it is already denied")], manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(decide(cx, "Denied"))),
+            ..Verb::NONE
+        },
     ],
     ..Verb::NONE
 };
@@ -29,7 +43,8 @@ async fn decide(cx: &Context, kind: &str) -> Result<()> {
     if cx.words().is_empty() && !manifest::named(flags) {
         return Err("one or more CSRs must be specified as <name> or -f <filename>".into());
     }
-    let words: Vec<String> = if cx.words().is_empty() { Vec::new() } else { std::iter::once("certificatesigningrequests".to_owned()).chain(cx.words().iter().cloned()).collect() };
+    let words: Vec<String> =
+        if cx.words().is_empty() { Vec::new() } else { std::iter::once("certificatesigningrequests".to_owned()).chain(cx.words().iter().cloned()).collect() };
     let mut printer = Printer::of(flags, if kind == "Approved" { "approved" } else { "denied" })?;
     let found = Selection::of(cx.session()?, flags).objects(&words).await?;
     let mut failures = found.failures;

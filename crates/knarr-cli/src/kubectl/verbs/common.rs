@@ -170,7 +170,9 @@ fn is_ready(pod: &Value) -> bool {
 /// The container that is meant when none is named.
 pub fn default_container(pod: &Value) -> Option<String> {
     let containers = pod.list_at(&["spec", "containers"]);
-    let named = pod.str_at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"]).filter(|n| containers.iter().any(|c| c.str_at(&["name"]) == Some(n)));
+    let named = pod
+        .str_at(&["metadata", "annotations", "kubectl.kubernetes.io/default-container"])
+        .filter(|n| containers.iter().any(|c| c.str_at(&["name"]) == Some(n)));
     named.or_else(|| containers.first().and_then(|c| c.str_at(&["name"]))).map(str::to_owned)
 }
 

@@ -5,7 +5,13 @@ use crate::kubectl::ROOT;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 
-pub static VERB: Verb = Verb { name: "completion", usage: "SHELL", about: "Output shell completion code for the specified shell (bash, zsh, fish, or powershell)", run: Some(|cx| Box::pin(run(cx))), ..Verb::NONE };
+pub static VERB: Verb = Verb {
+    name: "completion",
+    usage: "SHELL",
+    about: "Output shell completion code for the specified shell (bash, zsh, fish, or powershell)",
+    run: Some(|cx| Box::pin(run(cx))),
+    ..Verb::NONE
+};
 
 async fn run(cx: &Context) -> Result<()> {
     match cx.words() {
@@ -42,7 +48,8 @@ const OBJECTS: &[&str] = &["get", "describe", "delete", "edit", "label", "annota
 fn bash() -> String {
     let mut all = Vec::new();
     each(&ROOT, "", &mut all);
-    let cases: String = all.iter().map(|(path, verbs, flags)| format!("    \"{path}\") words=\"{}\"; flags=\"{}\" ;;\n", verbs.join(" "), flags.join(" "))).collect();
+    let cases: String =
+        all.iter().map(|(path, verbs, flags)| format!("    \"{path}\") words=\"{}\"; flags=\"{}\" ;;\n", verbs.join(" "), flags.join(" "))).collect();
     format!(
         r#"# Completion of kubectl for bash.
 __kubectl_words() {{

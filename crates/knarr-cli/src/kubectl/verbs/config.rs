@@ -36,13 +36,57 @@ pub static VERB: Verb = Verb {
         verb!("get-contexts", "[(-o|--output=)name)] [flags]", "Describe one or many contexts", &[&[OUTPUT, NO_HEADERS]], |cx| Box::pin(contexts(cx))),
         verb!("get-users", "[flags]", "Display users defined in the kubeconfig", &[], |cx| Box::pin(names(cx, true))),
         verb!("rename-context", "CONTEXT_NAME NEW_NAME", "Rename a context from the kubeconfig file", &[], |cx| Box::pin(rename(cx))),
-        verb!("set", "PROPERTY_NAME PROPERTY_VALUE", "Set an individual value in a kubeconfig file", &[&[switch("set-raw-bytes", "Write a []byte property as it is given, not as base64")]], |cx| Box::pin(set(cx, true))),
-        verb!("set-cluster", "NAME [--server=server] [--certificate-authority=path/to/certificate/authority] [flags]", "Set a cluster entry in kubeconfig", &[&[switch("embed-certs", "Embed the certificate in the file"), text("proxy-url", "", "URL of a proxy for the cluster")]], |cx| Box::pin(set_cluster(cx))),
-        verb!("set-context", "[NAME | --current] [--cluster=cluster_nickname] [--user=user_nickname] [--namespace=namespace] [flags]", "Set a context entry in kubeconfig", &[&[switch("current", "Modify the current context")]], |cx| Box::pin(set_context(cx))),
-        verb!("set-credentials", "NAME [--client-certificate=path/to/certfile] [--client-key=path/to/keyfile] [--token=bearer_token] [flags]", "Set a user entry in kubeconfig", &[&[switch("embed-certs", "Embed the certificate and key in the file"), text("exec-command", "", "Command that gets credentials"), text("exec-api-version", "", "API version of the credentials that the command prints"), many("exec-arg", "An argument for the command"), many("exec-env", "NAME=value for the command")]], |cx| Box::pin(set_credentials(cx))),
+        verb!(
+            "set",
+            "PROPERTY_NAME PROPERTY_VALUE",
+            "Set an individual value in a kubeconfig file",
+            &[&[switch("set-raw-bytes", "Write a []byte property as it is given, not as base64")]],
+            |cx| Box::pin(set(cx, true))
+        ),
+        verb!(
+            "set-cluster",
+            "NAME [--server=server] [--certificate-authority=path/to/certificate/authority] [flags]",
+            "Set a cluster entry in kubeconfig",
+            &[&[switch("embed-certs", "Embed the certificate in the file"), text("proxy-url", "", "URL of a proxy for the cluster")]],
+            |cx| Box::pin(set_cluster(cx))
+        ),
+        verb!(
+            "set-context",
+            "[NAME | --current] [--cluster=cluster_nickname] [--user=user_nickname] [--namespace=namespace] [flags]",
+            "Set a context entry in kubeconfig",
+            &[&[switch("current", "Modify the current context")]],
+            |cx| Box::pin(set_context(cx))
+        ),
+        verb!(
+            "set-credentials",
+            "NAME [--client-certificate=path/to/certfile] [--client-key=path/to/keyfile] [--token=bearer_token] [flags]",
+            "Set a user entry in kubeconfig",
+            &[&[
+                switch("embed-certs", "Embed the certificate and key in the file"),
+                text("exec-command", "", "Command that gets credentials"),
+                text("exec-api-version", "", "API version of the credentials that the command prints"),
+                many("exec-arg", "An argument for the command"),
+                many("exec-env", "NAME=value for the command")
+            ]],
+            |cx| Box::pin(set_credentials(cx))
+        ),
         verb!("unset", "PROPERTY_NAME", "Unset an individual value in a kubeconfig file", &[], |cx| Box::pin(set(cx, false))),
         verb!("use-context", "CONTEXT_NAME", "Set the current-context in a kubeconfig file", &[], |cx| Box::pin(use_context(cx))),
-        verb!("view", "[flags]", "Display merged kubeconfig settings or a specified kubeconfig file", &[&[switch("raw", "Show certificates and keys as they are"), switch("flatten", "Make the file portable: no references to other files"), switch("minify", "Leave out what the current context does not use"), switch_on("merge", "Accepted; files are always merged")], print::FLAGS], |cx| Box::pin(view(cx))),
+        verb!(
+            "view",
+            "[flags]",
+            "Display merged kubeconfig settings or a specified kubeconfig file",
+            &[
+                &[
+                    switch("raw", "Show certificates and keys as they are"),
+                    switch("flatten", "Make the file portable: no references to other files"),
+                    switch("minify", "Leave out what the current context does not use"),
+                    switch_on("merge", "Accepted; files are always merged")
+                ],
+                print::FLAGS
+            ],
+            |cx| Box::pin(view(cx))
+        ),
     ],
     ..Verb::NONE
 };
@@ -103,7 +147,11 @@ async fn contexts(cx: &Context) -> Result<()> {
         };
         let c = &entry.value;
         let current = if config.current_context == name { "*" } else { "" };
-        rows.push(if output == "name" { vec![name] } else { vec![current.into(), name, c.cluster.clone(), c.user.clone(), c.namespace.clone().unwrap_or_default()] });
+        rows.push(if output == "name" {
+            vec![name]
+        } else {
+            vec![current.into(), name, c.cluster.clone(), c.user.clone(), c.namespace.clone().unwrap_or_default()]
+        });
     }
     out(&table::layout(&rows))?;
     Failure::all(failures)
@@ -248,7 +296,10 @@ async fn set_credentials(cx: &Context) -> Result<()> {
     let existing = config.users.get(name);
     change(&file_of(cx, existing.and_then(|e| e.origin.as_ref())), |c| {
         let user = &mut c.users.entry(name.to_owned()).or_default().value;
-        for (flag, path, data) in [("client-certificate", &mut user.client_certificate, &mut user.client_certificate_data), ("client-key", &mut user.client_key, &mut user.client_key_data)] {
+        for (flag, path, data) in [
+            ("client-certificate", &mut user.client_certificate, &mut user.client_certificate_data),
+            ("client-key", &mut user.client_key, &mut user.client_key_data),
+        ] {
             let Some(named) = flags.some(flag) else { continue };
             if flags.on("embed-certs") {
                 (*path, *data) = (None, Some(file_data(named)?));
@@ -263,7 +314,9 @@ async fn set_credentials(cx: &Context) -> Result<()> {
         }
         if let Some(command) = flags.some("exec-command") {
             let env: Vec<Value> = flags.all("exec-env").iter().filter_map(|e| e.split_once('=')).map(|(n, v)| json!({"name": n, "value": v})).collect();
-            user.exec = Some(json!({"apiVersion": flags.text("exec-api-version"), "command": command, "args": flags.all("exec-arg"), "env": env, "interactiveMode": "IfAvailable", "provideClusterInfo": false}));
+            user.exec = Some(
+                json!({"apiVersion": flags.text("exec-api-version"), "command": command, "args": flags.all("exec-arg"), "env": env, "interactiveMode": "IfAvailable", "provideClusterInfo": false}),
+            );
         }
         Ok(())
     })?;
@@ -295,7 +348,13 @@ async fn set(cx: &Context, setting: bool) -> Result<()> {
         let edit = |mut tree: Value, field: &str| -> Value {
             match value {
                 Some(value) => {
-                    let parsed = if value == "true" { true.into() } else if value == "false" { false.into() } else { Value::from(value) };
+                    let parsed = if value == "true" {
+                        true.into()
+                    } else if value == "false" {
+                        false.into()
+                    } else {
+                        Value::from(value)
+                    };
                     tree.set(&[field], parsed);
                 }
                 None => drop(tree.remove(&[field])),
@@ -347,7 +406,10 @@ async fn view(cx: &Context) -> Result<()> {
             }
         }
         for entry in config.users.values_mut() {
-            for (path, data) in [(&mut entry.value.client_certificate, &mut entry.value.client_certificate_data), (&mut entry.value.client_key, &mut entry.value.client_key_data)] {
+            for (path, data) in [
+                (&mut entry.value.client_certificate, &mut entry.value.client_certificate_data),
+                (&mut entry.value.client_key, &mut entry.value.client_key_data),
+            ] {
                 if let Some(path) = path.take() {
                     *data = Some(file_data(&path)?);
                 }
@@ -363,13 +425,19 @@ async fn view(cx: &Context) -> Result<()> {
             tree.set(&[key], Value::Null);
         }
     }
-    let wanted = crate::kubectl::flags::Flags::parse(print::FLAGS, &["-o".into(), if flags.given("output") { flags.text("output").into() } else { "yaml".into() }, "--template".into(), flags.text("template").into()])?;
+    let wanted = crate::kubectl::flags::Flags::parse(
+        print::FLAGS,
+        &["-o".into(), if flags.given("output") { flags.text("output").into() } else { "yaml".into() }, "--template".into(), flags.text("template").into()],
+    )?;
     out(&Printer::of(&wanted, "")?.print(&tree)?)
 }
 
 /// Keys and tokens are not shown.
 fn redact(tree: &mut Value) {
-    for (list, inner, fields) in [("clusters", "cluster", &["certificate-authority-data"][..]), ("users", "user", &["client-certificate-data", "client-key-data", "token", "password"][..])] {
+    for (list, inner, fields) in [
+        ("clusters", "cluster", &["certificate-authority-data"][..]),
+        ("users", "user", &["client-certificate-data", "client-key-data", "token", "password"][..]),
+    ] {
         for entry in tree.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             for field in fields {
                 if entry.at(&[inner, field]).is_some() {
@@ -386,7 +454,8 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        let mut tree = json!({"clusters": [{"cluster": {"certificate-authority-data": "x", "server": "s"}}], "users": [{"user": {"token": "t", "client-key-data": "k"}}]});
+        let mut tree =
+            json!({"clusters": [{"cluster": {"certificate-authority-data": "x", "server": "s"}}], "users": [{"user": {"token": "t", "client-key-data": "k"}}]});
         redact(&mut tree);
         assert_eq!(tree["clusters"][0]["cluster"], json!({"certificate-authority-data": "DATA+OMITTED", "server": "s"}));
         assert_eq!(tree["users"][0]["user"], json!({"token": "REDACTED", "client-key-data": "DATA+OMITTED"}));

@@ -16,7 +16,14 @@ const FLAGS: &[Flag] = &[
     int("retries", "0", "Accepted; a copy that breaks off is told of"),
 ];
 
-pub static VERB: Verb = Verb { name: "cp", usage: "<file-spec-src> <file-spec-dest> [flags]", about: "Copy files and directories to and from containers", flags: &[FLAGS], run: Some(|cx| Box::pin(run(cx))), ..Verb::NONE };
+pub static VERB: Verb = Verb {
+    name: "cp",
+    usage: "<file-spec-src> <file-spec-dest> [flags]",
+    about: "Copy files and directories to and from containers",
+    flags: &[FLAGS],
+    run: Some(|cx| Box::pin(run(cx))),
+    ..Verb::NONE
+};
 
 /// `[[namespace/]pod:]path`
 #[derive(Debug, PartialEq)]
@@ -33,7 +40,9 @@ fn place(text: &str) -> Result<Place> {
     let parts: Vec<&str> = pod.split('/').collect();
     match parts.as_slice() {
         [pod] if !pod.is_empty() => Ok(Place { namespace: String::new(), pod: (*pod).to_owned(), path: path.to_owned() }),
-        [namespace, pod] if !namespace.is_empty() && !pod.is_empty() => Ok(Place { namespace: (*namespace).to_owned(), pod: (*pod).to_owned(), path: path.to_owned() }),
+        [namespace, pod] if !namespace.is_empty() && !pod.is_empty() => {
+            Ok(Place { namespace: (*namespace).to_owned(), pod: (*pod).to_owned(), path: path.to_owned() })
+        }
         _ => Err(bad()),
     }
 }
@@ -75,7 +84,8 @@ async fn upload(cx: &Context, from: &Path, to: &Place) -> Result<()> {
     }
     let session = cx.session()?;
     // A folder as destination takes the file in under its own name.
-    let is_folder = streams(cx, to, &["test", "-d", &to.path], false).await?.exchange(session, &mut tokio::io::empty(), &mut std::io::sink(), &mut std::io::sink()).await;
+    let is_folder =
+        streams(cx, to, &["test", "-d", &to.path], false).await?.exchange(session, &mut tokio::io::empty(), &mut std::io::sink(), &mut std::io::sink()).await;
     let mut target = PathBuf::from(&to.path);
     if is_folder.is_ok() {
         target.push(from.file_name().unwrap_or_default());
@@ -96,7 +106,11 @@ async fn upload(cx: &Context, from: &Path, to: &Place) -> Result<()> {
 fn pack(from: &Path, name: &str) -> Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     builder.follow_symlinks(false);
-    if from.is_dir() { builder.append_dir_all(name, from)? } else { builder.append_path_with_name(from, name)? }
+    if from.is_dir() {
+        builder.append_dir_all(name, from)?
+    } else {
+        builder.append_path_with_name(from, name)?
+    }
     Ok(builder.into_inner()?)
 }
 
@@ -131,7 +145,9 @@ fn unpack(archive: &[u8], prefix: &str, target: &Path) -> Result<()> {
                 let mut file = std::fs::File::create(&path).map_err(|e| format!("open {}: {}", path.display(), go_io(&e)))?;
                 std::io::copy(&mut entry, &mut file)?;
             }
-            tar::EntryType::Symlink => eprintln!("warning: skipping symlink: \"{}\" -> \"{}\"", path.display(), entry.link_name()?.unwrap_or_default().display()),
+            tar::EntryType::Symlink => {
+                eprintln!("warning: skipping symlink: \"{}\" -> \"{}\"", path.display(), entry.link_name()?.unwrap_or_default().display())
+            }
             _ => {}
         }
     }

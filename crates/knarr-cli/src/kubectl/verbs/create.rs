@@ -33,23 +33,199 @@ pub static VERB: Verb = Verb {
     about: "Create a resource from a file or from stdin",
     flags: &[FROM_FILES, COMMON, manifest::FLAGS, print::FLAGS],
     verbs: &[
-        &Verb { name: "clusterrole", usage: "NAME --verb=verb --resource=resource.group [flags]", about: "Create a cluster role", flags: &[ROLE, CLUSTER_ROLE, COMMON, print::FLAGS], run: Some(|cx| Box::pin(role(cx, true))), ..Verb::NONE },
-        &Verb { name: "clusterrolebinding", usage: "NAME --clusterrole=NAME [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]", about: "Create a cluster role binding for a particular cluster role", flags: &[BINDING, COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "", |f, n, _| make::binding(f, n, true)))), ..Verb::NONE },
-        &Verb { name: "configmap", aliases: &["cm"], usage: "NAME [--from-file=[key=]source] [--from-literal=key1=value1] [flags]", about: "Create a config map from a local file, directory or literal value", flags: &[DATA, COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "configmap", |f, n, _| make::config_map(f, n)))), ..Verb::NONE },
-        &Verb { name: "cronjob", aliases: &["cj"], usage: "NAME --image=image --schedule='0/5 * * * ?' -- [COMMAND] [args...] [flags]", about: "Create a cron job with the specified name", flags: &[&[text("image", "", "Image name to run"), text("schedule", "", "A schedule in the Cron format the job should be run with"), text("restart", "", "The job's restart policy. Supported values: OnFailure, Never")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(cron_job(cx))), ..Verb::NONE },
-        &Verb { name: "deployment", aliases: &["deploy"], usage: "NAME --image=image -- [COMMAND] [args...] [flags]", about: "Create a deployment with the specified name", flags: &[&[list("image", "Image names to run"), int("port", "-1", "The containerPort that this deployment exposes"), int("replicas", "1", "Number of replicas to create").short('r')], COMMON, print::FLAGS], run: Some(|cx| Box::pin(deployment(cx))), ..Verb::NONE },
-        &Verb { name: "ingress", aliases: &["ing"], usage: "NAME --rule=host/path=service:port[,tls[=secret]] [flags]", about: "Create an ingress with the specified name", flags: &[&[text("class", "", "Ingress class to be used"), many("rule", "Rule in format host/path=service:port[,tls=secretname]"), text("default-backend", "", "Default service for backend, in format of svcname:port"), many("annotation", "Annotation to insert in the ingress object, in the format annotation=value")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "ingress", |f, n, _| make::ingress(f, n)))), ..Verb::NONE },
-        &Verb { name: "job", usage: "NAME --image=image [--from=cronjob/name] -- [COMMAND] [args...] [flags]", about: "Create a job with the specified name", flags: &[&[text("image", "", "Image name to run"), text("from", "", "The name of the resource to create a Job from (only cronjob is supported)")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(job(cx))), ..Verb::NONE },
-        &Verb { name: "namespace", aliases: &["ns"], usage: "NAME [flags]", about: "Create a namespace with the specified name", flags: &[COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "", |_, n, _| Ok(make::namespace(n))))), ..Verb::NONE },
-        &Verb { name: "poddisruptionbudget", aliases: &["pdb"], usage: "NAME --selector=SELECTOR --min-available=N [flags]", about: "Create a pod disruption budget with the specified name", flags: &[&[text("min-available", "", "The minimum number or percentage of available pods this budget requires"), text("max-unavailable", "", "The maximum number or percentage of unavailable pods this budget requires"), text("selector", "", "A label selector to use for this budget")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "poddisruptionbudgets", |f, n, _| make::disruption_budget(f, n)))), ..Verb::NONE },
-        &Verb { name: "priorityclass", aliases: &["pc"], usage: "NAME --value=VALUE --global-default=BOOL [flags]", about: "Create a priority class with the specified name", flags: &[&[int("value", "0", "The value of this priority class"), switch("global-default", "Make this PriorityClass the default priority"), text("description", "", "Text that usually provides guidelines on when this priority class should be used"), text("preemption-policy", "PreemptLowerPriority", "The policy for preempting pods with lower priority")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "priorityclass", |f, n, _| Ok(make::priority_class(f, n))))), ..Verb::NONE },
-        &Verb { name: "quota", aliases: &["resourcequota"], usage: "NAME [--hard=key1=value1,key2=value2] [--scopes=Scope1,Scope2] [flags]", about: "Create a quota with the specified name", flags: &[&[text("hard", "", "A comma-delimited set of resource=quantity pairs that define a hard limit"), text("scopes", "", "A comma-delimited set of quota scopes")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "quota", |f, n, _| make::quota(f, n)))), ..Verb::NONE },
-        &Verb { name: "role", usage: "NAME --verb=verb --resource=resource.group/subresource [--resource-name=resourcename] [flags]", about: "Create a role with single rule", flags: &[ROLE, COMMON, print::FLAGS], run: Some(|cx| Box::pin(role(cx, false))), ..Verb::NONE },
-        &Verb { name: "rolebinding", usage: "NAME --clusterrole=NAME|--role=NAME [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]", about: "Create a role binding for a particular role or cluster role", flags: &[&[text("role", "", "Role this RoleBinding should reference")], BINDING, COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "rolebinding", |f, n, _| make::binding(f, n, false)))), ..Verb::NONE },
+        &Verb {
+            name: "clusterrole",
+            usage: "NAME --verb=verb --resource=resource.group [flags]",
+            about: "Create a cluster role",
+            flags: &[ROLE, CLUSTER_ROLE, COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(role(cx, true))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "clusterrolebinding",
+            usage: "NAME --clusterrole=NAME [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]",
+            about: "Create a cluster role binding for a particular cluster role",
+            flags: &[BINDING, COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(generated(cx, "", |f, n, _| make::binding(f, n, true)))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "configmap",
+            aliases: &["cm"],
+            usage: "NAME [--from-file=[key=]source] [--from-literal=key1=value1] [flags]",
+            about: "Create a config map from a local file, directory or literal value",
+            flags: &[DATA, COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(generated(cx, "configmap", |f, n, _| make::config_map(f, n)))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "cronjob",
+            aliases: &["cj"],
+            usage: "NAME --image=image --schedule='0/5 * * * ?' -- [COMMAND] [args...] [flags]",
+            about: "Create a cron job with the specified name",
+            flags: &[
+                &[
+                    text("image", "", "Image name to run"),
+                    text("schedule", "", "A schedule in the Cron format the job should be run with"),
+                    text("restart", "", "The job's restart policy. Supported values: OnFailure, Never"),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(cron_job(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "deployment",
+            aliases: &["deploy"],
+            usage: "NAME --image=image -- [COMMAND] [args...] [flags]",
+            about: "Create a deployment with the specified name",
+            flags: &[
+                &[
+                    list("image", "Image names to run"),
+                    int("port", "-1", "The containerPort that this deployment exposes"),
+                    int("replicas", "1", "Number of replicas to create").short('r'),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(deployment(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "ingress",
+            aliases: &["ing"],
+            usage: "NAME --rule=host/path=service:port[,tls[=secret]] [flags]",
+            about: "Create an ingress with the specified name",
+            flags: &[
+                &[
+                    text("class", "", "Ingress class to be used"),
+                    many("rule", "Rule in format host/path=service:port[,tls=secretname]"),
+                    text("default-backend", "", "Default service for backend, in format of svcname:port"),
+                    many("annotation", "Annotation to insert in the ingress object, in the format annotation=value"),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(generated(cx, "ingress", |f, n, _| make::ingress(f, n)))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "job",
+            usage: "NAME --image=image [--from=cronjob/name] -- [COMMAND] [args...] [flags]",
+            about: "Create a job with the specified name",
+            flags: &[
+                &[text("image", "", "Image name to run"), text("from", "", "The name of the resource to create a Job from (only cronjob is supported)")],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(job(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "namespace",
+            aliases: &["ns"],
+            usage: "NAME [flags]",
+            about: "Create a namespace with the specified name",
+            flags: &[COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(generated(cx, "", |_, n, _| Ok(make::namespace(n))))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "poddisruptionbudget",
+            aliases: &["pdb"],
+            usage: "NAME --selector=SELECTOR --min-available=N [flags]",
+            about: "Create a pod disruption budget with the specified name",
+            flags: &[
+                &[
+                    text("min-available", "", "The minimum number or percentage of available pods this budget requires"),
+                    text("max-unavailable", "", "The maximum number or percentage of unavailable pods this budget requires"),
+                    text("selector", "", "A label selector to use for this budget"),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(generated(cx, "poddisruptionbudgets", |f, n, _| make::disruption_budget(f, n)))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "priorityclass",
+            aliases: &["pc"],
+            usage: "NAME --value=VALUE --global-default=BOOL [flags]",
+            about: "Create a priority class with the specified name",
+            flags: &[
+                &[
+                    int("value", "0", "The value of this priority class"),
+                    switch("global-default", "Make this PriorityClass the default priority"),
+                    text("description", "", "Text that usually provides guidelines on when this priority class should be used"),
+                    text("preemption-policy", "PreemptLowerPriority", "The policy for preempting pods with lower priority"),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(generated(cx, "priorityclass", |f, n, _| Ok(make::priority_class(f, n))))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "quota",
+            aliases: &["resourcequota"],
+            usage: "NAME [--hard=key1=value1,key2=value2] [--scopes=Scope1,Scope2] [flags]",
+            about: "Create a quota with the specified name",
+            flags: &[
+                &[
+                    text("hard", "", "A comma-delimited set of resource=quantity pairs that define a hard limit"),
+                    text("scopes", "", "A comma-delimited set of quota scopes"),
+                ],
+                COMMON,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(generated(cx, "quota", |f, n, _| make::quota(f, n)))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "role",
+            usage: "NAME --verb=verb --resource=resource.group/subresource [--resource-name=resourcename] [flags]",
+            about: "Create a role with single rule",
+            flags: &[ROLE, COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(role(cx, false))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "rolebinding",
+            usage: "NAME --clusterrole=NAME|--role=NAME [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]",
+            about: "Create a role binding for a particular role or cluster role",
+            flags: &[&[text("role", "", "Role this RoleBinding should reference")], BINDING, COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(generated(cx, "rolebinding", |f, n, _| make::binding(f, n, false)))),
+            ..Verb::NONE
+        },
         &Verb { name: "secret", usage: "[flags]", about: "Create a secret using a specified subcommand", verbs: SECRETS, ..Verb::NONE },
         &Verb { name: "service", aliases: &["svc"], usage: "[flags]", about: "Create a service using a specified subcommand", verbs: SERVICES, ..Verb::NONE },
-        &Verb { name: "serviceaccount", aliases: &["sa"], usage: "NAME [flags]", about: "Create a service account with the specified name", flags: &[COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "serviceaccount", |_, n, _| Ok(make::service_account(n))))), ..Verb::NONE },
-        &Verb { name: "token", usage: "SERVICE_ACCOUNT_NAME [flags]", about: "Request a service account token", flags: &[&[list("audience", "Audience of the requested token"), time("duration", "0s", "Requested lifetime of the issued token"), text("bound-object-kind", "", "Kind of an object to bind the token to"), text("bound-object-name", "", "Name of an object to bind the token to"), text("bound-object-uid", "", "UID of an object to bind the token to")], print::FLAGS], run: Some(|cx| Box::pin(token(cx))), ..Verb::NONE },
+        &Verb {
+            name: "serviceaccount",
+            aliases: &["sa"],
+            usage: "NAME [flags]",
+            about: "Create a service account with the specified name",
+            flags: &[COMMON, print::FLAGS],
+            run: Some(|cx| Box::pin(generated(cx, "serviceaccount", |_, n, _| Ok(make::service_account(n))))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "token",
+            usage: "SERVICE_ACCOUNT_NAME [flags]",
+            about: "Request a service account token",
+            flags: &[
+                &[
+                    list("audience", "Audience of the requested token"),
+                    time("duration", "0s", "Requested lifetime of the issued token"),
+                    text("bound-object-kind", "", "Kind of an object to bind the token to"),
+                    text("bound-object-name", "", "Name of an object to bind the token to"),
+                    text("bound-object-uid", "", "UID of an object to bind the token to"),
+                ],
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(token(cx))),
+            ..Verb::NONE
+        },
     ],
     run: Some(|cx| Box::pin(run(cx))),
     ..Verb::NONE
@@ -60,7 +236,10 @@ const ROLE: &[Flag] = &[
     list("resource", "Resource that the rule applies to"),
     many("resource-name", "Resource in the white list that the rule applies to"),
 ];
-const CLUSTER_ROLE: &[Flag] = &[list("non-resource-url", "A partial url that user should have access to"), many("aggregation-rule", "An aggregation label selector for combining ClusterRoles")];
+const CLUSTER_ROLE: &[Flag] = &[
+    list("non-resource-url", "A partial url that user should have access to"),
+    many("aggregation-rule", "An aggregation label selector for combining ClusterRoles"),
+];
 const BINDING: &[Flag] = &[
     text("clusterrole", "", "ClusterRole this binding should reference"),
     many("user", "Usernames to bind to the role"),
@@ -68,16 +247,84 @@ const BINDING: &[Flag] = &[
     many("serviceaccount", "Service accounts to bind to the role, in the format <namespace>:<name>"),
 ];
 const SECRETS: &[&Verb] = &[
-    &Verb { name: "docker-registry", usage: "NAME --docker-username=user --docker-password=password --docker-email=email [flags]", about: "Create a secret for use with a Docker registry", flags: &[&[text("docker-username", "", "Username for Docker registry authentication"), text("docker-password", "", "Password for Docker registry authentication"), text("docker-email", "", "Email for Docker registry"), text("docker-server", "https://index.docker.io/v1/", "Server location for Docker registry"), list("from-file", "Key file, as path or KEY=path"), switch("append-hash", "Append a hash of the secret to its name")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret_docker(f, n)))), ..Verb::NONE },
-    &Verb { name: "generic", usage: "NAME [--type=string] [--from-file=[key=]source] [--from-literal=key1=value1] [flags]", about: "Create a secret from a local file, directory, or literal value", flags: &[&[text("type", "", "The type of secret to create")], DATA, COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret(f, n)))), ..Verb::NONE },
-    &Verb { name: "tls", usage: "NAME --cert=path/to/cert/file --key=path/to/key/file [flags]", about: "Create a TLS secret", flags: &[&[text("cert", "", "Path to PEM encoded public key certificate"), text("key", "", "Path to private key associated with given certificate"), switch("append-hash", "Append a hash of the secret to its name")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret_tls(f, n)))), ..Verb::NONE },
+    &Verb {
+        name: "docker-registry",
+        usage: "NAME --docker-username=user --docker-password=password --docker-email=email [flags]",
+        about: "Create a secret for use with a Docker registry",
+        flags: &[
+            &[
+                text("docker-username", "", "Username for Docker registry authentication"),
+                text("docker-password", "", "Password for Docker registry authentication"),
+                text("docker-email", "", "Email for Docker registry"),
+                text("docker-server", "https://index.docker.io/v1/", "Server location for Docker registry"),
+                list("from-file", "Key file, as path or KEY=path"),
+                switch("append-hash", "Append a hash of the secret to its name"),
+            ],
+            COMMON,
+            print::FLAGS,
+        ],
+        run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret_docker(f, n)))),
+        ..Verb::NONE
+    },
+    &Verb {
+        name: "generic",
+        usage: "NAME [--type=string] [--from-file=[key=]source] [--from-literal=key1=value1] [flags]",
+        about: "Create a secret from a local file, directory, or literal value",
+        flags: &[&[text("type", "", "The type of secret to create")], DATA, COMMON, print::FLAGS],
+        run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret(f, n)))),
+        ..Verb::NONE
+    },
+    &Verb {
+        name: "tls",
+        usage: "NAME --cert=path/to/cert/file --key=path/to/key/file [flags]",
+        about: "Create a TLS secret",
+        flags: &[
+            &[
+                text("cert", "", "Path to PEM encoded public key certificate"),
+                text("key", "", "Path to private key associated with given certificate"),
+                switch("append-hash", "Append a hash of the secret to its name"),
+            ],
+            COMMON,
+            print::FLAGS,
+        ],
+        run: Some(|cx| Box::pin(generated(cx, "secret", |f, n, _| make::secret_tls(f, n)))),
+        ..Verb::NONE
+    },
 ];
 const TCP: Flag = list("tcp", "Port pairs can be specified as '<port>:<targetPort>'");
 const SERVICES: &[&Verb] = &[
-    &Verb { name: "clusterip", usage: "NAME [--tcp=<port>:<targetPort>] [flags]", about: "Create a ClusterIP service", flags: &[&[TCP, text("clusterip", "", "Assign your own ClusterIP or set to 'None' for a 'headless' service")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "ClusterIP service", |f, n, _| make::service(f, n, "ClusterIP")))), ..Verb::NONE },
-    &Verb { name: "externalname", usage: "NAME --external-name external.name [flags]", about: "Create an ExternalName service", flags: &[&[TCP, text("external-name", "", "External name of service")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "ExternalName service", |f, n, _| make::service(f, n, "ExternalName")))), ..Verb::NONE },
-    &Verb { name: "loadbalancer", usage: "NAME [--tcp=port:targetPort] [flags]", about: "Create a LoadBalancer service", flags: &[&[TCP], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "LoadBalancer service", |f, n, _| make::service(f, n, "LoadBalancer")))), ..Verb::NONE },
-    &Verb { name: "nodeport", usage: "NAME [--tcp=port:targetPort] [flags]", about: "Create a NodePort service", flags: &[&[TCP, int("node-port", "0", "Port used to expose the service on each node in a cluster")], COMMON, print::FLAGS], run: Some(|cx| Box::pin(generated(cx, "NodePort service", |f, n, _| make::service(f, n, "NodePort")))), ..Verb::NONE },
+    &Verb {
+        name: "clusterip",
+        usage: "NAME [--tcp=<port>:<targetPort>] [flags]",
+        about: "Create a ClusterIP service",
+        flags: &[&[TCP, text("clusterip", "", "Assign your own ClusterIP or set to 'None' for a 'headless' service")], COMMON, print::FLAGS],
+        run: Some(|cx| Box::pin(generated(cx, "ClusterIP service", |f, n, _| make::service(f, n, "ClusterIP")))),
+        ..Verb::NONE
+    },
+    &Verb {
+        name: "externalname",
+        usage: "NAME --external-name external.name [flags]",
+        about: "Create an ExternalName service",
+        flags: &[&[TCP, text("external-name", "", "External name of service")], COMMON, print::FLAGS],
+        run: Some(|cx| Box::pin(generated(cx, "ExternalName service", |f, n, _| make::service(f, n, "ExternalName")))),
+        ..Verb::NONE
+    },
+    &Verb {
+        name: "loadbalancer",
+        usage: "NAME [--tcp=port:targetPort] [flags]",
+        about: "Create a LoadBalancer service",
+        flags: &[&[TCP], COMMON, print::FLAGS],
+        run: Some(|cx| Box::pin(generated(cx, "LoadBalancer service", |f, n, _| make::service(f, n, "LoadBalancer")))),
+        ..Verb::NONE
+    },
+    &Verb {
+        name: "nodeport",
+        usage: "NAME [--tcp=port:targetPort] [flags]",
+        about: "Create a NodePort service",
+        flags: &[&[TCP, int("node-port", "0", "Port used to expose the service on each node in a cluster")], COMMON, print::FLAGS],
+        run: Some(|cx| Box::pin(generated(cx, "NodePort service", |f, n, _| make::service(f, n, "NodePort")))),
+        ..Verb::NONE
+    },
 ];
 
 async fn run(cx: &Context) -> Result<()> {
@@ -228,7 +475,8 @@ async fn job(cx: &Context) -> Result<()> {
 }
 
 /// Verbs that a rule may name without a warning.
-const VERBS: &[&str] = &["*", "get", "delete", "list", "create", "update", "patch", "watch", "proxy", "deletecollection", "use", "bind", "escalate", "impersonate"];
+const VERBS: &[&str] =
+    &["*", "get", "delete", "list", "create", "update", "patch", "watch", "proxy", "deletecollection", "use", "bind", "escalate", "impersonate"];
 
 /// Verbs that only some resources have.
 const SPECIAL: &[(&str, &[(&str, &str)])] = &[
@@ -278,7 +526,12 @@ async fn rules(cx: &Context, verbs: &[String], urls: &[String]) -> Result<Vec<Va
     let session = cx.session()?;
     let resources = flags.all("resource");
     if resources.is_empty() && urls.is_empty() {
-        return Err(if cx.verb.name == "clusterrole" { "one of resource or nonResourceURL must be specified" } else { "at least one resource must be specified" }.into());
+        return Err(if cx.verb.name == "clusterrole" {
+            "one of resource or nonResourceURL must be specified"
+        } else {
+            "at least one resource must be specified"
+        }
+        .into());
     }
     if urls.is_empty() {
         for verb in verbs.iter().filter(|v| !VERBS.contains(&v.as_str())) {
@@ -286,7 +539,11 @@ async fn rules(cx: &Context, verbs: &[String], urls: &[String]) -> Result<Vec<Va
         }
     }
     let mut names: Vec<String> = Vec::new();
-    flags.all("resource-name").into_iter().for_each(|n| if !names.contains(&n) { names.push(n) });
+    flags.all("resource-name").into_iter().for_each(|n| {
+        if !names.contains(&n) {
+            names.push(n)
+        }
+    });
     let mut groups: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
     for text in &resources {
         let (main, sub) = text.split_once('/').map_or((text.as_str(), None), |(m, s)| (m, Some(s)));

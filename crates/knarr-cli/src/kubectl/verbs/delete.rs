@@ -69,7 +69,11 @@ impl Plan {
             "background" => "Background",
             "foreground" => "Foreground",
             "orphan" => "Orphan",
-            "true" | "false" => return Err("invalid cascade value (true/false). Must be \"background\", \"foreground\", or \"orphan\"".replace("true/false", flags.text("cascade")).into()),
+            "true" | "false" => {
+                return Err("invalid cascade value (true/false). Must be \"background\", \"foreground\", or \"orphan\""
+                    .replace("true/false", flags.text("cascade"))
+                    .into());
+            }
             other => return Err(format!("invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\"").into()),
         };
         match flags.text("output") {
@@ -79,12 +83,18 @@ impl Plan {
         for (flag, name) in [("selector", "--selector"), ("field-selector", "--field-selector")] {
             if flags.on("all") && flags.given(flag) {
                 // The builder of objects complains first.
-            let what = if flag == "selector" { "setting 'all' parameter but found a non empty selector. ".to_owned() } else { format!("cannot set --all and {name} at the same time") };
-            return Err(what.into());
+                let what = if flag == "selector" {
+                    "setting 'all' parameter but found a non empty selector. ".to_owned()
+                } else {
+                    format!("cannot set --all and {name} at the same time")
+                };
+                return Err(what.into());
             }
         }
         if flags.on("force") && grace == 0 {
-            eprintln!("Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely.");
+            eprintln!(
+                "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
+            );
         } else if flags.on("force") && grace > 0 {
             return Err("--force and --grace-period greater than 0 cannot be specified together".into());
         }

@@ -4,7 +4,7 @@ use knarr_core::{Value, ValueExt};
 
 use super::apply::{annotate, three_way};
 use super::change::{MERGE, STRATEGIC, is_empty, type_of};
-use super::common::{FIELD_MANAGER, SELECTOR, create, write_query, DryRun};
+use super::common::{DryRun, FIELD_MANAGER, SELECTOR, create, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{int, switch};
@@ -17,7 +17,17 @@ pub static VERB: Verb = Verb {
     name: "diff",
     usage: "-f FILENAME [flags]",
     about: "Diff the live version against a would-be applied version",
-    flags: &[&[switch("server-side", "Let the server merge"), switch("force-conflicts", "With --server-side, take fields over from other managers"), switch("show-managed-fields", "Keep the managedFields"), int("concurrency", "1", "Accepted; objects are compared one after another"), SELECTOR, FIELD_MANAGER], manifest::FLAGS],
+    flags: &[
+        &[
+            switch("server-side", "Let the server merge"),
+            switch("force-conflicts", "With --server-side, take fields over from other managers"),
+            switch("show-managed-fields", "Keep the managedFields"),
+            int("concurrency", "1", "Accepted; objects are compared one after another"),
+            SELECTOR,
+            FIELD_MANAGER,
+        ],
+        manifest::FLAGS,
+    ],
     run: Some(|cx| Box::pin(run(cx))),
     ..Verb::NONE
 };

@@ -28,9 +28,30 @@ const DRAIN_FLAGS: &[Flag] = &[
     super::common::CHUNK,
 ];
 
-pub static CORDON: Verb = Verb { name: "cordon", usage: "NODE [flags]", about: "Mark node as unschedulable", flags: &[&[SELECTOR, DRY_RUN]], run: Some(|cx| Box::pin(cordon(cx, true))), ..Verb::NONE };
-pub static UNCORDON: Verb = Verb { name: "uncordon", usage: "NODE [flags]", about: "Mark node as schedulable", flags: &[&[SELECTOR, DRY_RUN]], run: Some(|cx| Box::pin(cordon(cx, false))), ..Verb::NONE };
-pub static DRAIN: Verb = Verb { name: "drain", usage: "NODE [flags]", about: "Drain node in preparation for maintenance", flags: &[DRAIN_FLAGS], run: Some(|cx| Box::pin(drain(cx))), ..Verb::NONE };
+pub static CORDON: Verb = Verb {
+    name: "cordon",
+    usage: "NODE [flags]",
+    about: "Mark node as unschedulable",
+    flags: &[&[SELECTOR, DRY_RUN]],
+    run: Some(|cx| Box::pin(cordon(cx, true))),
+    ..Verb::NONE
+};
+pub static UNCORDON: Verb = Verb {
+    name: "uncordon",
+    usage: "NODE [flags]",
+    about: "Mark node as schedulable",
+    flags: &[&[SELECTOR, DRY_RUN]],
+    run: Some(|cx| Box::pin(cordon(cx, false))),
+    ..Verb::NONE
+};
+pub static DRAIN: Verb = Verb {
+    name: "drain",
+    usage: "NODE [flags]",
+    about: "Drain node in preparation for maintenance",
+    flags: &[DRAIN_FLAGS],
+    run: Some(|cx| Box::pin(drain(cx))),
+    ..Verb::NONE
+};
 pub static TAINT: Verb = Verb {
     name: "taint",
     usage: "NODE NAME KEY_1=VAL_1:TAINT_EFFECT_1 ... KEY_N=VAL_N:TAINT_EFFECT_N [flags]",
@@ -48,7 +69,11 @@ async fn nodes(cx: &Context) -> Result<Vec<Info>> {
     if !words.is_empty() && selecting {
         return Err("error: cannot specify both a node name and a --selector option".into());
     }
-    let words: Vec<String> = if selecting { vec!["nodes".into()] } else { std::iter::once("nodes".to_owned()).chain(words.iter().map(|w| w.trim_start_matches("node/").to_owned())).collect() };
+    let words: Vec<String> = if selecting {
+        vec!["nodes".into()]
+    } else {
+        std::iter::once("nodes".to_owned()).chain(words.iter().map(|w| w.trim_start_matches("node/").to_owned())).collect()
+    };
     Selection::of(cx.session()?, &cx.flags).objects(&words).await?.all()
 }
 
@@ -62,7 +87,10 @@ async fn set_unschedulable(cx: &Context, info: &Info, wanted: bool) -> Result<()
     if dry_run != DryRun::Client {
         let query = if dry_run == DryRun::Server { vec![("dryRun", "All".to_owned())] } else { Vec::new() };
         let patch = json!({"spec": {"unschedulable": if wanted { Value::Bool(true) } else { Value::Null }}});
-        cx.session()?.patch(&with_query(&info.path(), &query), change::STRATEGIC, &patch).await.map_err(|e| Failure::from(format!("unable to {} node \"{}\": {}", cx.verb.name, info.name, e.message())))?;
+        cx.session()?
+            .patch(&with_query(&info.path(), &query), change::STRATEGIC, &patch)
+            .await
+            .map_err(|e| Failure::from(format!("unable to {} node \"{}\": {}", cx.verb.name, info.name, e.message())))?;
     }
     println!("{} {}", info.title(), dry_run.note(done));
     Ok(())
@@ -94,7 +122,11 @@ fn verdict(pod: &Value, flags: &crate::kubectl::flags::Flags) -> Verdict {
     let mut warning = None;
     let controller = super::describe::controller(pod);
     if controller.is_some_and(|c| c.str_at(&["kind"]) == Some("DaemonSet")) && !finished {
-        return if flags.on("ignore-daemonsets") { Verdict::Skip(Some(DAEMON)) } else { Verdict::Refuse("cannot delete DaemonSet-managed Pods (use --ignore-daemonsets to ignore)") };
+        return if flags.on("ignore-daemonsets") {
+            Verdict::Skip(Some(DAEMON))
+        } else {
+            Verdict::Refuse("cannot delete DaemonSet-managed Pods (use --ignore-daemonsets to ignore)")
+        };
     }
     let local = pod.list_at(&["spec", "volumes"]).iter().any(|v| v.get("emptyDir").is_some());
     if local && !finished {
@@ -122,7 +154,12 @@ async fn drain(cx: &Context) -> Result<()> {
         match drain_one(cx, info).await {
             Ok(()) => println!("{} {}", info.title(), DryRun::of(&cx.flags)?.note("drained")),
             Err(e) => {
-                eprintln!("error: unable to drain node \"{}\" due to error: {}, continuing command...\nThere are pending nodes to be drained:\n {}", info.name, e.message(), info.name);
+                eprintln!(
+                    "error: unable to drain node \"{}\" due to error: {}, continuing command...\nThere are pending nodes to be drained:\n {}",
+                    info.name,
+                    e.message(),
+                    info.name
+                );
                 failures.push(e);
             }
         }
@@ -186,7 +223,8 @@ async fn evict(cx: &Context, pod: &Info) -> Result<()> {
         let outcome = if deleting {
             session.delete(&pod.path(), &options).await
         } else {
-            let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name, "namespace": pod.namespace}, "deleteOptions": options});
+            let eviction =
+                json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod.name, "namespace": pod.namespace}, "deleteOptions": options});
             session.post(&format!("{}/eviction", pod.path()), &eviction).await
         };
         match outcome {
@@ -196,7 +234,16 @@ async fn evict(cx: &Context, pod: &Info) -> Result<()> {
                 eprintln!("error when evicting pods/\"{}\" -n \"{}\" (will retry after 5s): {}", pod.name, pod.namespace, status.message);
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
-            Err(e) => return Err(format!("error when {} pods/\"{}\" -n \"{}\": {}", if deleting { "deleting" } else { "evicting" }, pod.name, pod.namespace, e.message()).into()),
+            Err(e) => {
+                return Err(format!(
+                    "error when {} pods/\"{}\" -n \"{}\": {}",
+                    if deleting { "deleting" } else { "evicting" },
+                    pod.name,
+                    pod.namespace,
+                    e.message()
+                )
+                .into());
+            }
         }
     }
     if dry_run == DryRun::Server {
@@ -236,7 +283,13 @@ fn parse_taints(words: &[String]) -> std::result::Result<(Vec<Taint>, Vec<Taint>
             return Err(format!("invalid taint spec: {text}, {}", bad.join("; ")));
         }
         let taint = Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() };
-        if removing { remove.push(taint) } else if effect.is_empty() { return Err(format!("invalid taint spec: {text}")) } else { set.push(taint) }
+        if removing {
+            remove.push(taint)
+        } else if effect.is_empty() {
+            return Err(format!("invalid taint spec: {text}"));
+        } else {
+            set.push(taint)
+        }
     }
     Ok((set, remove))
 }
@@ -267,7 +320,11 @@ async fn taint(cx: &Context) -> Result<()> {
     if !["node", "nodes", "no"].contains(&kind) {
         return Err(format!("invalid resource type {kind}, only node types are supported").into());
     }
-    let both: Vec<String> = set.iter().filter(|s| remove.iter().any(|r| r.key == s.key && (r.effect.is_empty() || r.effect == s.effect))).map(|s| format!("{}={}:{}", s.key, s.value, s.effect)).collect();
+    let both: Vec<String> = set
+        .iter()
+        .filter(|s| remove.iter().any(|r| r.key == s.key && (r.effect.is_empty() || r.effect == s.effect)))
+        .map(|s| format!("{}={}:{}", s.key, s.value, s.effect))
+        .collect();
     if !both.is_empty() {
         return Err(format!("can not both modify and remove the following taint(s) in the same command: {}", both.join(", ")).into());
     }
@@ -287,9 +344,17 @@ async fn taint(cx: &Context) -> Result<()> {
 
 fn change_taints(all: &mut Vec<Value>, set: &[Taint], remove: &[Taint], overwrite: bool, node: &str) -> Result<&'static str> {
     let same = |there: &Value, t: &Taint| there["key"] == *t.key && (t.effect.is_empty() || there["effect"] == *t.effect);
-    let clash: Vec<String> = set.iter().filter(|t| all.iter().any(|there| same(there, t))).map(|t| format!("{{\"key\":\"{}\",\"value\":\"{}\",\"effect\":\"{}\"}}", t.key, t.value, t.effect)).collect();
+    let clash: Vec<String> = set
+        .iter()
+        .filter(|t| all.iter().any(|there| same(there, t)))
+        .map(|t| format!("{{\"key\":\"{}\",\"value\":\"{}\",\"effect\":\"{}\"}}", t.key, t.value, t.effect))
+        .collect();
     if !clash.is_empty() && !overwrite {
-        return Err(format!("node {node} already has [{}] taint(s) with same effect(s) and --overwrite is false", set.iter().map(|t| format!("{{{} {} {} <nil>}}", t.key, t.value, t.effect)).collect::<Vec<_>>().join(" ")).into());
+        return Err(format!(
+            "node {node} already has [{}] taint(s) with same effect(s) and --overwrite is false",
+            set.iter().map(|t| format!("{{{} {} {} <nil>}}", t.key, t.value, t.effect)).collect::<Vec<_>>().join(" ")
+        )
+        .into());
     }
     for taint in remove {
         let before = all.len();

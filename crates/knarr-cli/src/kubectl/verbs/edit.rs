@@ -93,7 +93,11 @@ async fn save(cx: &Context, info: &crate::kubectl::select::Info, old: &Value, te
         println!("Patch: {}", go::json_compact(&patch));
     }
     let base = flags.some("subresource").map_or_else(|| info.path(), |s| format!("{}/{s}", info.path()));
-    let after = if dry_run == DryRun::Client { new } else { cx.session()?.patch(&with_query(&base, &write_query(flags, "kubectl-edit", dry_run)?), kind, &patch).await? };
+    let after = if dry_run == DryRun::Client {
+        new
+    } else {
+        cx.session()?.patch(&with_query(&base, &write_query(flags, "kubectl-edit", dry_run)?), kind, &patch).await?
+    };
     let mut printer = Printer::of(flags, &dry_run.note("edited"))?;
     out(&printer.print(&after)?)
 }

@@ -207,7 +207,8 @@ fn refuse_overwrites(what: What, object: &Value, changes: &Changes) -> Result<()
     if what == What::Labels {
         return Failure::all(clashes.map(|(key, v)| format!("'{key}' already has a value ({v}), and --overwrite is false").into()).collect());
     }
-    let texts: Vec<String> = clashes.filter(|(key, _)| *key != "kubernetes.io/change-cause").map(|(key, v)| format!("'{key}' already has a value ({v})")).collect();
+    let texts: Vec<String> =
+        clashes.filter(|(key, _)| *key != "kubernetes.io/change-cause").map(|(key, v)| format!("'{key}' already has a value ({v})")).collect();
     if texts.is_empty() { Ok(()) } else { Err(format!("--overwrite is false but found the following declared annotation(s): {}", texts.join("; ")).into()) }
 }
 

@@ -44,7 +44,10 @@ async fn run(cx: &Context) -> Result<()> {
     if let Some(about) = flags.some("for") {
         let (kind, name) = about.split_once('/').ok_or("--for must be in resource/name form")?;
         let meant = find(session, kind).await?;
-        query.push(("fieldSelector", format!("involvedObject.apiVersion={},involvedObject.kind={},involvedObject.name={name}", meant.api_version(), meant.kind)));
+        query.push((
+            "fieldSelector",
+            format!("involvedObject.apiVersion={},involvedObject.kind={},involvedObject.name={name}", meant.api_version(), meant.kind),
+        ));
     }
     let namespace = (!flags.on("all-namespaces")).then_some(session.namespace.as_str());
     let path = known("events").path(namespace, None);

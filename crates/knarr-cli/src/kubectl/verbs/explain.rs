@@ -57,7 +57,8 @@ async fn run(cx: &Context) -> Result<()> {
         Failure::Server(s) if s.is_not_found() => Failure::Other(format!("couldn't find resource for \"{}/{}, Resource={}\"", r.group, r.version, r.resource)),
         other => other,
     })?;
-    let page = Explainer { document: &document, recursive: flags.on("recursive"), depth: usize::try_from(flags.int("max-depth")).unwrap_or(0) }.page(&meant, &path)?;
+    let page =
+        Explainer { document: &document, recursive: flags.on("recursive"), depth: usize::try_from(flags.int("max-depth")).unwrap_or(0) }.page(&meant, &path)?;
     out(&page)
 }
 
@@ -88,7 +89,9 @@ struct Explainer<'a> {
 impl<'a> Explainer<'a> {
     fn page(&self, meant: &Meant, path: &[String]) -> Result<String> {
         let r = &meant.resource;
-        let is_kind = |gvk: &Value| gvk.str_at(&["group"]).unwrap_or_default() == r.group && gvk.str_at(&["version"]) == Some(&r.version) && gvk.str_at(&["kind"]) == Some(&meant.kind);
+        let is_kind = |gvk: &Value| {
+            gvk.str_at(&["group"]).unwrap_or_default() == r.group && gvk.str_at(&["version"]) == Some(&r.version) && gvk.str_at(&["kind"]) == Some(&meant.kind)
+        };
         let schemas = self.document.at(&["components", "schemas"]).and_then(Value::as_object);
         let schema = schemas.into_iter().flatten().map(|(_, s)| s).find(|s| s.list_at(&["x-kubernetes-group-version-kind"]).iter().any(is_kind));
         let Some(schema) = schema else {
@@ -305,9 +308,14 @@ mod tests {
         }}});
         let explainer = |recursive| Explainer { document: &document, recursive, depth: 0 };
         let meant = Meant::new("", "v1", "as", "A", true);
-        let page = |recursive, path: &[&str]| explainer(recursive).page(&meant, &path.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()).unwrap_or_else(|e| e.to_string());
+        let page = |recursive, path: &[&str]| {
+            explainer(recursive).page(&meant, &path.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()).unwrap_or_else(|e| e.to_string())
+        };
         assert_eq!(page(false, &[]), "KIND:       A\nVERSION:    v1\n\nDESCRIPTION:\n    An A.\n    \nFIELDS:\n  spec\t<Spec> -required-\n    The spec.\n\n\n");
-        assert_eq!(page(true, &[]), "KIND:       A\nVERSION:    v1\n\nDESCRIPTION:\n    An A.\n    \nFIELDS:\n  spec\t<Spec> -required-\n    mode\t<string>\n    enum: \"\", On\n    names\t<[]string>\n\n");
+        assert_eq!(
+            page(true, &[]),
+            "KIND:       A\nVERSION:    v1\n\nDESCRIPTION:\n    An A.\n    \nFIELDS:\n  spec\t<Spec> -required-\n    mode\t<string>\n    enum: \"\", On\n    names\t<[]string>\n\n"
+        );
         assert_eq!(page(false, &["spec", "names"]), "KIND:       A\nVERSION:    v1\n\nFIELD: names <[]string>\n\n\nDESCRIPTION:\n    Names.\n    \n\n");
         assert_eq!(page(false, &["spec", "none"]), "error: field \"none\" does not exist");
     }

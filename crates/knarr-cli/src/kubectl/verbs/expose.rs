@@ -15,7 +15,10 @@ use crate::kubectl::session::namespace;
 use crate::kubectl::stream::Streams;
 
 const COMMON: &[Flag] = &[DRY_RUN, FIELD_MANAGER, SAVE_CONFIG];
-const OVERRIDES: &[Flag] = &[text("overrides", "", "An inline JSON override for the generated object"), text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic")];
+const OVERRIDES: &[Flag] = &[
+    text("overrides", "", "An inline JSON override for the generated object"),
+    text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic"),
+];
 
 pub static EXPOSE: Verb = Verb {
     name: "expose",
@@ -167,8 +170,14 @@ fn plain_selector(info: &Info) -> Result<serde_json::Map<String, Value>> {
         "Pod" => object.at(&["metadata", "labels"]).and_then(Value::as_object).ok_or_else(|| failed("the pod has no labels and cannot be exposed")),
         "Service" => object.at(&["spec", "selector"]).and_then(Value::as_object).ok_or_else(|| failed("the service has no pod selector set")),
         "ReplicationController" => object.at(&["spec", "selector"]).and_then(Value::as_object).ok_or_else(|| failed("invalid selector")),
-        _ if object.list_at(&["spec", "selector", "matchExpressions"]).is_empty() => object.at(&["spec", "selector", "matchLabels"]).and_then(Value::as_object).ok_or_else(|| failed("invalid deployment: no selectors, therefore cannot be exposed")),
-        _ => Err(failed(&format!("couldn't convert expressions - \"{}\" to map-based selector format", selector_of(object).map(|s| s.to_string()).unwrap_or_default()))),
+        _ if object.list_at(&["spec", "selector", "matchExpressions"]).is_empty() => object
+            .at(&["spec", "selector", "matchLabels"])
+            .and_then(Value::as_object)
+            .ok_or_else(|| failed("invalid deployment: no selectors, therefore cannot be exposed")),
+        _ => Err(failed(&format!(
+            "couldn't convert expressions - \"{}\" to map-based selector format",
+            selector_of(object).map(|s| s.to_string()).unwrap_or_default()
+        ))),
     };
     map.cloned()
 }
@@ -192,10 +201,16 @@ fn service_of(cx: &Context, info: &Info) -> Result<Value> {
     };
     let known = ports_of(info);
     let wanted: Vec<i64> = match flags.some("port") {
-        Some(text) => text.split(',').map(|p| p.parse().map_err(|_| format!("strconv.Atoi: parsing \"{p}\": invalid syntax"))).collect::<std::result::Result<_, _>>()?,
+        Some(text) => {
+            text.split(',').map(|p| p.parse().map_err(|_| format!("strconv.Atoi: parsing \"{p}\": invalid syntax"))).collect::<std::result::Result<_, _>>()?
+        }
         None => {
             let mut numbers: Vec<i64> = Vec::new();
-            known.iter().for_each(|(n, _)| if !numbers.contains(n) { numbers.push(*n) });
+            known.iter().for_each(|(n, _)| {
+                if !numbers.contains(n) {
+                    numbers.push(*n)
+                }
+            });
             numbers
         }
     };
@@ -226,7 +241,8 @@ fn service_of(cx: &Context, info: &Info) -> Result<Value> {
         }
     }
     let name = flags.some("name").unwrap_or(&info.name);
-    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": selector}, "status": {"loadBalancer": {}}});
+    let mut service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": selector}, "status": {"loadBalancer": {}}});
     let own = match flags.some("labels") {
         Some(text) => labels(text)?,
         None => info.object.at(&["metadata", "labels"]).and_then(Value::as_object).cloned().unwrap_or_default(),
@@ -265,7 +281,10 @@ fn check_run(cx: &Context, dry_run: DryRun, attached: bool) -> Result<()> {
     if image.is_empty() {
         return Err("--image is required".into());
     }
-    if image.contains(char::is_whitespace) || image.starts_with([':', '/', '@']) || image.split([':', '@']).next().is_some_and(|n| n.rsplit('/').next().is_some_and(|n| n.chars().any(|c| c.is_ascii_uppercase()))) {
+    if image.contains(char::is_whitespace)
+        || image.starts_with([':', '/', '@'])
+        || image.split([':', '@']).next().is_some_and(|n| n.rsplit('/').next().is_some_and(|n| n.chars().any(|c| c.is_ascii_uppercase())))
+    {
         return Err(format!("invalid image name {}: invalid reference format", knarr_core::field::go_quote(image)).into());
     }
     if flags.on("tty") && !flags.on("stdin") {
@@ -301,7 +320,8 @@ fn pod_of(cx: &Context) -> Result<Value> {
     let mut container = json!({"name": name, "image": flags.text("image"), "resources": {}});
     let mut env = Vec::new();
     for pair in flags.all("env") {
-        let (key, value) = pair.split_once('=').filter(|(k, _)| !k.is_empty() && names::is_qualified_name(k).is_empty()).ok_or_else(|| format!("invalid env: {pair}"))?;
+        let (key, value) =
+            pair.split_once('=').filter(|(k, _)| !k.is_empty() && names::is_qualified_name(k).is_empty()).ok_or_else(|| format!("invalid env: {pair}"))?;
         env.push(json!({"name": key, "value": value}));
     }
     if !env.is_empty() {
@@ -392,7 +412,15 @@ async fn attach(cx: &Context, pod: &Value) -> Result<()> {
         if !flags.on("quiet") && flags.on("stdin") && flags.on("tty") {
             eprintln!("If you don't see a command prompt, try pressing enter.");
         }
-        let streams = Streams { namespace: info.namespace.clone(), pod: info.name.clone(), container, command: None, stdin: flags.on("stdin"), tty, quiet: flags.on("quiet") };
+        let streams = Streams {
+            namespace: info.namespace.clone(),
+            pod: info.name.clone(),
+            container,
+            command: None,
+            stdin: flags.on("stdin"),
+            tty,
+            quiet: flags.on("quiet"),
+        };
         streams.run(session).await?;
     } else {
         // It was quicker than we: what it wrote is in its log.
@@ -407,7 +435,8 @@ async fn attach(cx: &Context, pod: &Value) -> Result<()> {
         return Ok(());
     }
     let status = ended.as_ref().and_then(|p| p.list_at(&["status", "containerStatuses"]).first().cloned()).unwrap_or_default();
-    let (code, reason) = (status.i64_at(&["state", "terminated", "exitCode"]).unwrap_or(1), status.str_at(&["state", "terminated", "reason"]).unwrap_or_default());
+    let (code, reason) =
+        (status.i64_at(&["state", "terminated", "exitCode"]).unwrap_or(1), status.str_at(&["state", "terminated", "reason"]).unwrap_or_default());
     eprintln!("pod {}/{} terminated ({reason})", info.namespace, info.name);
     Err(Failure::Exit(u8::try_from(code).unwrap_or(1)))
 }
@@ -425,7 +454,9 @@ async fn autoscale(cx: &Context) -> Result<()> {
         return Err("--cpu-percent and --cpu are mutually exclusive".into());
     }
     if flags.given("cpu-percent") {
-        eprintln!("Flag --cpu-percent has been deprecated, Use --cpu with percentage or resource quantity format (e.g., '70%' for utilization or '500m' for milliCPU).");
+        eprintln!(
+            "Flag --cpu-percent has been deprecated, Use --cpu with percentage or resource quantity format (e.g., '70%' for utilization or '500m' for milliCPU)."
+        );
     }
     let found = Selection::of(cx.session()?, flags).objects(cx.words()).await?.all()?;
     if found.is_empty() {

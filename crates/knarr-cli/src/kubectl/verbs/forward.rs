@@ -27,7 +27,10 @@ pub static VERB: Verb = Verb {
     name: "port-forward",
     usage: "TYPE/NAME [options] [LOCAL_PORT:]REMOTE_PORT [...[LOCAL_PORT_N:]REMOTE_PORT_N] [flags]",
     about: "Forward one or more local ports to a pod",
-    flags: &[&[list("address", "Addresses to listen on (comma separated); localhost by default"), time("pod-running-timeout", "1m0s", "How long to wait until at least one pod is running")]],
+    flags: &[&[
+        list("address", "Addresses to listen on (comma separated); localhost by default"),
+        time("pod-running-timeout", "1m0s", "How long to wait until at least one pod is running"),
+    ]],
     run: Some(|cx| Box::pin(run(cx))),
     ..Verb::NONE
 };
@@ -128,7 +131,11 @@ fn named_port(pod: &Value, name: &str) -> Option<u16> {
 
 fn service_port(info: &Info, pod: &Value, wanted: &str) -> Result<u16> {
     let number = wanted.parse::<i64>().ok();
-    let port = info.object.list_at(&["spec", "ports"]).iter().find(|p| if number.is_some() { p.i64_at(&["port"]) == number } else { p.str_at(&["name"]) == Some(wanted) });
+    let port = info
+        .object
+        .list_at(&["spec", "ports"])
+        .iter()
+        .find(|p| if number.is_some() { p.i64_at(&["port"]) == number } else { p.str_at(&["name"]) == Some(wanted) });
     let port = port.ok_or_else(|| match number {
         Some(n) => format!("Service {} does not have a service port {n}", info.name),
         None => format!("Service '{}' does not have a named port '{wanted}'", info.name),

@@ -71,7 +71,8 @@ fn data(flags: &Flags, kind: &str, name: &str) -> Result<Vec<(String, Vec<u8>)>>
         from_file(&source, &mut found)?;
     }
     for literal in literals {
-        let (key, value) = literal.split_once('=').filter(|(k, _)| !k.is_empty()).ok_or_else(|| format!("invalid literal source {literal}, expected key=value"))?;
+        let (key, value) =
+            literal.split_once('=').filter(|(k, _)| !k.is_empty()).ok_or_else(|| format!("invalid literal source {literal}, expected key=value"))?;
         // Quotes around the whole value are the shell's leftovers.
         let quoted = value.len() >= 2 && ((value.starts_with('"') && value.ends_with('"')) || (value.starts_with('\'') && value.ends_with('\'')));
         let value = if quoted { &value[1..value.len() - 1] } else { value };
@@ -102,7 +103,9 @@ fn from_file(source: &str, found: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let (key, path) = match source.split_once('=') {
         Some(("", _)) => return Err(format!("key name for file path {} missing", source.trim_start_matches('=')).into()),
         Some((key, "")) => return Err(format!("file path for key name {key} missing").into()),
-        Some((key, path)) if path.contains('=') => return Err(format!("key names or file paths cannot contain '=' ({key})").replace(&format!(" ({key})"), "").into()),
+        Some((key, path)) if path.contains('=') => {
+            return Err(format!("key names or file paths cannot contain '=' ({key})").replace(&format!(" ({key})"), "").into());
+        }
         Some((key, path)) => (Some(key), path),
         None => (None, source),
     };
@@ -146,7 +149,8 @@ fn from_env_file(path: &str, found: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
 /// The hash that `--append-hash` puts after the name (`kubectl/pkg/util/hash`).
 fn hash_suffix(kind: &str, object: &Value) -> String {
     let name = object.str_at(&["metadata", "name"]).unwrap_or_default();
-    let mut encoded = json!({"kind": kind, "name": name, "data": object.at(&["data"]).cloned().unwrap_or_else(|| if kind == "Secret" { Value::Null } else { json!("") })});
+    let mut encoded =
+        json!({"kind": kind, "name": name, "data": object.at(&["data"]).cloned().unwrap_or_else(|| if kind == "Secret" { Value::Null } else { json!("") })});
     if kind == "Secret" {
         encoded["type"] = object.str_at(&["type"]).unwrap_or_default().into();
     }
@@ -287,7 +291,9 @@ pub fn cron_job(flags: &Flags, name: &str, command: &[String]) -> Value {
 fn service_port(text: &str, node_port: i64) -> Result<Value> {
     let mut parts = text.split(':');
     let first = parts.next().unwrap_or_default();
-    let port: u16 = first.parse().map_err(|_| format!("strconv.ParseUint: parsing {}: {}", go_quote(first), if first.parse::<i64>().is_ok() { "value out of range" } else { "invalid syntax" }))?;
+    let port: u16 = first.parse().map_err(|_| {
+        format!("strconv.ParseUint: parsing {}: {}", go_quote(first), if first.parse::<i64>().is_ok() { "value out of range" } else { "invalid syntax" })
+    })?;
     let target: Value = match parts.next() {
         None => port.into(),
         Some(t) => match t.parse::<i64>() {
@@ -348,7 +354,8 @@ pub fn resource_list(text: &str) -> Result<Map<String, Value>> {
     let mut found = Map::new();
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let (key, value) = part.split_once('=').ok_or_else(|| format!("Invalid argument syntax {part}, expected <resource>=<value>"))?;
-        let quantity: Quantity = value.parse().map_err(|_| "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned())?;
+        let quantity: Quantity =
+            value.parse().map_err(|_| "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned())?;
         found.insert(key.to_owned(), quantity.to_string().into());
     }
     Ok(found)
@@ -377,7 +384,12 @@ pub fn disruption_budget(flags: &Flags, name: &str) -> Result<Value> {
         return Err("a selector must be specified".into());
     }
     if min.is_empty() == max.is_empty() {
-        return Err(if min.is_empty() { "one of min-available or max-unavailable must be specified" } else { "min-available and max-unavailable cannot be both specified" }.into());
+        return Err(if min.is_empty() {
+            "one of min-available or max-unavailable must be specified"
+        } else {
+            "min-available and max-unavailable cannot be both specified"
+        }
+        .into());
     }
     let mut spec = json!({"selector": selector_object(selector)?});
     let (key, value) = if min.is_empty() { ("maxUnavailable", max) } else { ("minAvailable", min) };

@@ -41,8 +41,20 @@ pub static VERB: Verb = Verb {
 };
 
 const FORMATS: &[&str] = &[
-    "custom-columns", "custom-columns-file", "go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json", "jsonpath-file", "kyaml", "name", "template",
-    "templatefile", "wide", "yaml",
+    "custom-columns",
+    "custom-columns-file",
+    "go-template",
+    "go-template-file",
+    "json",
+    "jsonpath",
+    "jsonpath-as-json",
+    "jsonpath-file",
+    "kyaml",
+    "name",
+    "template",
+    "templatefile",
+    "wide",
+    "yaml",
 ];
 
 async fn run(cx: &Context) -> Result<()> {
@@ -69,12 +81,18 @@ fn complete(cx: &Context) -> Result<()> {
     let flags = &cx.flags;
     let watching = flags.on("watch") || flags.on("watch-only");
     if watching && flags.given("sort-by") {
-        let note = if flags.on("watch") { "--watch requested, --sort-by will be ignored for watch events received" } else { "--watch-only requested, --sort-by will be ignored" };
+        let note = if flags.on("watch") {
+            "--watch requested, --sort-by will be ignored for watch events received"
+        } else {
+            "--watch-only requested, --sort-by will be ignored"
+        };
         eprintln!("warning: {note}");
     }
     if !watching && cx.words().is_empty() && !manifest::named(flags) {
         eprintln!("You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.\n");
-        return Err(cx.usage("Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods)."));
+        return Err(cx.usage(
+            "Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods).",
+        ));
     }
     let output = flags.text("output");
     if flags.on("show-labels") && !matches!(output, "" | "wide") {
@@ -373,4 +391,3 @@ impl Show {
         out(&self.growing.layout(&rows))
     }
 }
-

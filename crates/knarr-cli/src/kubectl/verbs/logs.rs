@@ -135,7 +135,9 @@ async fn pods_named(cx: &Context, word: &str) -> Result<Vec<Value>> {
         return Ok(vec![info.object.clone()]);
     }
     if !["ReplicationController", "ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "Service"].contains(&info.meant.kind.as_str()) {
-        return Err(format!("cannot get the logs from {}.{}: selector for {} not implemented", info.meant.resource.version, info.meant.kind, info.meant.kind).into());
+        return Err(
+            format!("cannot get the logs from {}.{}: selector for {} not implemented", info.meant.resource.version, info.meant.kind, info.meant.kind).into()
+        );
     }
     let pods = pods_of(session, info).await?;
     if cx.flags.on("all-pods") {
@@ -208,7 +210,11 @@ struct Lines {
 
 impl Lines {
     fn of(cx: &Context, source: &Source) -> Self {
-        let prefix = if cx.flags.on("prefix") || (cx.flags.on("all-pods") && !cx.flags.given("prefix")) { format!("[pod/{}/{}] ", source.pod, source.container) } else { String::new() };
+        let prefix = if cx.flags.on("prefix") || (cx.flags.on("all-pods") && !cx.flags.given("prefix")) {
+            format!("[pod/{}/{}] ", source.pod, source.container)
+        } else {
+            String::new()
+        };
         Self { prefix, begun: false }
     }
 
@@ -239,7 +245,11 @@ async fn copy(cx: &Context, source: &Source) -> Result<()> {
 async fn follow_all(cx: &Context, sources: &[Source]) -> Result<()> {
     let limit = cx.flags.int("max-log-requests");
     if i64::try_from(sources.len()).is_ok_and(|n| n > limit) {
-        return Err(format!("you are attempting to follow {} log streams, but maximum allowed concurrency is {limit}, use --max-log-requests to increase the limit", sources.len()).into());
+        return Err(format!(
+            "you are attempting to follow {} log streams, but maximum allowed concurrency is {limit}, use --max-log-requests to increase the limit",
+            sources.len()
+        )
+        .into());
     }
     let mut all = SelectAll::new();
     let mut lines = Vec::new();

@@ -49,7 +49,9 @@ async fn run(cx: &Context) -> Result<()> {
     let text = match (flags.some("patch-file"), flags.some("patch")) {
         (Some(_), Some(_)) => return Err("cannot specify --patch and --patch-file together".into()),
         (None, None) => return Err("must specify --patch or --patch-file containing the contents of the patch".into()),
-        (Some(file), None) => std::fs::read_to_string(file).map_err(|e| format!("unable to read patch file: open {file}: {}", crate::kubectl::failure::go_io(&e)))?,
+        (Some(file), None) => {
+            std::fs::read_to_string(file).map_err(|e| format!("unable to read patch file: open {file}: {}", crate::kubectl::failure::go_io(&e)))?
+        }
         (None, Some(text)) => text.to_owned(),
     };
     let patch = yaml::parse(&text).map_err(|e| format!("unable to parse {}: {e}", knarr_core::field::go_quote(&text)))?;

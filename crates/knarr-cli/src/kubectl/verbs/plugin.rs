@@ -12,7 +12,13 @@ pub static VERB: Verb = Verb {
     name: "plugin",
     usage: "[flags]",
     about: "Provides utilities for interacting with plugins",
-    verbs: &[&Verb { name: "list", about: "List all visible plugin executables on a user's PATH", flags: &[&[switch("name-only", "Only the names, not the paths")]], run: Some(|cx| Box::pin(list(cx))), ..Verb::NONE }],
+    verbs: &[&Verb {
+        name: "list",
+        about: "List all visible plugin executables on a user's PATH",
+        flags: &[&[switch("name-only", "Only the names, not the paths")]],
+        run: Some(|cx| Box::pin(list(cx))),
+        ..Verb::NONE
+    }],
     ..Verb::NONE
 };
 

@@ -34,12 +34,62 @@ pub static VERB: Verb = Verb {
     usage: "SUBCOMMAND",
     about: "Manage the rollout of a resource",
     verbs: &[
-        &Verb { name: "history", usage: "(TYPE NAME | TYPE/NAME) [flags]", about: "View rollout history", flags: &[&[SELECTOR, int("revision", "0", "See the details, including podTemplate of the revision specified")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(history(cx))), ..Verb::NONE },
-        &Verb { name: "pause", usage: "RESOURCE [flags]", about: "Mark the provided resource as paused", flags: &[CHANGE, manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(pause(cx, true))), ..Verb::NONE },
-        &Verb { name: "restart", usage: "RESOURCE [flags]", about: "Restart a resource", flags: &[CHANGE, manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(restart(cx))), ..Verb::NONE },
-        &Verb { name: "resume", usage: "RESOURCE [flags]", about: "Resume a paused resource", flags: &[CHANGE, manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(pause(cx, false))), ..Verb::NONE },
-        &Verb { name: "status", usage: "(TYPE NAME | TYPE/NAME) [flags]", about: "Show the status of the rollout", flags: &[&[SELECTOR, switch_on("watch", "Watch the status of the rollout until it's done").short('w'), int("revision", "0", "Pin to a specific revision for showing its status"), duration("timeout", "0s", "The length of time to wait before ending watch; zero means never")], manifest::FLAGS], run: Some(|cx| Box::pin(status(cx))), ..Verb::NONE },
-        &Verb { name: "undo", usage: "(TYPE NAME | TYPE/NAME) [flags]", about: "Undo a previous rollout", flags: &[&[SELECTOR, DRY_RUN, int("to-revision", "0", "The revision to rollback to; 0 is the last one")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(undo(cx))), ..Verb::NONE },
+        &Verb {
+            name: "history",
+            usage: "(TYPE NAME | TYPE/NAME) [flags]",
+            about: "View rollout history",
+            flags: &[&[SELECTOR, int("revision", "0", "See the details, including podTemplate of the revision specified")], manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(history(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "pause",
+            usage: "RESOURCE [flags]",
+            about: "Mark the provided resource as paused",
+            flags: &[CHANGE, manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(pause(cx, true))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "restart",
+            usage: "RESOURCE [flags]",
+            about: "Restart a resource",
+            flags: &[CHANGE, manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(restart(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "resume",
+            usage: "RESOURCE [flags]",
+            about: "Resume a paused resource",
+            flags: &[CHANGE, manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(pause(cx, false))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "status",
+            usage: "(TYPE NAME | TYPE/NAME) [flags]",
+            about: "Show the status of the rollout",
+            flags: &[
+                &[
+                    SELECTOR,
+                    switch_on("watch", "Watch the status of the rollout until it's done").short('w'),
+                    int("revision", "0", "Pin to a specific revision for showing its status"),
+                    duration("timeout", "0s", "The length of time to wait before ending watch; zero means never"),
+                ],
+                manifest::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(status(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "undo",
+            usage: "(TYPE NAME | TYPE/NAME) [flags]",
+            about: "Undo a previous rollout",
+            flags: &[&[SELECTOR, DRY_RUN, int("to-revision", "0", "The revision to rollback to; 0 is the last one")], manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(undo(cx))),
+            ..Verb::NONE
+        },
     ],
     ..Verb::NONE
 };
@@ -116,7 +166,8 @@ fn progress(kind: &str, title: &str, object: &Value, revision: i64) -> Result<(S
             if observed < generation {
                 return Ok(("Waiting for daemon set spec update to be observed...\n".into(), false));
             }
-            let (desired, updated, available) = (number(&["status", "desiredNumberScheduled"]), number(&["status", "updatedNumberScheduled"]), number(&["status", "numberAvailable"]));
+            let (desired, updated, available) =
+                (number(&["status", "desiredNumberScheduled"]), number(&["status", "updatedNumberScheduled"]), number(&["status", "numberAvailable"]));
             let waiting = |what: String| (format!("Waiting for daemon set \"{name}\" rollout to finish: {what}...\n"), false);
             Ok(if updated < desired {
                 waiting(format!("{updated} out of {desired} new pods have been updated"))
@@ -139,11 +190,15 @@ fn progress(kind: &str, title: &str, object: &Value, revision: i64) -> Result<(S
             }
             if let Some(partition) = object.at(&["spec", "updateStrategy", "rollingUpdate"]).map(|r| r.i64_at(&["partition"]).unwrap_or(0)) {
                 if updated < wanted - partition {
-                    return Ok((format!("Waiting for partitioned roll out to finish: {updated} out of {} new pods have been updated...\n", wanted - partition), false));
+                    return Ok((
+                        format!("Waiting for partitioned roll out to finish: {updated} out of {} new pods have been updated...\n", wanted - partition),
+                        false,
+                    ));
                 }
                 return Ok((format!("partitioned roll out complete: {updated} new pods have been updated...\n"), true));
             }
-            let (update, current) = (object.str_at(&["status", "updateRevision"]).unwrap_or_default(), object.str_at(&["status", "currentRevision"]).unwrap_or_default());
+            let (update, current) =
+                (object.str_at(&["status", "updateRevision"]).unwrap_or_default(), object.str_at(&["status", "currentRevision"]).unwrap_or_default());
             Ok(if update != current {
                 (format!("waiting for statefulset rolling update to complete {updated} pods at revision {update}...\n"), false)
             } else {
@@ -204,7 +259,11 @@ async fn history(cx: &Context) -> Result<()> {
         if !["Deployment", "StatefulSet", "DaemonSet"].contains(&info.meant.kind.as_str()) {
             let (kind, group) = (&info.meant.kind, &info.meant.resource.group);
             if !["Job", "Pod", "ReplicaSet", "ReplicationController", "CronJob"].contains(&kind.as_str()) {
-                return Err(format!("error retrieving history for \"{}\", no visitor method exists for {{{group} {kind}}}", group_kind(kind, &info.meant.title)).into());
+                return Err(format!(
+                    "error retrieving history for \"{}\", no visitor method exists for {{{group} {kind}}}",
+                    group_kind(kind, &info.meant.title)
+                )
+                .into());
             }
             return Err(format!("no history viewer has been implemented for \"{}\"", group_kind(&info.meant.kind, &info.meant.title)).into());
         }
@@ -283,7 +342,10 @@ async fn undo(cx: &Context) -> Result<()> {
             ]);
             session.patch(&path, change::JSON_PATCH, &patch).await.map_err(|e| Failure::from(format!("failed restoring revision {to}: {}", e.message())))?;
         } else {
-            session.patch(&path, change::STRATEGIC, &revision.source["data"]).await.map_err(|e| Failure::from(format!("failed restoring revision {to}: {}", e.message())))?;
+            session
+                .patch(&path, change::STRATEGIC, &revision.source["data"])
+                .await
+                .map_err(|e| Failure::from(format!("failed restoring revision {to}: {}", e.message())))?;
         }
         out(&printer.print(&info.object)?)?;
     }
@@ -299,7 +361,11 @@ fn chosen<'a>(info: &Info, all: &'a BTreeMap<i64, Revision>, to: i64) -> Result<
         return all.get(&to).ok_or_else(missing);
     }
     all.values().rev().nth(1).ok_or_else(|| {
-        if info.meant.kind == "Deployment" { format!("no rollout history found for deployment \"{}\"", info.name).into() } else { "no last revision to roll back to".into() }
+        if info.meant.kind == "Deployment" {
+            format!("no rollout history found for deployment \"{}\"", info.name).into()
+        } else {
+            "no last revision to roll back to".into()
+        }
     })
 }
 
@@ -326,7 +392,11 @@ async fn restart(cx: &Context) -> Result<()> {
     let now = time::format(jiff::Timestamp::now());
     let check = |info: &Info| {
         if !["Deployment", "DaemonSet", "StatefulSet"].contains(&info.meant.kind.as_str()) {
-            return Err(Failure::from(format!("{} restarting is not supported", info.plural_name()).replacen("/", " \"", 1).replacen(" restarting", "\" restarting", 1)));
+            return Err(Failure::from(format!("{} restarting is not supported", info.plural_name()).replacen("/", " \"", 1).replacen(
+                " restarting",
+                "\" restarting",
+                1,
+            )));
         }
         if info.object.bool_at(&["spec", "paused"]) == Some(true) {
             return Err(format!("{} can't restart paused deployment (run rollout resume first)", quoted(info)).into());

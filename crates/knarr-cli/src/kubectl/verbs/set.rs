@@ -20,12 +20,91 @@ pub static VERB: Verb = Verb {
     usage: "SUBCOMMAND",
     about: "Set specific features on objects",
     verbs: &[
-        &Verb { name: "env", usage: "RESOURCE/NAME KEY_1=VAL_1 ... KEY_N=VAL_N [flags]", about: "Update environment variables on a pod template", flags: &[COMMON, &[CONTAINERS, many("env", "An environment variable to set into the container").short('e'), switch("list", "Show the environment of the objects"), switch("resolve", "Show references with what they refer to"), switch_on("overwrite", "Allow environment to be overwritten"), text("from", "", "The name of a resource from which to inject environment variables"), text("prefix", "", "Prefix to append to variable names"), list("keys", "Comma-separated list of keys to import from specified resource")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(env(cx))), ..Verb::NONE },
-        &Verb { name: "image", usage: "(-f FILENAME | TYPE NAME) CONTAINER_NAME_1=CONTAINER_IMAGE_1 ... [flags]", about: "Update the image of a pod template", flags: &[COMMON, manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(image(cx))), ..Verb::NONE },
-        &Verb { name: "resources", usage: "(-f FILENAME | TYPE NAME) ([--limits=LIMITS & --requests=REQUESTS]) [flags]", about: "Update resource requests/limits on objects with pod templates", flags: &[COMMON, &[CONTAINERS, text("limits", "", "The resource requirement limits, as cpu=100m,memory=256Mi"), text("requests", "", "The resource requirement requests, as cpu=100m,memory=256Mi")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(resources(cx))), ..Verb::NONE },
-        &Verb { name: "selector", usage: "(-f FILENAME | TYPE NAME) EXPRESSIONS [flags]", about: "Set the selector on a resource", flags: &[&[ALL, LOCAL, DRY_RUN, FIELD_MANAGER, text("resource-version", "", "Only change the object at this version")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(selector(cx))), ..Verb::NONE },
-        &Verb { name: "serviceaccount", aliases: &["sa"], usage: "(-f FILENAME | TYPE NAME) SERVICE_ACCOUNT [flags]", about: "Update the service account of a resource", flags: &[COMMON, manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(service_account(cx))), ..Verb::NONE },
-        &Verb { name: "subject", usage: "(-f FILENAME | TYPE NAME) [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]", about: "Update the user, group, or service account in a role binding or cluster role binding", flags: &[COMMON, &[many("user", "Usernames to bind to the role"), many("group", "Groups to bind to the role"), many("serviceaccount", "Service accounts to bind to the role")], manifest::FLAGS, print::FLAGS], run: Some(|cx| Box::pin(subject(cx))), ..Verb::NONE },
+        &Verb {
+            name: "env",
+            usage: "RESOURCE/NAME KEY_1=VAL_1 ... KEY_N=VAL_N [flags]",
+            about: "Update environment variables on a pod template",
+            flags: &[
+                COMMON,
+                &[
+                    CONTAINERS,
+                    many("env", "An environment variable to set into the container").short('e'),
+                    switch("list", "Show the environment of the objects"),
+                    switch("resolve", "Show references with what they refer to"),
+                    switch_on("overwrite", "Allow environment to be overwritten"),
+                    text("from", "", "The name of a resource from which to inject environment variables"),
+                    text("prefix", "", "Prefix to append to variable names"),
+                    list("keys", "Comma-separated list of keys to import from specified resource"),
+                ],
+                manifest::FLAGS,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(env(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "image",
+            usage: "(-f FILENAME | TYPE NAME) CONTAINER_NAME_1=CONTAINER_IMAGE_1 ... [flags]",
+            about: "Update the image of a pod template",
+            flags: &[COMMON, manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(image(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "resources",
+            usage: "(-f FILENAME | TYPE NAME) ([--limits=LIMITS & --requests=REQUESTS]) [flags]",
+            about: "Update resource requests/limits on objects with pod templates",
+            flags: &[
+                COMMON,
+                &[
+                    CONTAINERS,
+                    text("limits", "", "The resource requirement limits, as cpu=100m,memory=256Mi"),
+                    text("requests", "", "The resource requirement requests, as cpu=100m,memory=256Mi"),
+                ],
+                manifest::FLAGS,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(resources(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "selector",
+            usage: "(-f FILENAME | TYPE NAME) EXPRESSIONS [flags]",
+            about: "Set the selector on a resource",
+            flags: &[
+                &[ALL, LOCAL, DRY_RUN, FIELD_MANAGER, text("resource-version", "", "Only change the object at this version")],
+                manifest::FLAGS,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(selector(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "serviceaccount",
+            aliases: &["sa"],
+            usage: "(-f FILENAME | TYPE NAME) SERVICE_ACCOUNT [flags]",
+            about: "Update the service account of a resource",
+            flags: &[COMMON, manifest::FLAGS, print::FLAGS],
+            run: Some(|cx| Box::pin(service_account(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "subject",
+            usage: "(-f FILENAME | TYPE NAME) [--user=username] [--group=groupname] [--serviceaccount=namespace:serviceaccountname] [flags]",
+            about: "Update the user, group, or service account in a role binding or cluster role binding",
+            flags: &[
+                COMMON,
+                &[
+                    many("user", "Usernames to bind to the role"),
+                    many("group", "Groups to bind to the role"),
+                    many("serviceaccount", "Service accounts to bind to the role"),
+                ],
+                manifest::FLAGS,
+                print::FLAGS,
+            ],
+            run: Some(|cx| Box::pin(subject(cx))),
+            ..Verb::NONE
+        },
     ],
     ..Verb::NONE
 };
@@ -72,7 +151,11 @@ async fn image(cx: &Context) -> Result<()> {
         for (name, image) in &pairs {
             let lists: &[&str] = &["initContainers", "containers"];
             let pattern = if *name == "*" { "*" } else { name };
-            if containers(object, lists, pattern, &mut |c| { c.set(&["image"], *image); Ok(()) })? == 0 {
+            if containers(object, lists, pattern, &mut |c| {
+                c.set(&["image"], *image);
+                Ok(())
+            })? == 0
+            {
                 return Err(format!("unable to find container named {}", knarr_core::field::go_quote(name)).into());
             }
         }
@@ -106,7 +189,9 @@ async fn env(cx: &Context) -> Result<()> {
     let overwrite = flags.on("overwrite");
     each(cx, infos(cx, &resources).await?, "kubectl-set", "env updated", |object| {
         let name = name_of(object).to_owned();
-        let found = containers(object, &["initContainers", "containers"], flags.text("containers"), &mut |container| change_env(container, &wanted, &removed, overwrite))?;
+        let found = containers(object, &["initContainers", "containers"], flags.text("containers"), &mut |container| {
+            change_env(container, &wanted, &removed, overwrite)
+        })?;
         if found == 0 {
             eprintln!("warning: {name} does not have any containers matching {}", knarr_core::field::go_quote(flags.text("containers")));
         }
@@ -127,7 +212,11 @@ fn change_env(container: &mut Value, wanted: &[Value], removed: &[&str], overwri
         }
     }
     all.retain(|v| !removed.contains(&v.str_at(&["name"]).unwrap_or_default()));
-    if all.is_empty() { drop(container.remove(&["env"])) } else { container.set(&["env"], all) }
+    if all.is_empty() {
+        drop(container.remove(&["env"]))
+    } else {
+        container.set(&["env"], all)
+    }
     Ok(())
 }
 
@@ -135,7 +224,13 @@ fn list_env(info: &Info) -> Result<()> {
     let path = pod_spec_path(&info.meant.kind).ok_or_else(|| format!("{} has no pod template", info.title()))?;
     for list in ["initContainers", "containers"] {
         for container in info.object.list_at(&[path, &[list]].concat()) {
-            println!("# {} {}, {} {}", info.meant.kind, info.name, if list == "containers" { "container" } else { "init container" }, container.str_at(&["name"]).unwrap_or_default());
+            println!(
+                "# {} {}, {} {}",
+                info.meant.kind,
+                info.name,
+                if list == "containers" { "container" } else { "init container" },
+                container.str_at(&["name"]).unwrap_or_default()
+            );
             for v in container.list_at(&["env"]) {
                 let name = v.str_at(&["name"]).unwrap_or_default();
                 let key = |kind: &str| v.at(&["valueFrom", kind]).map(|r| (r.str_at(&["name"]).unwrap_or_default(), r.str_at(&["key"]).unwrap_or_default()));
@@ -163,7 +258,8 @@ async fn from_resource(cx: &Context, from: &str) -> Result<Vec<Value>> {
             other => return Err(format!("unsupported resource specified in --from: {other}").into()),
         };
         for key in info.object.at(&["data"]).and_then(Value::as_object).into_iter().flatten().map(|(k, _)| k).filter(|k| keys.is_empty() || keys.contains(k)) {
-            let name: String = format!("{prefix}{key}").chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_uppercase() } else { '_' }).collect();
+            let name: String =
+                format!("{prefix}{key}").chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c.to_ascii_uppercase() } else { '_' }).collect();
             found.push(json!({"name": name, "valueFrom": {reference: {"name": info.name, "key": key}}}));
         }
     }
@@ -191,7 +287,9 @@ async fn resources(cx: &Context) -> Result<()> {
 }
 
 async fn selector(cx: &Context) -> Result<()> {
-    let Some((expression, resources)) = cx.words().split_last() else { return Err("one or more resources must be specified as <resource> <name> or <resource>/<name>".into()) };
+    let Some((expression, resources)) = cx.words().split_last() else {
+        return Err("one or more resources must be specified as <resource> <name> or <resource>/<name>".into());
+    };
     let wanted = Value::Object(labels(expression)?);
     each(cx, infos(cx, resources).await?, "kubectl-set", "selector updated", |object| {
         if object.str_at(&["kind"]) != Some("Service") {
@@ -253,7 +351,10 @@ mod tests {
         let mut change = |c: &mut Value| change_env(c, &[json!({"name": "K", "value": "v"})], &[], true);
         assert_eq!(containers(&mut object, &["containers"], "a*", &mut change).unwrap(), 2);
         assert!(object["spec"]["template"]["spec"]["containers"][2].get("env").is_none());
-        assert_eq!(containers(&mut json!({"kind": "Service"}), &[], "*", &mut change).unwrap_err().to_string(), "error: the object is not a pod or does not have a pod template: Service");
+        assert_eq!(
+            containers(&mut json!({"kind": "Service"}), &[], "*", &mut change).unwrap_err().to_string(),
+            "error: the object is not a pod or does not have a pod template: Service"
+        );
     }
 
     #[test]

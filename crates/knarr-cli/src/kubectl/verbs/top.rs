@@ -13,14 +13,44 @@ use crate::kubectl::flags::{Flag, switch, switch_on, text as text_flag};
 use crate::kubectl::print::tabs;
 use crate::kubectl::session::{Query, with_query};
 
-const COMMON: &[Flag] = &[SELECTOR, switch("no-headers", "Print output without headers"), text_flag("sort-by", "", "'cpu' or 'memory'"), switch_on("use-protocol-buffers", "Accepted; JSON is read")];
+const COMMON: &[Flag] = &[
+    SELECTOR,
+    switch("no-headers", "Print output without headers"),
+    text_flag("sort-by", "", "'cpu' or 'memory'"),
+    switch_on("use-protocol-buffers", "Accepted; JSON is read"),
+];
 
 pub static VERB: Verb = Verb {
     name: "top",
     about: "Display resource (CPU/memory) usage",
     verbs: &[
-        &Verb { name: "node", aliases: &["nodes", "no"], usage: "[NAME | -l label] [flags]", about: "Display resource (CPU/memory) usage of nodes", flags: &[COMMON, &[switch("show-capacity", "Percentages of the capacity, not of what is allocatable"), switch("show-swap", "Show swap, too")]], run: Some(|cx| Box::pin(nodes(cx))), ..Verb::NONE },
-        &Verb { name: "pod", aliases: &["pods", "po"], usage: "[NAME | -l label] [flags]", about: "Display resource (CPU/memory) usage of pods", flags: &[COMMON, &[ALL_NAMESPACES, FIELD_SELECTOR, switch("containers", "Print usage of containers within a pod"), switch("sum", "Print the sum of the resource usage"), switch("show-swap", "Show swap, too")]], run: Some(|cx| Box::pin(pods(cx))), ..Verb::NONE },
+        &Verb {
+            name: "node",
+            aliases: &["nodes", "no"],
+            usage: "[NAME | -l label] [flags]",
+            about: "Display resource (CPU/memory) usage of nodes",
+            flags: &[COMMON, &[switch("show-capacity", "Percentages of the capacity, not of what is allocatable"), switch("show-swap", "Show swap, too")]],
+            run: Some(|cx| Box::pin(nodes(cx))),
+            ..Verb::NONE
+        },
+        &Verb {
+            name: "pod",
+            aliases: &["pods", "po"],
+            usage: "[NAME | -l label] [flags]",
+            about: "Display resource (CPU/memory) usage of pods",
+            flags: &[
+                COMMON,
+                &[
+                    ALL_NAMESPACES,
+                    FIELD_SELECTOR,
+                    switch("containers", "Print usage of containers within a pod"),
+                    switch("sum", "Print the sum of the resource usage"),
+                    switch("show-swap", "Show swap, too"),
+                ],
+            ],
+            run: Some(|cx| Box::pin(pods(cx))),
+            ..Verb::NONE
+        },
     ],
     ..Verb::NONE
 };
@@ -94,7 +124,8 @@ async fn nodes(cx: &Context) -> Result<()> {
     }
     let list = if cx.flags.on("show-capacity") { "capacity" } else { "allocatable" };
     let nodes = cx.session()?.get(&known("nodes").path(None, None)).await?;
-    let whole: BTreeMap<String, Usage> = nodes.list_at(&["items"]).iter().map(|n| (text(n, &["metadata", "name"]).to_owned(), Usage::of(&n["status"][list]))).collect();
+    let whole: BTreeMap<String, Usage> =
+        nodes.list_at(&["items"]).iter().map(|n| (text(n, &["metadata", "name"]).to_owned(), Usage::of(&n["status"][list]))).collect();
     let mut rows: Vec<(String, Usage)> = found.iter().map(|m| (text(m, &["metadata", "name"]).to_owned(), Usage::of(&m["usage"]))).collect();
     sort(cx, &mut rows, Clone::clone);
     let mut table = if cx.flags.on("no-headers") { String::new() } else { "NAME\tCPU(cores)\tCPU(%)\tMEMORY(bytes)\tMEMORY(%)\n".to_owned() };
@@ -114,7 +145,11 @@ async fn pods(cx: &Context) -> Result<()> {
     let path = format!("/apis/metrics.k8s.io/v1beta1{place}/pods{}", name.map(|n| format!("/{n}")).unwrap_or_default());
     let found = metrics(cx, &path).await?;
     if found.is_empty() {
-        return Err(if all { Failure::from("metrics not available yet") } else { Failure::Plain(format!("No resources found in {} namespace.", session.namespace)) });
+        return Err(if all {
+            Failure::from("metrics not available yet")
+        } else {
+            Failure::Plain(format!("No resources found in {} namespace.", session.namespace))
+        });
     }
     let containers = flags.on("containers");
     let (mut rows, mut sum) = (Vec::new(), Usage::default());
@@ -134,7 +169,9 @@ async fn pods(cx: &Context) -> Result<()> {
         }
     }
     sort(cx, &mut rows, |(ns, n, c)| format!("{ns}\0{n}\0{c}"));
-    let lead = |ns: &str, pod: &str, container: &str| format!("{}{pod}\t{}", if all { format!("{ns}\t") } else { String::new() }, if containers { format!("{container}\t") } else { String::new() });
+    let lead = |ns: &str, pod: &str, container: &str| {
+        format!("{}{pod}\t{}", if all { format!("{ns}\t") } else { String::new() }, if containers { format!("{container}\t") } else { String::new() })
+    };
     let mut table = String::new();
     if !flags.on("no-headers") {
         table += &format!("{}CPU(cores)\tMEMORY(bytes)\n", lead("NAMESPACE", if containers { "POD" } else { "NAME" }, "NAME"));

@@ -148,7 +148,8 @@ async fn run(cx: &Context) -> Result<()> {
                 Err(e) if matches!(condition, Condition::Delete) && e.is_not_found() => None,
                 other => other?,
             };
-            let shown = shown.unwrap_or_else(|| knarr_core::json!({"apiVersion": info.meant.api_version(), "kind": info.meant.kind, "metadata": {"name": info.name}}));
+            let shown =
+                shown.unwrap_or_else(|| knarr_core::json!({"apiVersion": info.meant.api_version(), "kind": info.meant.kind, "metadata": {"name": info.name}}));
             out(&printer.print(&shown)?)?;
         }
     }
@@ -164,7 +165,14 @@ async fn once(session: &Session, info: &Info) -> Result<Option<Value>> {
 }
 
 /// The objects that are waited for. Only who waits for their creation may name what is not there.
-async fn targets(session: &Session, selection: &Selection<'_>, words: &[String], deleting: bool, creating: bool, until: tokio::time::Instant) -> Result<Vec<Info>> {
+async fn targets(
+    session: &Session,
+    selection: &Selection<'_>,
+    words: &[String],
+    deleting: bool,
+    creating: bool,
+    until: tokio::time::Instant,
+) -> Result<Vec<Info>> {
     let (targets, _) = selection.targets(words).await?;
     let mut infos = Vec::new();
     for target in targets {

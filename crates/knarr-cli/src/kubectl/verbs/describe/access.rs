@@ -69,7 +69,13 @@ fn rows(rules: &[Value]) -> Vec<Row> {
                     for name in &each {
                         let key = (group.clone(), resource.clone(), name.clone());
                         let at = *simple.entry(key).or_insert_with(|| {
-                            compact.push(Row { group: Some(group.clone()), resource: Some(resource.clone()), urls: Vec::new(), names: name.iter().cloned().collect(), verbs: Vec::new() });
+                            compact.push(Row {
+                                group: Some(group.clone()),
+                                resource: Some(resource.clone()),
+                                urls: Vec::new(),
+                                names: name.iter().cloned().collect(),
+                                verbs: Vec::new(),
+                            });
                             compact.len() - 1
                         });
                         if !compact[at].verbs.contains(verb) {
@@ -147,7 +153,14 @@ pub async fn signing_request(asker: &Asker<'_>, object: &Value) -> Result<String
 
 fn request_status(object: &Value) -> String {
     let has = |kind: &str| object.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == kind);
-    let mut status = if has("Denied") { "Denied" } else if has("Approved") { "Approved" } else { "Pending" }.to_owned();
+    let mut status = if has("Denied") {
+        "Denied"
+    } else if has("Approved") {
+        "Approved"
+    } else {
+        "Pending"
+    }
+    .to_owned();
     if has("Failed") {
         status += ",Failed";
     }
@@ -172,7 +185,9 @@ impl Request {
         let (_, block) = x509_parser::pem::parse_x509_pem(pem).ok()?;
         let (_, request) = X509CertificationRequest::from_der(&block.contents).ok()?;
         let subject = &request.certification_request_info.subject;
-        let all = |oid: x509_parser::der_parser::Oid<'static>| -> Vec<String> { subject.iter_by_oid(&oid).filter_map(|a| a.as_str().ok()).map(str::to_owned).collect() };
+        let all = |oid: x509_parser::der_parser::Oid<'static>| -> Vec<String> {
+            subject.iter_by_oid(&oid).filter_map(|a| a.as_str().ok()).map(str::to_owned).collect()
+        };
         use x509_parser::oid_registry as o;
         let mut found = Self {
             common_name: all(o::OID_X509_COMMON_NAME).pop().unwrap_or_default(),
@@ -223,7 +238,14 @@ mod tests {
         ];
         assert_eq!(
             rule_lines(&rules),
-            ["pods\t[]\t[]\t[get list watch]", "pods/log\t[]\t[]\t[get list]", "pods.apps/log\t[]\t[]\t[get list]", "pods.apps\t[]\t[]\t[get list]", "\t[/healthz]\t[]\t[get]", "secrets\t[]\t[a]\t[get]"]
+            [
+                "pods\t[]\t[]\t[get list watch]",
+                "pods/log\t[]\t[]\t[get list]",
+                "pods.apps/log\t[]\t[]\t[get list]",
+                "pods.apps\t[]\t[]\t[get list]",
+                "\t[/healthz]\t[]\t[get]",
+                "secrets\t[]\t[a]\t[get]"
+            ]
         );
     }
 }

@@ -84,10 +84,16 @@ pub fn limit_range(object: &Value) -> String {
 
 fn scope_help(scope: &str) -> Option<&'static str> {
     match scope {
-        "Terminating" => Some("Matches all pods that have an active deadline. These pods have a limited lifespan on a node before being actively terminated by the system."),
-        "NotTerminating" => Some("Matches all pods that do not have an active deadline. These pods usually include long running pods whose container command is not expected to terminate."),
+        "Terminating" => {
+            Some("Matches all pods that have an active deadline. These pods have a limited lifespan on a node before being actively terminated by the system.")
+        }
+        "NotTerminating" => Some(
+            "Matches all pods that do not have an active deadline. These pods usually include long running pods whose container command is not expected to terminate.",
+        ),
         "BestEffort" => Some("Matches all pods that do not have resource requirements set. These pods have a best effort quality of service."),
-        "NotBestEffort" => Some("Matches all pods that have at least one resource requirement set. These pods have a burstable or guaranteed quality of service."),
+        "NotBestEffort" => {
+            Some("Matches all pods that have at least one resource requirement set. These pods have a burstable or guaranteed quality of service.")
+        }
         _ => None,
     }
 }
@@ -132,7 +138,17 @@ pub async fn namespace(asker: &Asker<'_>, object: &Value) -> Result<String> {
         page.line(1, "Type\tStatus\tLastTransitionTime\tReason\tMessage");
         page.line(1, "----\t------\t------------------\t------\t-------");
         for c in conditions {
-            page.line(1, format!("{}\t{}\t{}\t{}\t{}", text(c, &["type"]), text(c, &["status"]), date(c.str_at(&["lastTransitionTime"])), text(c, &["reason"]), text(c, &["message"])));
+            page.line(
+                1,
+                format!(
+                    "{}\t{}\t{}\t{}\t{}",
+                    text(c, &["type"]),
+                    text(c, &["status"]),
+                    date(c.str_at(&["lastTransitionTime"])),
+                    text(c, &["reason"]),
+                    text(c, &["message"])
+                ),
+            );
         }
     }
     page.line(0, "");
@@ -193,7 +209,10 @@ pub async fn node(asker: &Asker<'_>, object: &Value) -> Result<String> {
         page.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
         for c in conditions {
             let (seen, changed) = (date(c.str_at(&["lastHeartbeatTime"])), date(c.str_at(&["lastTransitionTime"])));
-            page.line(1, format!("{} \t{} \t{seen} \t{changed} \t{} \t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"])));
+            page.line(
+                1,
+                format!("{} \t{} \t{seen} \t{changed} \t{} \t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"])),
+            );
         }
     }
     page.line(0, "Addresses:");
@@ -239,7 +258,9 @@ fn roles(object: &Value) -> String {
     let roles: BTreeSet<&str> = labels
         .into_iter()
         .flatten()
-        .filter_map(|(k, v)| k.strip_prefix("node-role.kubernetes.io/").filter(|r| !r.is_empty()).or_else(|| v.as_str().filter(|v| k == "kubernetes.io/role" && !v.is_empty())))
+        .filter_map(|(k, v)| {
+            k.strip_prefix("node-role.kubernetes.io/").filter(|r| !r.is_empty()).or_else(|| v.as_str().filter(|v| k == "kubernetes.io/role" && !v.is_empty()))
+        })
         .collect();
     if roles.is_empty() { "<none>".into() } else { roles.into_iter().collect::<Vec<_>>().join(",") }
 }
@@ -303,7 +324,13 @@ pub fn of_pod(pod: &Value, list: &str) -> Amounts {
     for (name, amount) in amounts(pod.at(&["spec"]).unwrap_or(&Value::Null), list) {
         total.insert(name, amount);
     }
-    let overhead: Amounts = pod.at(&["spec", "overhead"]).and_then(Value::as_object).into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), Quantity::from_json(v)?))).collect();
+    let overhead: Amounts = pod
+        .at(&["spec", "overhead"])
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| Some((k.clone(), Quantity::from_json(v)?)))
+        .collect();
     if list == "requests" {
         add(&mut total, &overhead);
     } else {

@@ -100,7 +100,11 @@ async fn run(cx: &Context) -> Result<()> {
     let flags = &cx.flags;
     let session = cx.session()?;
     if cx.words().is_empty() && !manifest::named(flags) {
-        return Err(format!("You must specify the type of resource to describe. {}", "Use \"kubectl api-resources\" for a complete list of supported resources.").into());
+        return Err(format!(
+            "You must specify the type of resource to describe. {}",
+            "Use \"kubectl api-resources\" for a complete list of supported resources."
+        )
+        .into());
     }
     let mut selection = Selection::of(session, flags).type_is_all();
     selection.chunk = flags.int("chunk-size");
@@ -253,7 +257,17 @@ fn smart_label(field: &str) -> String {
 
 /// Parts of a name in camel case: runs of one class of characters; the last capital before small letters goes with them.
 fn camel_case(text: &str) -> Vec<String> {
-    let class = |c: char| if c.is_lowercase() { 1 } else if c.is_uppercase() { 2 } else if c.is_numeric() { 3 } else { 4 };
+    let class = |c: char| {
+        if c.is_lowercase() {
+            1
+        } else if c.is_uppercase() {
+            2
+        } else if c.is_numeric() {
+            3
+        } else {
+            4
+        }
+    };
     let mut runs: Vec<Vec<char>> = Vec::new();
     let mut last = 0;
     for c in text.chars() {
@@ -264,7 +278,8 @@ fn camel_case(text: &str) -> Vec<String> {
         last = class(c);
     }
     for i in 0..runs.len().saturating_sub(1) {
-        if runs[i][0].is_uppercase() && runs[i + 1][0].is_lowercase()
+        if runs[i][0].is_uppercase()
+            && runs[i + 1][0].is_lowercase()
             && let Some(c) = runs[i].pop()
         {
             runs[i + 1].insert(0, c);
@@ -279,7 +294,14 @@ mod tests {
 
     #[test]
     fn names_of_fields_become_titles() {
-        for (field, wanted) in [("apiVersion", "API Version"), ("clusterIP", "Cluster IP"), ("kind", "Kind"), ("uid", "UID"), ("a.b", "a.b"), ("creationTimestamp", "Creation Timestamp")] {
+        for (field, wanted) in [
+            ("apiVersion", "API Version"),
+            ("clusterIP", "Cluster IP"),
+            ("kind", "Kind"),
+            ("uid", "UID"),
+            ("a.b", "a.b"),
+            ("creationTimestamp", "Creation Timestamp"),
+        ] {
             assert_eq!(smart_label(field), wanted);
         }
     }

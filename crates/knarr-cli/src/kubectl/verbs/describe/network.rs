@@ -173,7 +173,9 @@ async fn backend(asker: &Asker<'_>, namespace: &str, backend: &Value) -> String 
             Err(e) => format!("{title} (<error: {}>)", e.message()),
         };
     }
-    backend.at(&["resource"]).map_or_else(String::new, |r| format!("APIGroup: {}, Kind: {}, Name: {}", or(r, &["apiGroup"], "<none>"), text(r, &["kind"]), text(r, &["name"])))
+    backend
+        .at(&["resource"])
+        .map_or_else(String::new, |r| format!("APIGroup: {}, Kind: {}, Name: {}", or(r, &["apiGroup"], "<none>"), text(r, &["kind"]), text(r, &["name"])))
 }
 
 pub async fn ingress(asker: &Asker<'_>, object: &Value) -> String {
@@ -248,7 +250,17 @@ pub async fn service_cidr(asker: &Asker<'_>, object: &Value) -> String {
         page.line(1, "Type\tStatus\tLastTransitionTime\tReason\tMessage");
         page.line(1, "----\t------\t------------------\t------\t-------");
         for c in conditions {
-            page.line(1, format!("{}\t{}\t{}\t{}\t{}", text(c, &["type"]), text(c, &["status"]), date(c.str_at(&["lastTransitionTime"])), text(c, &["reason"]), text(c, &["message"])));
+            page.line(
+                1,
+                format!(
+                    "{}\t{}\t{}\t{}\t{}",
+                    text(c, &["type"]),
+                    text(c, &["status"]),
+                    date(c.str_at(&["lastTransitionTime"])),
+                    text(c, &["reason"]),
+                    text(c, &["message"])
+                ),
+            );
         }
     }
     page.events(asker.events(object).await.as_deref());

@@ -55,7 +55,8 @@ impl Page {
     }
 
     pub fn labels(&mut self, title: &str, labels: Option<&Value>) {
-        let pairs: Vec<String> = labels.and_then(Value::as_object).into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+        let pairs: Vec<String> =
+            labels.and_then(Value::as_object).into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
         self.several(title, &pairs);
     }
 

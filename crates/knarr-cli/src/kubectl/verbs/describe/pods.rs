@@ -281,9 +281,15 @@ fn environment(page: &mut Page, container: &Value, pod: Option<&Value>) {
             }
             page.line(3, format!("{name}:\t{value} ({wanted})"));
         } else if let Some(key) = from("secretKeyRef") {
-            page.line(3, format!("{name}:\t<set to the key '{}' in secret '{}'>\tOptional: {}", text(key, &["key"]), text(key, &["name"]), yes(key, &["optional"])));
+            page.line(
+                3,
+                format!("{name}:\t<set to the key '{}' in secret '{}'>\tOptional: {}", text(key, &["key"]), text(key, &["name"]), yes(key, &["optional"])),
+            );
         } else if let Some(key) = from("configMapKeyRef") {
-            page.line(3, format!("{name}:\t<set to the key '{}' of config map '{}'>\tOptional: {}", text(key, &["key"]), text(key, &["name"]), yes(key, &["optional"])));
+            page.line(
+                3,
+                format!("{name}:\t<set to the key '{}' of config map '{}'>\tOptional: {}", text(key, &["key"]), text(key, &["name"]), yes(key, &["optional"])),
+            );
         }
     }
 }
@@ -359,7 +365,10 @@ fn spread(page: &mut Page, all: &[Value], space: &str) {
     for (i, t) in sorted.into_iter().enumerate() {
         let selector = t.at(&["labelSelector"]).map(|s| format!(" for selector {}", format_selector(Some(s)))).unwrap_or_default();
         let lead = if i > 0 { format!("{space}\t") } else { String::new() };
-        page.line(0, format!("{lead}{}:{} when max skew {} is exceeded{selector}", text(t, &["topologyKey"]), text(t, &["whenUnsatisfiable"]), int(t, &["maxSkew"])));
+        page.line(
+            0,
+            format!("{lead}{}:{} when max skew {} is exceeded{selector}", text(t, &["topologyKey"]), text(t, &["whenUnsatisfiable"]), int(t, &["maxSkew"])),
+        );
     }
 }
 
@@ -373,7 +382,11 @@ mod tests {
         let http = json!({"httpGet": {"path": "/x", "port": 80, "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3});
         assert_eq!(probe(&http), "http-get http://:80/x delay=0s timeout=1s period=10s successThreshold=1 failureThreshold=3");
         let mut page = Page::default();
-        tolerations(&mut page, "Tolerations", &[json!({"key": "b", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}), json!({"operator": "Exists"})]);
+        tolerations(
+            &mut page,
+            "Tolerations",
+            &[json!({"key": "b", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}), json!({"operator": "Exists"})],
+        );
         assert_eq!(page.finish(), "Tolerations:  op=Exists\n              b:NoExecute op=Exists for 300s\n");
     }
 

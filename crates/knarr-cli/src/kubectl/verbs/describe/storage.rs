@@ -102,7 +102,10 @@ pub async fn claim(asker: &Asker<'_>, object: &Value) -> Result<String> {
         page.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
         for c in conditions {
             let (probed, changed) = (date(c.str_at(&["lastProbeTime"])), date(c.str_at(&["lastTransitionTime"])));
-            page.line(1, format!("{} \t{} \t{probed} \t{changed} \t{} \t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"])));
+            page.line(
+                1,
+                format!("{} \t{} \t{probed} \t{changed} \t{} \t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"])),
+            );
         }
     }
     page.events(asker.events(object).await.as_deref());
@@ -114,7 +117,9 @@ async fn users(asker: &Asker<'_>, claim: &Value) -> Result<Vec<String>> {
     let pods = asker.list(&known("pods").path(Some(text(claim, &["metadata", "namespace"])), None), &[]).await?;
     let name = text(claim, &["metadata", "name"]);
     let uses = |pod: &Value| pod.list_at(&["spec", "volumes"]).iter().any(|v| v.str_at(&["persistentVolumeClaim", "claimName"]) == Some(name));
-    let owns = |pod: &Value| claim.list_at(&["metadata", "ownerReferences"]).iter().any(|o| text(o, &["kind"]) == "Pod" && o.at(&["uid"]) == pod.at(&["metadata", "uid"]));
+    let owns = |pod: &Value| {
+        claim.list_at(&["metadata", "ownerReferences"]).iter().any(|o| text(o, &["kind"]) == "Pod" && o.at(&["uid"]) == pod.at(&["metadata", "uid"]))
+    };
     Ok(pods.iter().filter(|p| uses(p) || owns(p)).map(|p| text(p, &["metadata", "name"]).to_owned()).collect())
 }
 

@@ -24,31 +24,170 @@ type Source = (&'static str, &'static str, &'static [(&'static str, &'static str
 
 const SOURCES: &[Source] = &[
     ("hostPath", "HostPath (bare host directory volume)", &[("Path", "path", As::Text), ("HostPathType", "type", As::Or("<none>"))]),
-    ("emptyDir", "EmptyDir (a temporary directory that shares a pod's lifetime)", &[("Medium", "medium", As::Text), ("SizeLimit", "sizeLimit", As::Or("<unset>"))]),
-    ("gcePersistentDisk", "GCEPersistentDisk (a Persistent Disk resource in Google Compute Engine)", &[("PDName", "pdName", As::Text), ("FSType", "fsType", As::Text), ("Partition", "partition", As::Int), ("ReadOnly", "readOnly", As::Bool)]),
-    ("awsElasticBlockStore", "AWSElasticBlockStore (a Persistent Disk resource in AWS)", &[("VolumeID", "volumeID", As::Text), ("FSType", "fsType", As::Text), ("Partition", "partition", As::Int), ("ReadOnly", "readOnly", As::Bool)]),
-    ("gitRepo", "GitRepo (a volume that is pulled from git when the pod is created)", &[("Repository", "repository", As::Text), ("Revision", "revision", As::Text)]),
+    (
+        "emptyDir",
+        "EmptyDir (a temporary directory that shares a pod's lifetime)",
+        &[("Medium", "medium", As::Text), ("SizeLimit", "sizeLimit", As::Or("<unset>"))],
+    ),
+    (
+        "gcePersistentDisk",
+        "GCEPersistentDisk (a Persistent Disk resource in Google Compute Engine)",
+        &[("PDName", "pdName", As::Text), ("FSType", "fsType", As::Text), ("Partition", "partition", As::Int), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "awsElasticBlockStore",
+        "AWSElasticBlockStore (a Persistent Disk resource in AWS)",
+        &[("VolumeID", "volumeID", As::Text), ("FSType", "fsType", As::Text), ("Partition", "partition", As::Int), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "gitRepo",
+        "GitRepo (a volume that is pulled from git when the pod is created)",
+        &[("Repository", "repository", As::Text), ("Revision", "revision", As::Text)],
+    ),
     ("secret", "Secret (a volume populated by a Secret)", &[("SecretName", "secretName", As::Text), ("Optional", "optional", As::Bool)]),
     ("configMap", "ConfigMap (a volume populated by a ConfigMap)", &[("Name", "name", As::Text), ("Optional", "optional", As::Bool)]),
-    ("nfs", "NFS (an NFS mount that lasts the lifetime of a pod)", &[("Server", "server", As::Text), ("Path", "path", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("iscsi", "ISCSI (an ISCSI Disk resource that is attached to a kubelet's host machine and then exposed to the pod)", &[("TargetPortal", "targetPortal", As::Text), ("IQN", "iqn", As::Text), ("Lun", "lun", As::Int), ("ISCSIInterface", "iscsiInterface", As::Text), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool), ("Portals", "portals", As::List), ("DiscoveryCHAPAuth", "chapAuthDiscovery", As::Bool), ("SessionCHAPAuth", "chapAuthSession", As::Bool), ("SecretRef", "secretRef", As::Go), ("InitiatorName", "initiatorName", As::Or("<none>"))]),
-    ("glusterfs", "Glusterfs (a Glusterfs mount on the host that shares a pod's lifetime)", &[("EndpointsName", "endpoints", As::Text), ("Path", "path", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("persistentVolumeClaim", "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)", &[("ClaimName", "claimName", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("rbd", "RBD (a Rados Block Device mount on the host that shares a pod's lifetime)", &[("CephMonitors", "monitors", As::List), ("RBDImage", "image", As::Text), ("FSType", "fsType", As::Text), ("RBDPool", "pool", As::Text), ("RadosUser", "user", As::Text), ("Keyring", "keyring", As::Text), ("SecretRef", "secretRef", As::Go), ("ReadOnly", "readOnly", As::Bool)]),
-    ("quobyte", "Quobyte (a Quobyte mount on the host that shares a pod's lifetime)", &[("Registry", "registry", As::Text), ("Volume", "volume", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("azureDisk", "AzureDisk (an Azure Data Disk mount on the host and bind mount to the pod)", &[("DiskName", "diskName", As::Text), ("DiskURI", "diskURI", As::Text), ("Kind", "kind", As::Text), ("FSType", "fsType", As::Text), ("CachingMode", "cachingMode", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("vsphereVolume", "vSphereVolume (a Persistent Disk resource in vSphere)", &[("VolumePath", "volumePath", As::Text), ("FSType", "fsType", As::Text), ("StoragePolicyName", "storagePolicyName", As::Text)]),
-    ("cinder", "Cinder (a Persistent Disk resource in OpenStack)", &[("VolumeID", "volumeID", As::Text), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool), ("SecretRef", "secretRef", As::Go)]),
-    ("photonPersistentDisk", "PhotonPersistentDisk (a Persistent Disk resource in photon platform)", &[("PdID", "pdID", As::Text), ("FSType", "fsType", As::Text)]),
+    (
+        "nfs",
+        "NFS (an NFS mount that lasts the lifetime of a pod)",
+        &[("Server", "server", As::Text), ("Path", "path", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "iscsi",
+        "ISCSI (an ISCSI Disk resource that is attached to a kubelet's host machine and then exposed to the pod)",
+        &[
+            ("TargetPortal", "targetPortal", As::Text),
+            ("IQN", "iqn", As::Text),
+            ("Lun", "lun", As::Int),
+            ("ISCSIInterface", "iscsiInterface", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("ReadOnly", "readOnly", As::Bool),
+            ("Portals", "portals", As::List),
+            ("DiscoveryCHAPAuth", "chapAuthDiscovery", As::Bool),
+            ("SessionCHAPAuth", "chapAuthSession", As::Bool),
+            ("SecretRef", "secretRef", As::Go),
+            ("InitiatorName", "initiatorName", As::Or("<none>")),
+        ],
+    ),
+    (
+        "glusterfs",
+        "Glusterfs (a Glusterfs mount on the host that shares a pod's lifetime)",
+        &[("EndpointsName", "endpoints", As::Text), ("Path", "path", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "persistentVolumeClaim",
+        "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)",
+        &[("ClaimName", "claimName", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "rbd",
+        "RBD (a Rados Block Device mount on the host that shares a pod's lifetime)",
+        &[
+            ("CephMonitors", "monitors", As::List),
+            ("RBDImage", "image", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("RBDPool", "pool", As::Text),
+            ("RadosUser", "user", As::Text),
+            ("Keyring", "keyring", As::Text),
+            ("SecretRef", "secretRef", As::Go),
+            ("ReadOnly", "readOnly", As::Bool),
+        ],
+    ),
+    (
+        "quobyte",
+        "Quobyte (a Quobyte mount on the host that shares a pod's lifetime)",
+        &[("Registry", "registry", As::Text), ("Volume", "volume", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "azureDisk",
+        "AzureDisk (an Azure Data Disk mount on the host and bind mount to the pod)",
+        &[
+            ("DiskName", "diskName", As::Text),
+            ("DiskURI", "diskURI", As::Text),
+            ("Kind", "kind", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("CachingMode", "cachingMode", As::Text),
+            ("ReadOnly", "readOnly", As::Bool),
+        ],
+    ),
+    (
+        "vsphereVolume",
+        "vSphereVolume (a Persistent Disk resource in vSphere)",
+        &[("VolumePath", "volumePath", As::Text), ("FSType", "fsType", As::Text), ("StoragePolicyName", "storagePolicyName", As::Text)],
+    ),
+    (
+        "cinder",
+        "Cinder (a Persistent Disk resource in OpenStack)",
+        &[("VolumeID", "volumeID", As::Text), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool), ("SecretRef", "secretRef", As::Go)],
+    ),
+    (
+        "photonPersistentDisk",
+        "PhotonPersistentDisk (a Persistent Disk resource in photon platform)",
+        &[("PdID", "pdID", As::Text), ("FSType", "fsType", As::Text)],
+    ),
     ("portworxVolume", "PortworxVolume (a Portworx Volume resource)", &[("VolumeID", "volumeID", As::Text)]),
-    ("scaleIO", "ScaleIO (a persistent volume backed by a block device in ScaleIO)", &[("Gateway", "gateway", As::Text), ("System", "system", As::Text), ("Protection Domain", "protectionDomain", As::Text), ("Storage Pool", "storagePool", As::Text), ("Storage Mode", "storageMode", As::Text), ("VolumeName", "volumeName", As::Text), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
+    (
+        "scaleIO",
+        "ScaleIO (a persistent volume backed by a block device in ScaleIO)",
+        &[
+            ("Gateway", "gateway", As::Text),
+            ("System", "system", As::Text),
+            ("Protection Domain", "protectionDomain", As::Text),
+            ("Storage Pool", "storagePool", As::Text),
+            ("Storage Mode", "storageMode", As::Text),
+            ("VolumeName", "volumeName", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("ReadOnly", "readOnly", As::Bool),
+        ],
+    ),
     ("local", "LocalVolume (a persistent volume backed by local storage on a node)", &[("Path", "path", As::Text)]),
-    ("cephfs", "CephFS (a CephFS mount on the host that shares a pod's lifetime)", &[("Monitors", "monitors", As::List), ("Path", "path", As::Text), ("User", "user", As::Text), ("SecretFile", "secretFile", As::Text), ("SecretRef", "secretRef", As::Go), ("ReadOnly", "readOnly", As::Bool)]),
-    ("storageos", "StorageOS (a StorageOS Persistent Disk resource)", &[("VolumeName", "volumeName", As::Text), ("VolumeNamespace", "volumeNamespace", As::Text), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("fc", "FC (a Fibre Channel disk)", &[("TargetWWNs", "targetWWNs", As::List), ("LUN", "lun", As::Or("<none>")), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("azureFile", "AzureFile (an Azure File Service mount on the host and bind mount to the pod)", &[("SecretName", "secretName", As::Text), ("ShareName", "shareName", As::Text), ("ReadOnly", "readOnly", As::Bool)]),
-    ("flexVolume", "FlexVolume (a generic volume resource that is provisioned/attached using an exec based plugin)", &[("Driver", "driver", As::Text), ("FSType", "fsType", As::Text), ("SecretRef", "secretRef", As::Go), ("ReadOnly", "readOnly", As::Bool), ("Options", "options", As::Go)]),
-    ("flocker", "Flocker (a Flocker volume mounted by the Flocker agent)", &[("DatasetName", "datasetName", As::Text), ("DatasetUUID", "datasetUUID", As::Text)]),
+    (
+        "cephfs",
+        "CephFS (a CephFS mount on the host that shares a pod's lifetime)",
+        &[
+            ("Monitors", "monitors", As::List),
+            ("Path", "path", As::Text),
+            ("User", "user", As::Text),
+            ("SecretFile", "secretFile", As::Text),
+            ("SecretRef", "secretRef", As::Go),
+            ("ReadOnly", "readOnly", As::Bool),
+        ],
+    ),
+    (
+        "storageos",
+        "StorageOS (a StorageOS Persistent Disk resource)",
+        &[
+            ("VolumeName", "volumeName", As::Text),
+            ("VolumeNamespace", "volumeNamespace", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("ReadOnly", "readOnly", As::Bool),
+        ],
+    ),
+    (
+        "fc",
+        "FC (a Fibre Channel disk)",
+        &[("TargetWWNs", "targetWWNs", As::List), ("LUN", "lun", As::Or("<none>")), ("FSType", "fsType", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "azureFile",
+        "AzureFile (an Azure File Service mount on the host and bind mount to the pod)",
+        &[("SecretName", "secretName", As::Text), ("ShareName", "shareName", As::Text), ("ReadOnly", "readOnly", As::Bool)],
+    ),
+    (
+        "flexVolume",
+        "FlexVolume (a generic volume resource that is provisioned/attached using an exec based plugin)",
+        &[
+            ("Driver", "driver", As::Text),
+            ("FSType", "fsType", As::Text),
+            ("SecretRef", "secretRef", As::Go),
+            ("ReadOnly", "readOnly", As::Bool),
+            ("Options", "options", As::Go),
+        ],
+    ),
+    (
+        "flocker",
+        "Flocker (a Flocker volume mounted by the Flocker agent)",
+        &[("DatasetName", "datasetName", As::Text), ("DatasetUUID", "datasetUUID", As::Text)],
+    ),
     ("image", "Image (a container image or OCI artifact)", &[("Reference", "reference", As::Text), ("PullPolicy", "pullPolicy", As::Text)]),
 ];
 
@@ -125,7 +264,13 @@ fn container_storage(page: &mut Page, csi: &Value) {
     page.field(2, "FSType", text(csi, &["fsType"]));
     page.some(2, "VolumeHandle", csi.str_at(&["volumeHandle"]));
     page.field(2, "ReadOnly", yes(csi, &["readOnly"]));
-    let pairs: Vec<String> = csi.at(&["volumeAttributes"]).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    let pairs: Vec<String> = csi
+        .at(&["volumeAttributes"])
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
     page.part(2, "VolumeAttributes:\t");
     if pairs.is_empty() {
         page.line(0, "<none>");

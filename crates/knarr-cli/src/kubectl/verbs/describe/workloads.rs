@@ -92,7 +92,11 @@ pub async fn deployment(asker: &Asker<'_>, object: &Value) -> Result<String> {
     page.field(0, "StrategyType", text(object, &["spec", "strategy", "type"]));
     page.field(0, "MinReadySeconds", int(object, &["spec", "minReadySeconds"]));
     if let Some(rolling) = object.at(&["spec", "strategy", "rollingUpdate"]) {
-        page.field(0, "RollingUpdateStrategy", format!("{} max unavailable, {} max surge", or(rolling, &["maxUnavailable"], "0"), or(rolling, &["maxSurge"], "0")));
+        page.field(
+            0,
+            "RollingUpdateStrategy",
+            format!("{} max unavailable, {} max surge", or(rolling, &["maxUnavailable"], "0"), or(rolling, &["maxSurge"], "0")),
+        );
     }
     template(&mut page, object);
     conditions(&mut page, object);
@@ -169,7 +173,13 @@ fn claims(page: &mut Page, templates: &[Value]) {
         page.field(1, "Name", text(claim, &["metadata", "name"]));
         page.field(1, "StorageClass", text(claim, &["spec", "storageClassName"]));
         for (title, key) in [("Labels", "labels"), ("Annotations", "annotations")] {
-            let pairs: Vec<String> = claim.at(&["metadata", key]).and_then(Value::as_object).into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+            let pairs: Vec<String> = claim
+                .at(&["metadata", key])
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+                .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+                .collect();
             page.part(0, format!("  {title}:\t"));
             if pairs.is_empty() {
                 page.line(0, "<none>");
@@ -257,7 +267,11 @@ pub async fn cron_job(asker: &Asker<'_>, object: &Value) -> String {
     page.field(0, "Failed Job History Limit", or(object, &["spec", "failedJobsHistoryLimit"], "<unset>"));
     page.field(0, "Starting Deadline Seconds", object.i64_at(&["spec", "startingDeadlineSeconds"]).map_or_else(|| "<unset>".into(), |s| format!("{s}s")));
     let job = object.at(&["spec", "jobTemplate"]).unwrap_or(&Value::Null);
-    page.field(0, "Selector", if job.at(&["spec", "selector"]).is_some() { selector_of(job).map(|s| s.to_string()).unwrap_or_default() } else { "<unset>".into() });
+    page.field(
+        0,
+        "Selector",
+        if job.at(&["spec", "selector"]).is_some() { selector_of(job).map(|s| s.to_string()).unwrap_or_default() } else { "<unset>".into() },
+    );
     page.field(0, "Parallelism", or(job, &["spec", "parallelism"], "<unset>"));
     page.field(0, "Completions", or(job, &["spec", "completions"], "<unset>"));
     page.some(0, "Active Deadline Seconds", job.i64_at(&["spec", "activeDeadlineSeconds"]).map(|s| format!("{s}s")));
@@ -280,7 +294,8 @@ pub async fn disruption_budget(asker: &Asker<'_>, object: &Value) -> String {
     }
     page.field(0, "Selector", object.at(&["spec", "selector"]).map_or_else(|| "<unset>".into(), |s| format_selector(Some(s))));
     page.line(0, "Status:");
-    for (title, key) in [("Allowed disruptions", "disruptionsAllowed"), ("Current", "currentHealthy"), ("Desired", "desiredHealthy"), ("Total", "expectedPods")] {
+    for (title, key) in [("Allowed disruptions", "disruptionsAllowed"), ("Current", "currentHealthy"), ("Desired", "desiredHealthy"), ("Total", "expectedPods")]
+    {
         page.field(2, title, int(object, &["status", key]));
     }
     page.events(asker.events(object).await.as_deref());
@@ -305,13 +320,19 @@ pub async fn autoscaler(asker: &Asker<'_>, object: &Value) -> String {
         direction(&mut page, "Scale Up", behavior.at(&["scaleUp"]));
         direction(&mut page, "Scale Down", behavior.at(&["scaleDown"]));
     }
-    page.field(0, &format!("{} pods", target("kind")), format!("{} current / {} desired", int(object, &["status", "currentReplicas"]), int(object, &["status", "desiredReplicas"])));
+    page.field(
+        0,
+        &format!("{} pods", target("kind")),
+        format!("{} current / {} desired", int(object, &["status", "currentReplicas"]), int(object, &["status", "desiredReplicas"])),
+    );
     let conditions = object.list_at(&["status", "conditions"]);
     if !conditions.is_empty() {
         page.line(0, "Conditions:");
         page.line(1, "Type\tStatus\tReason\tMessage");
         page.line(1, "----\t------\t------\t-------");
-        conditions.iter().for_each(|c| page.line(1, format!("{}\t{}\t{}\t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"]))));
+        conditions
+            .iter()
+            .for_each(|c| page.line(1, format!("{}\t{}\t{}\t{}", text(c, &["type"]), text(c, &["status"]), text(c, &["reason"]), text(c, &["message"]))));
     }
     page.events(asker.events(object).await.as_deref());
     page.finish()
@@ -328,11 +349,20 @@ fn metric_line(metric: &Value, current: &Value) -> String {
                 None => format!("{} (target value):\t{} / {}", quoted(m), now("external", "value"), or(m, &["target", "value"], "<nil>")),
             }
         }
-        "Pods" => format!("{} on pods:\t{} / {}", quoted(&metric["pods"]), now("pods", "averageValue"), or(metric, &["pods", "target", "averageValue"], "<nil>")),
+        "Pods" => {
+            format!("{} on pods:\t{} / {}", quoted(&metric["pods"]), now("pods", "averageValue"), or(metric, &["pods", "target", "averageValue"], "<nil>"))
+        }
         "Object" => {
             let m = &metric["object"];
             let (what, key) = if text(m, &["target", "type"]) == "AverageValue" { ("average value", "averageValue") } else { ("value", "value") };
-            format!("\"{}\" on {}/{} (target {what}):\t{} / {}", text(m, &["metric", "name"]), text(m, &["describedObject", "kind"]), text(m, &["describedObject", "name"]), now("object", key), or(m, &["target", key], "<nil>"))
+            format!(
+                "\"{}\" on {}/{} (target {what}):\t{} / {}",
+                text(m, &["metric", "name"]),
+                text(m, &["describedObject", "kind"]),
+                text(m, &["describedObject", "name"]),
+                now("object", key),
+                or(m, &["target", key], "<nil>")
+            )
         }
         kind @ ("Resource" | "ContainerResource") => {
             let key = if kind == "Resource" { "resource" } else { "containerResource" };
@@ -342,7 +372,8 @@ fn metric_line(metric: &Value, current: &Value) -> String {
             if let Some(wanted) = m.at(&["target", "averageValue"]) {
                 return format!("{lead}:\t{} / {}", now(key, "averageValue"), go::sprint(wanted));
             }
-            let used = current.i64_at(&[key, "current", "averageUtilization"]).map_or_else(|| "<unknown>".into(), |u| format!("{u}% ({})", now(key, "averageValue")));
+            let used =
+                current.i64_at(&[key, "current", "averageUtilization"]).map_or_else(|| "<unknown>".into(), |u| format!("{u}% ({})", now(key, "averageValue")));
             let wanted = m.i64_at(&["target", "averageUtilization"]).map_or_else(|| "<auto>".into(), |u| format!("{u}%"));
             format!("{lead}  (as a percentage of request):\t{used} / {wanted}")
         }
@@ -362,7 +393,9 @@ fn direction(page: &mut Page, title: &str, rules: Option<&Value>) {
     }
     page.line(2, format!("Select Policy: {}", or(rules, &["selectPolicy"], "Max")));
     page.line(2, "Policies:");
-    policies.iter().for_each(|p| page.line(3, format!("- Type: {}\tValue: {}\tPeriod: {} seconds", text(p, &["type"]), int(p, &["value"]), int(p, &["periodSeconds"]))));
+    policies
+        .iter()
+        .for_each(|p| page.line(3, format!("- Type: {}\tValue: {}\tPeriod: {} seconds", text(p, &["type"]), int(p, &["value"]), int(p, &["periodSeconds"]))));
 }
 
 #[cfg(test)]
