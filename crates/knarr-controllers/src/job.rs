@@ -36,7 +36,7 @@ use crate::quantities::nonzero;
 use backoff::Backoff;
 use plan::{Action, Sync, condition, number};
 use pod::{JobPod, TRACKING, is_suspended};
-pub use view::JobView;
+pub use view::{End, JobView};
 
 const OWN: &str = "jobs";
 /// Pauses of a Job whose round failed.

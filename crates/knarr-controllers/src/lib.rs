@@ -17,8 +17,10 @@ pub mod ownership;
 pub mod pods;
 
 mod batch;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbagecollector;
 mod hash;
@@ -64,6 +66,8 @@ pub fn start_all(context: &ControllerContext) {
     taint_eviction::start(context);
     ttl::start(context);
     job::start(context);
+    cronjob::start(context);
+    disruption::start(context, &census.resources);
     ttl_after_finished::start(context);
     volumes::start(context);
 }

@@ -1,5 +1,8 @@
 //! Cron schedules: five fields or a descriptor, as `github.com/robfig/cron` reads them, with its error texts.
 
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use knarr_core::field::go_quote;
 
 use super::timezone;
@@ -21,6 +24,49 @@ pub struct Days {
     pub of_week: u64,
     /// Both were written as something else than `*`: one of them is enough.
     pub either: bool,
+}
+
+const NANOSECONDS: i64 = 1_000_000_000;
+/// A schedule that is not due within so many years (the 31st of February) never is.
+const SEARCH_YEARS: i32 = 5;
+
+/// The minutes of the calendar that a schedule allows.
+struct Due {
+    minute: u64,
+    hour: u64,
+    day: Days,
+    month: u64,
+}
+
+impl Due {
+    /// The first minute from `wall` on; none up to `end`.
+    fn first_from(&self, wall: DateTime, end: DateTime) -> Option<DateTime> {
+        let mut wall = wall;
+        while wall <= end {
+            wall = if !has(self.month, wall.month()) {
+                wall.date().first_of_month().checked_add(1.month()).ok()?.into()
+            } else if !self.on(wall.date()) {
+                wall.date().tomorrow().ok()?.into()
+            } else if !has(self.hour, wall.hour()) {
+                wall.date().at(wall.hour(), 0, 0, 0).checked_add(1.hour()).ok()?
+            } else if !has(self.minute, wall.minute()) {
+                wall.checked_add(1.minute()).ok()?
+            } else {
+                return Some(wall);
+            };
+        }
+        None
+    }
+
+    fn on(&self, date: Date) -> bool {
+        let of_month = has(self.day.of_month, date.day());
+        let of_week = has(self.day.of_week, date.weekday().to_sunday_zero_offset());
+        if self.day.either { of_month || of_week } else { of_month && of_week }
+    }
+}
+
+fn has(bits: u64, value: i8) -> bool {
+    bits >> value & 1 == 1
 }
 
 /// Set in a field that was written as `*` or `?`.
@@ -57,6 +103,37 @@ impl Schedule {
             return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
         };
         Ok(Self::of(field(minute, &MINUTES)?, field(hour, &HOURS)?, field(day, &DAYS)?, field(month, &MONTHS)?, field(weekday, &WEEKDAYS)?))
+    }
+
+    /// The time zone that a leading `TZ=` or `CRON_TZ=` names.
+    pub fn written_zone(text: &str) -> Option<TimeZone> {
+        let rest = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ="))?;
+        timezone::find(rest.split(' ').next()?)
+    }
+
+    /// The first time after `after` at which the schedule is due in that time zone; none within the next five years.
+    ///
+    /// A wall time that a clock change skips is due right after the gap, one that comes twice is due the first time.
+    pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        match *self {
+            Self::Every(nanoseconds) => {
+                let seconds = (nanoseconds / NANOSECONDS).max(1);
+                let whole = Timestamp::from_second(after.as_second()).ok()?;
+                whole.checked_add(SignedDuration::from_secs(seconds)).ok()
+            }
+            Self::Fields { minute, hour, day, month } => {
+                let due = Due { minute, hour, day, month };
+                let mut wall = zone.to_datetime(after).with().second(0).subsec_nanosecond(0).build().ok()?;
+                let end = wall.checked_add(SEARCH_YEARS.years()).ok()?;
+                loop {
+                    wall = due.first_from(wall.checked_add(1.minute()).ok()?, end)?;
+                    let at = zone.to_timestamp(wall).ok()?;
+                    if at > after {
+                        return Some(at);
+                    }
+                }
+            }
+        }
     }
 
     fn of(minute: u64, hour: u64, of_month: u64, month: u64, of_week: u64) -> Self {
@@ -215,6 +292,24 @@ mod tests {
         assert_eq!(Schedule::parse("@every 1h30m"), Ok(Schedule::Every(5_400_000_000_000)));
         assert_eq!(Schedule::parse("@hourly"), Schedule::parse("0 * * * *"));
         assert!(Schedule::parse("TZ=Europe/Berlin 0 0 * * *").is_ok());
+    }
+
+    #[test]
+    fn the_next_time_is_found_in_its_time_zone() {
+        for (schedule, zone, after, wanted) in [
+            ("*/15 * * * *", "UTC", "2026-01-01T00:00:00Z", "2026-01-01T00:15:00Z"),
+            ("0 0 1 1 *", "UTC", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+            ("30 2 29 2 *", "UTC", "2026-03-01T00:00:00Z", "2028-02-29T02:30:00Z"),
+            ("0 9 13 * 5", "UTC", "2026-02-01T00:00:00Z", "2026-02-06T09:00:00Z"),
+            ("0 9 * * *", "Europe/Berlin", "2026-07-01T12:00:00Z", "2026-07-02T07:00:00Z"),
+            ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z", "2026-03-29T01:30:00Z"),
+            ("@every 90s", "UTC", "2026-01-01T00:00:00.5Z", "2026-01-01T00:01:30Z"),
+        ] {
+            let zone = timezone::find(zone).unwrap();
+            assert_eq!(Schedule::parse(schedule).unwrap().next(after.parse().unwrap(), &zone), Some(wanted.parse().unwrap()), "{schedule}");
+        }
+        let never = Schedule::parse("0 0 31 2 *").unwrap();
+        assert_eq!(never.next("2026-01-01T00:00:00Z".parse().unwrap(), &TimeZone::UTC), None);
     }
 
     #[test]
