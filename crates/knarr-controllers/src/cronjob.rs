@@ -117,8 +117,7 @@ impl Controller {
                 round.status.last_successful_time = succeeded.map(Time);
             }
         }
-        let gone: Vec<ObjectReference> =
-            active(&round.status).filter(|r| !jobs.iter().any(|j| Some(&*j.view.uid) == r.uid.as_deref())).cloned().collect();
+        let gone: Vec<ObjectReference> = active(&round.status).filter(|r| !jobs.iter().any(|j| Some(&*j.view.uid) == r.uid.as_deref())).cloned().collect();
         for job in gone {
             let text = format!("Active job went missing: {}", job.name.unwrap_or_default());
             self.recorder.event(&round.about, EventKind::Normal, "MissingJob", text);
@@ -218,10 +217,7 @@ impl Controller {
 
     /// Deletes Jobs beyond the number that is to be kept, the oldest first.
     async fn clean_up(&self, round: &Round, jobs: &[JobItem]) -> Result<()> {
-        let limits = [
-            (job::End::Complete, round.spec.successful_jobs_history_limit),
-            (job::End::Failed, round.spec.failed_jobs_history_limit),
-        ];
+        let limits = [(job::End::Complete, round.spec.successful_jobs_history_limit), (job::End::Failed, round.spec.failed_jobs_history_limit)];
         for (end, limit) in limits {
             let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else { continue };
             let mut ended: Vec<&JobItem> = jobs.iter().filter(|j| j.view.end.is_some_and(|(e, _)| e == end)).collect();

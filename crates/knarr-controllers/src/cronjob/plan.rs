@@ -32,9 +32,7 @@ impl Timetable {
         let schedule = Schedule::parse(&spec.schedule)
             .map_err(|problem| refused("UnparseableSchedule", format!("unparseable schedule: {:?} : {problem}", spec.schedule)))?;
         let zone = match spec.time_zone.as_deref() {
-            Some(name) => {
-                timezone::find(name).ok_or_else(|| refused("UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}")))?
-            }
+            Some(name) => timezone::find(name).ok_or_else(|| refused("UnknownTimeZone", format!("invalid timeZone: {name:?}: unknown time zone {name}")))?,
             None => Schedule::written_zone(&spec.schedule).unwrap_or(TimeZone::UTC),
         };
         Ok(Self { schedule, zone })
