@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use knarr_client::informer::{Reflector, Sink};
 use knarr_client::{Client, Query, read};
 use knarr_core::api::EventType;
@@ -17,12 +17,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Refusal;
+use crate::allocations::{Allocations, Given};
 use crate::config::AgentConfig;
 use crate::context::Context;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
+use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pod::actor::{Actor, Handle, Message};
 use crate::pod::observed::labels;
@@ -124,6 +127,8 @@ impl Agent {
             env: parts.env,
             events: parts.events,
             machine,
+            node: NodeView::new(config.labels.clone(), config.taints.clone()),
+            allocations: Allocations::default(),
             config,
         });
         Self { context, pods: Arc::default(), stop, actors: JoinSet::new() }
@@ -246,9 +251,9 @@ impl Agent {
             }
         };
         let fresh = observed.sandboxes.is_empty() && observed.containers.is_empty();
-        let rejection = if fresh { crate::admission::check(&self.context, &self.pods, &pod) } else { None };
+        let (given, rejection) = self.allocate(pod.clone(), fresh).await;
         let uid = pod.uid().to_owned();
-        let (actor, handle) = Actor::new(self.context.clone(), pod, observed, rejection);
+        let (actor, handle) = Actor::new(self.context.clone(), given, observed, rejection);
         self.pods.0.write().insert(uid.clone(), handle.clone());
         let context = self.context.clone();
         self.actors.spawn(async move {
@@ -257,6 +262,32 @@ impl Agent {
             clear(&context, &pod).await;
             uid
         });
+    }
+
+    /// Gives a pod its share of the node, or tells why it cannot have it. A pod that has run here before has been admitted.
+    async fn allocate(&self, pod: Arc<Pod>, fresh: bool) -> (Given, Option<(String, String)>) {
+        let over = matches!(pod.status().phase.as_deref(), Some("Succeeded" | "Failed"));
+        if over || pod.is_deleting() {
+            return (Given { pod, pending: None }, None);
+        }
+        if !fresh {
+            return (self.context.allocations.take_over(&self.context, &pod), None);
+        }
+        let mut verdict = self.context.allocations.admit(&self.context, &pod);
+        if verdict.as_ref().is_err_and(Refusal::is_about_affinity) {
+            // The labels that we know may be old.
+            match self.context.client.all::<Node>().get(&self.context.config.node_name).await {
+                Ok(node) => {
+                    self.context.node.see(&node);
+                    verdict = self.context.allocations.admit(&self.context, &pod);
+                }
+                Err(error) => tracing::warn!(%error, "cannot read the node's labels"),
+            }
+        }
+        match verdict {
+            Ok(given) => (given, None),
+            Err(refusal) => (Given { pod, pending: None }, Some((refusal.reason, refusal.message))),
+        }
     }
 
     async fn dispatch(&self, event: std::result::Result<RuntimeEvent, broadcast::error::RecvError>) {

@@ -52,6 +52,8 @@ impl World {
         config.pod_log_dir = self.dir.path().join("pods");
         config.container_log_dir = self.dir.path().join("containers");
         config.resolv_conf = None;
+        config.eviction_hard.clear();
+        config.image_gc_high_percent = 101;
         config.cluster_dns = vec!["10.96.0.10".parse().unwrap()];
         let parts = Parts {
             client: Client::new(Arc::new(crate::testing::MergesStatus(self.api.clone()))),

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Pods;
 use crate::context::Context;
-use crate::node::{Pressure, Registrar, keep_lease};
+use crate::node::{Registrar, keep_lease};
 use crate::server::{self, Server};
 
 /// Starts everything. It ends with `tasks`.
@@ -23,9 +23,11 @@ pub async fn start(context: &Arc<Context>, pods: &Arc<Pods>, tasks: &mut JoinSet
         let server = Arc::new(Server { context: context.clone(), pods: pods.clone(), auth: Default::default(), stats: Default::default() });
         tasks.spawn(server::serve(server, listener, serving, stop));
     }
-    let (_pressure, pressed) = watch::channel(Pressure::default());
-    let registrar = Registrar { context: context.clone(), port, pressure: pressed, changed: Arc::new(Notify::new()) };
+    let registrar = Registrar { context: context.clone(), port, changed: Arc::new(Notify::new()) };
     tasks.spawn(registrar.run());
     tasks.spawn(keep_lease(context.clone()));
+    tasks.spawn(crate::eviction::run(context.clone(), pods.clone()));
+    tasks.spawn(crate::images::collect::run(context.clone()));
+    tasks.spawn(crate::logs::rotate::run(context.clone(), pods.clone()));
     Ok(())
 }

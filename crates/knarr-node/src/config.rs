@@ -9,6 +9,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use knarr_core::quantity::Quantity;
 
+/// Upstream's signals. Its parts of the disk (10 and 15 of a hundred) are many gigabytes on a developer's machine, so these are smaller.
+const EVICTION_HARD: [(&str, &str); 5] =
+    [("memory.available", "100Mi"), ("nodefs.available", "5%"), ("nodefs.inodesFree", "5%"), ("imagefs.available", "5%"), ("imagefs.inodesFree", "5%")];
+
 /// TLS of the node API.
 #[derive(Clone)]
 pub struct ServingConfig {
@@ -48,12 +52,16 @@ pub struct AgentConfig {
     pub taints: Vec<Taint>,
     pub provider_id: Option<String>,
     pub max_pods: u32,
+    /// Kernel parameters that pods may set besides the safe ones; a trailing `*` is a prefix.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Processes per pod; absent: no limit.
     pub pod_pids_limit: Option<i64>,
     /// What pods cannot use, by resource name.
     pub reserved: BTreeMap<String, Quantity>,
     /// Overrides what is read from the machine (simulated nodes), by resource name.
     pub capacity: BTreeMap<String, Quantity>,
+    /// The least that has to be left of memory, disk and process ids, by signal: an amount or a percentage (`evictionHard`).
+    pub eviction_hard: BTreeMap<String, String>,
     pub image_gc_high_percent: u8,
     pub image_gc_low_percent: u8,
     /// Images younger than this are kept.
@@ -88,9 +96,11 @@ impl AgentConfig {
             taints: Vec::new(),
             provider_id: None,
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             pod_pids_limit: None,
             reserved: BTreeMap::new(),
             capacity: BTreeMap::new(),
+            eviction_hard: EVICTION_HARD.map(|(signal, least)| (signal.to_owned(), least.to_owned())).into(),
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_gc_min_age: Duration::from_secs(120),

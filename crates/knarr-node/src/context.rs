@@ -7,11 +7,13 @@ use knarr_client::Client;
 use knarr_core::clock::Env;
 use knarr_runtime::cri::Runtime;
 
+use crate::allocations::Allocations;
 use crate::config::AgentConfig;
 use crate::events::Recorder;
 use crate::images::Images;
 use crate::machine::Machine;
 use crate::network::PodNetwork;
+use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pod::spec::ResourceList;
 use crate::services::Services;
@@ -31,6 +33,8 @@ pub struct Context {
     pub services: Services,
     pub images: Images,
     pub machine: Machine,
+    pub node: NodeView,
+    pub allocations: Allocations,
     pub started: Timestamp,
 }
 

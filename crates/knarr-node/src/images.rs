@@ -1,6 +1,7 @@
 //! Images for containers: looked up, pulled as the policy says, with the credentials that the pod and the node have, and
 //! with growing pauses after failures (upstream: `pkg/kubelet/images`, `pkg/credentialprovider`).
 
+pub mod collect;
 mod credentials;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ struct Failed {
 #[derive(Default)]
 pub struct Images {
     failed: Mutex<BTreeMap<(String, String), Failed>>,
+    /// When each image was seen first and used last.
+    known: Mutex<BTreeMap<String, (Timestamp, Timestamp)>>,
     /// Image id to the credentials that pulled it; no entry: everybody may use it.
     restricted: Mutex<BTreeMap<String, Vec<String>>>,
 }

@@ -10,12 +10,14 @@
 
 pub mod admission;
 pub mod agent;
+pub mod allocations;
 mod background;
 pub mod backoff;
 pub mod config;
 pub mod container;
 pub mod context;
 pub mod events;
+pub mod eviction;
 pub mod fake;
 pub mod images;
 mod lifecycle;

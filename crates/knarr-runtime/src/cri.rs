@@ -107,6 +107,12 @@ pub struct Mount {
     pub read_only: bool,
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    /// Id of an image whose files are mounted instead of `host_path`; nothing of it can be written or executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Only this folder or file of the image.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image_sub_path: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod resource_quota;
+mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod taint_nodes;
@@ -105,6 +106,7 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(default_class::DefaultClass::storage(with())),
         Arc::new(default_class::DefaultClass::ingress(with())),
+        Arc::new(runtime_class::RuntimeClass(with())),
         Arc::new(resource_quota::ResourceQuota::new(with())),
     ]
 }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::{self, Target, Tls};
-use super::{Connect, Streaming};
+use super::{Connect, Streaming, log_socket};
 use crate::admission::Objects;
 use crate::http::{Body, RequestBody};
 
@@ -81,6 +81,15 @@ impl Streaming for Backend {
         }
         let target = target::resolve(self.objects.as_ref(), &connect.info, &raw_path, &raw_query)?;
         let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        if connect.info.subresource == "log" && log_socket::is_asked_for(request.headers()) {
+            let asked = request.headers().clone();
+            request.headers_mut().remove(UPGRADE);
+            let answer = self.dial(&target, outgoing(request, &target)?).await?;
+            return match client.filter(|_| answer.status().is_success()) {
+                Some(client) => log_socket::answer(&asked, client, answer),
+                None => Ok(incoming(answer, &target)),
+            };
+        }
         let mut answer = self.dial(&target, outgoing(request, &target)?).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };

@@ -37,6 +37,8 @@ pub struct Making<'a> {
     /// The pod's addresses.
     pub ips: &'a [String],
     pub volumes: &'a MountedVolumes,
+    /// Images of the pod's image volumes that this container mounts, by volume.
+    pub image_volumes: &'a BTreeMap<String, Ready>,
     /// Container id whose processes an ephemeral container wants to see.
     pub target: Option<String>,
 }
@@ -218,6 +220,12 @@ fn volume_mounts(making: &Making<'_>, dir: &Path, envs: &BTreeMap<String, String
         let volume = making.volumes.get(&mount.name).filter(|v| !v.block);
         let volume = volume.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, container.name))?;
         let sub_path = sub_path_of(mount, envs)?;
+        if let Some(image) = making.image_volumes.get(&mount.name) {
+            subpath::check(&sub_path)?;
+            let container_path = Path::new("/").join(&mount.mount_path);
+            mounts.push(Mount { container_path, read_only: true, image: Some(image.id.clone()), image_sub_path: sub_path, ..Default::default() });
+            continue;
+        }
         let host_path = if sub_path.is_empty() {
             volume.path.clone()
         } else {
@@ -234,6 +242,7 @@ fn volume_mounts(making: &Making<'_>, dir: &Path, envs: &BTreeMap<String, String
             read_only: mount.read_only == Some(true) || volume.read_only,
             recursive_read_only: recursive_read_only(mount)?,
             propagation: propagation(mount)?,
+            ..Default::default()
         });
     }
     Ok(mounts)

@@ -3,3 +3,4 @@
 pub mod cri;
 pub mod links;
 pub mod read;
+pub mod rotate;

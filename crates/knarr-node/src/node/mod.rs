@@ -3,8 +3,10 @@
 
 mod lease;
 mod status;
+mod view;
 
 pub use lease::keep as keep_lease;
+pub use view::NodeView;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use knarr_client::{Patch, client::tree};
 use knarr_core::{Status, json};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::context::Context;
 use crate::events::{Level, node_reference};
@@ -40,17 +42,17 @@ pub struct Pressure {
 pub struct Registrar {
     pub context: Arc<Context>,
     pub port: u16,
-    pub pressure: watch::Receiver<Pressure>,
     pub changed: Arc<Notify>,
 }
 
 impl Registrar {
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         self.register().await;
         let name = self.context.config.node_name.clone();
         self.context.events.record(node_reference(&name, None), Level::Normal, "Starting", "Starting kubelet.");
         let mut told_at: Option<Timestamp> = None;
         let mut network = self.context.network.problem();
+        let mut pressure = self.context.node.pressure();
         loop {
             match self.tell(told_at).await {
                 Ok(true) => told_at = Some(self.context.env.now()),
@@ -62,7 +64,7 @@ impl Registrar {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = self.changed.notified() => {}
                 Ok(()) = network.changed() => {}
-                Ok(()) = self.pressure.changed() => {}
+                Ok(()) = pressure.changed() => {}
             }
         }
     }
@@ -130,7 +132,7 @@ impl Registrar {
             context: &self.context,
             port: self.port,
             images: self.context.runtime.list_images().await.unwrap_or_default(),
-            pressure: self.pressure.borrow().clone(),
+            pressure: self.context.node.pressure().borrow().clone(),
             network_problem: self.context.network.problem().borrow().clone(),
             now: self.context.env.now(),
         }
@@ -141,6 +143,7 @@ impl Registrar {
         let nodes = self.context.client.all::<Node>();
         let name = &self.context.config.node_name;
         let node = nodes.get(name).await?;
+        self.context.node.see(&node);
         let old = node.status.clone().unwrap_or_default();
         let new = node_status(&self.facts().await, &old);
         let due = told_at.is_none_or(|at| Duration::try_from(self.context.env.now().duration_since(at)).is_ok_and(|age| age >= REPORT_EVERY));

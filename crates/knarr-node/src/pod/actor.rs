@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use knarr_core::{Object, Status};
-use knarr_runtime::cri::{RuntimeEvent, SandboxStatus};
+use knarr_runtime::cri::{Resources, RuntimeEvent, SandboxStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,9 +22,11 @@ use super::decide::{self, Plan, View};
 use super::kill;
 use super::look;
 use super::observed::{Observed, ProbeKind, Verdicts};
+use super::resize::Resize;
 use super::spec::PodExt;
 use super::start::Progress;
 use super::status::{self, Input};
+use crate::allocations::{Given, same_resources};
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::events::{Level, pod_reference};
@@ -51,6 +53,8 @@ pub enum Message {
         reason: String,
         message: String,
         grace: Duration,
+        /// The node could not bear the pod: `DisruptionTarget` is told.
+        disrupts: bool,
     },
     /// Something that the pod waits for may have changed.
     Wake,
@@ -58,12 +62,13 @@ pub enum Message {
 
 /// What the actor's own work brings back.
 pub(super) enum Done {
-    Sandbox(Result<SandboxStatus, String>),
+    /// The sandbox, and what its cgroup was set to.
+    Sandbox(Result<SandboxStatus, String>, Resources),
     Pass(Progress),
     Killed(String, Result<(), String>),
     PodKilled(Result<(), String>),
     Cleaned(Result<(), String>),
-    Resized(String, Result<(), String>),
+    Resized(Result<(BTreeMap<String, ResourceRequirements>, Resources), String>),
     Removed(Vec<String>),
     Written(Result<Object, Status>),
     Deleted(Result<(), Status>),
@@ -109,21 +114,25 @@ pub struct Actor {
     pub(super) blocked: BTreeMap<String, Timestamp>,
     pub(super) forced: BTreeSet<String>,
     pub(super) actuated: BTreeMap<String, ResourceRequirements>,
-    pub(super) resize_conditions: Vec<PodCondition>,
+    pub(super) resize: Resize,
+    allocated: watch::Receiver<()>,
     pub(super) stage: Stage,
     pub(super) volumes: Option<Arc<MountedVolumes>>,
     pub(super) keeper: Option<Keeper>,
     pub(super) making_sandbox: bool,
     pub(super) sandbox_retry: Option<Timestamp>,
     pub(super) pass: Option<Ends>,
+    /// The version of the pod whose containers are being started.
+    pub(super) starting: Option<Arc<Pod>>,
     pub(super) killing: BTreeSet<String>,
-    pub(super) resizing: BTreeSet<String>,
     pub(super) removing: bool,
     pub(super) probes: BTreeMap<(String, ProbeKind), Ends>,
     /// When the pod's containers have to be gone, while it is being ended.
     pub(super) deadline: Option<watch::Sender<Instant>>,
     /// The pod has failed as a whole, for this reason.
     pub(super) failure: Option<(String, String)>,
+    /// Why the node had to end the pod.
+    disruption: Option<String>,
     pub(super) gone: bool,
     pub(super) status: Arc<PodStatus>,
     pub(super) writing: bool,
@@ -154,7 +163,8 @@ pub struct Handle {
 impl Actor {
     /// Makes the actor of a pod that may run already (`observed`), and the ways to it. A `rejection` (reason, message) makes it
     /// fail at once. The caller runs it.
-    pub fn new(context: Arc<Context>, pod: Arc<Pod>, observed: Observed, rejection: Option<(String, String)>) -> (Self, Handle) {
+    pub fn new(context: Arc<Context>, given: Given, observed: Observed, rejection: Option<(String, String)>) -> (Self, Handle) {
+        let (pod, allocated) = (given.pod, context.allocations.changes());
         let (messages, inbox) = mpsc::unbounded_channel();
         let (done, done_inbox) = mpsc::unbounded_channel();
         let (said, said_inbox) = mpsc::unbounded_channel();
@@ -171,19 +181,21 @@ impl Actor {
             blocked: BTreeMap::new(),
             forced: BTreeSet::new(),
             actuated: BTreeMap::new(),
-            resize_conditions: Vec::new(),
+            resize: Resize { pending: given.pending, ..Resize::default() },
+            allocated,
             stage: Stage::Active,
             volumes: None,
             keeper: None,
             making_sandbox: false,
             sandbox_retry: None,
             pass: None,
+            starting: None,
             killing: BTreeSet::new(),
-            resizing: BTreeSet::new(),
             removing: false,
             probes: BTreeMap::new(),
             deadline: None,
             failure: rejection,
+            disruption: None,
             gone: false,
             status,
             writing: false,
@@ -207,13 +219,21 @@ impl Actor {
         (actor, Handle { messages, view: view_receiver })
     }
 
-    /// Takes over containers that ran before this agent did.
+    /// Takes over containers that ran before this agent did: what the API was told of their resources is what they have.
     fn adopt(&mut self) {
+        let told = self.pod.status().clone();
+        let statuses = || told.init_container_statuses.iter().flatten().chain(told.container_statuses.iter().flatten());
         let spec = self.pod.spec();
         for container in super::spec::init_containers(spec).iter().chain(&spec.containers) {
             if self.observed.find(&container.name).is_some() {
-                self.actuated.insert(container.name.clone(), container.resources.clone().unwrap_or_default());
+                let known = statuses().find(|s| s.name == container.name).and_then(|s| s.resources.clone());
+                self.actuated.insert(container.name.clone(), known.or_else(|| container.resources.clone()).unwrap_or_default());
             }
+        }
+        if self.observed.active_sandbox().is_some() {
+            // Which limits the pod's cgroup has is not told by anybody: it is set again where a container's differs.
+            let behind = spec.containers.iter().any(|c| self.actuated.get(&c.name).is_some_and(|a| !same_resources(Some(a), c.resources.as_ref())));
+            self.resize.pod_cgroup = Some(if behind { Resources::default() } else { super::resources::pod_cgroup(&self.pod) });
         }
     }
 
@@ -247,6 +267,9 @@ impl Actor {
             Some(progress) = self.progress_inbox.recv() => self.take_progress(progress).await,
             Some(said) = self.said_inbox.recv() => self.take_verdict(said),
             Some(outcome) = self.mounted_inbox.recv() => self.take_volumes(outcome),
+            Ok(()) = self.allocated.changed() => if let Some(given) = self.context.allocations.of(self.pod.uid()) {
+                self.take_allocation(given);
+            },
             () = sleep => {}
         }
         self.hear_rest().await;
@@ -277,7 +300,10 @@ impl Actor {
             Message::Gone => self.gone = true,
             Message::Runtime(event) => self.take_event(event).await,
             Message::Look => self.look_again().await,
-            Message::Evict { reason, message, grace } => {
+            Message::Evict { reason, message, grace, disrupts } => {
+                if disrupts && self.failure.is_none() {
+                    self.disruption = Some(message.clone());
+                }
                 self.failure.get_or_insert((reason, message));
                 self.end(grace);
             }
@@ -296,7 +322,7 @@ impl Actor {
         if pod.status != self.pod.status {
             self.sent = None;
         }
-        self.pod = pod;
+        self.take_version(pod);
         if let Some(keeper) = &self.keeper {
             keeper.update(self.pod.clone());
         }
@@ -307,6 +333,16 @@ impl Actor {
         }
         if self.stage == Stage::Stopping {
             self.end(kill::pod_grace(&self.pod));
+        }
+    }
+
+    /// Goes on with a newer version of the pod, as far as its resources have been allocated.
+    pub(super) fn take_version(&mut self, pod: Arc<Pod>) {
+        if self.stage == Stage::Active && self.failure.is_none() {
+            let given = self.context.allocations.update(&self.context, &pod);
+            self.take_allocation(given);
+        } else {
+            self.pod = pod;
         }
     }
 
@@ -393,6 +429,7 @@ impl Actor {
     fn sync(&mut self) {
         let now = self.context.env.now();
         self.check_deadline(now);
+        self.check_resize();
         let finished = self.make_status(now);
         if self.stage == Stage::Active {
             let plan = self.plan();
@@ -439,6 +476,7 @@ impl Actor {
     /// Makes the status anew. Gives whether the pod has come to its end by itself.
     pub(super) fn make_status(&mut self, now: Timestamp) -> bool {
         let host_ips = self.context.config.host_ips();
+        let resize_conditions = if self.stage == Stage::Active { self.resize.conditions() } else { Vec::new() };
         let input = Input {
             pod: &self.pod,
             old: &self.status,
@@ -449,7 +487,8 @@ impl Actor {
             could_run: matches!(self.stage, Stage::Active | Stage::Stopping),
             prepared: self.volumes.is_some() || self.stage != Stage::Active || self.observed.containers.iter().any(|c| c.is_running()),
             failure: self.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
-            resize_conditions: &self.resize_conditions,
+            disruption: self.disruption.as_deref(),
+            resize_conditions: &resize_conditions,
             host_ips: &host_ips,
             now,
             agent_started: self.context.started,
@@ -477,7 +516,7 @@ impl Actor {
         let active = self.stage == Stage::Active;
         let deadline = self.active_deadline().filter(|_| active && self.failure.is_none());
         let blocked = self.blocked.values().min().copied().filter(|_| active && self.pass.is_none());
-        let due = [deadline, blocked, self.sandbox_retry.filter(|_| active), self.write_retry, self.end_retry].into_iter().flatten().min()?;
+        let due = [deadline, blocked, self.sandbox_retry.filter(|_| active), self.resize_due().filter(|_| active), self.write_retry, self.end_retry].into_iter().flatten().min()?;
         Some(Duration::try_from(due.duration_since(now)).unwrap_or_default())
     }
 }

@@ -52,6 +52,9 @@ pub fn conditions(input: &Input, status: &PodStatus) -> Vec<PodCondition> {
             None => all.push(disruption.clone()),
         }
     }
+    if let Some(why) = input.disruption.filter(|_| !all.iter().any(|c| c.type_ == "DisruptionTarget")) {
+        all.push(make.make("DisruptionTarget", true, "TerminationByKubelet", why));
+    }
     let phase = status.phase.as_deref().unwrap_or_default();
     let containers: Vec<&ContainerStatus> = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).collect();
     let unprepared = (!input.prepared).then_some("no pod sandbox exists");

@@ -9,6 +9,7 @@ pub mod kill;
 pub mod look;
 pub mod observed;
 pub mod patch;
+pub mod resize;
 pub mod resources;
 pub mod sandbox;
 pub mod spec;

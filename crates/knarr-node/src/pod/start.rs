@@ -1,6 +1,7 @@
 //! Starting containers: image, configuration, creation, start, postStart hook; one after the other in the order of the plan,
 //! while the images of those to come are looked up and pulled meanwhile (upstream: `kuberuntime_container.go:startContainer`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -114,9 +115,10 @@ impl Pass {
             }
             Err(broken) => return Err(failed("ErrImagePull", broken.to_string())),
         };
+        let image_volumes = self.image_volumes(container).await?;
         let target = self.target(item).map_err(|message| failed("CreateContainerConfigError", message))?;
         let making =
-            Making { context: &self.context, pod: &self.pod, container, image: &image, attempt: item.attempt, ips: &self.ips, volumes: &self.volumes, target };
+            Making { context: &self.context, pod: &self.pod, container, image: &image, attempt: item.attempt, ips: &self.ips, volumes: &self.volumes, image_volumes: &image_volumes, target };
         let config = container_config(&making).await.map_err(|message| failed("CreateContainerConfigError", message))?;
         let created = self.context.runtime.create_container(&self.sandbox_id, &config).await;
         let id = created.map_err(|e| match e {
@@ -130,6 +132,24 @@ impl Pass {
         self.event(container, Level::Normal, "Started", "Container started");
         links::link(&self.context.config, &self.pod, &container.name, &id, &pod_log_dir(&self.context, &self.pod).join(&config.log_path));
         self.post_start(container, &id).await
+    }
+
+    /// The images of the image volumes that a container mounts, pulled as each volume's policy says (upstream: `getImageVolumes`).
+    async fn image_volumes(&self, container: &Container) -> Result<BTreeMap<String, Ready>, Failure> {
+        let mut ready = BTreeMap::new();
+        for mount in container.volume_mounts.iter().flatten() {
+            let volume = self.pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name);
+            let Some(source) = volume.and_then(|v| v.image.as_ref()).filter(|_| !ready.contains_key(&mount.name)) else { continue };
+            let wanted = Container { name: container.name.clone(), image: source.reference.clone(), image_pull_policy: source.pull_policy.clone(), ..Default::default() };
+            match images::ensure(&self.context, &self.pod, &wanted).await {
+                Ok(image) => drop(ready.insert(mount.name.clone(), image)),
+                Err(missing) => {
+                    self.event(container, Level::Warning, "Failed", &format!("Error: {}", missing.reason));
+                    return Err(Failure { reason: missing.reason.into(), message: missing.message, retry_at: missing.retry_at });
+                }
+            }
+        }
+        Ok(ready)
     }
 
     /// The id of the container that an ephemeral one wants to look at.

@@ -32,6 +32,8 @@ pub struct Input<'a> {
     pub prepared: bool,
     /// Phase `Failed` with this reason and message (eviction, deadline, rejection).
     pub failure: Option<(&'a str, &'a str)>,
+    /// Why the node had to end the pod.
+    pub disruption: Option<&'a str>,
     pub resize_conditions: &'a [PodCondition],
     /// The node's addresses, the primary one first.
     pub host_ips: &'a [String],

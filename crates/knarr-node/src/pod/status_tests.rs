@@ -32,6 +32,7 @@ impl Case {
             could_run: self.could_run,
             prepared: true,
             failure: None,
+            disruption: None,
             resize_conditions: &[],
             host_ips: &["192.0.2.1".into()],
             now: second(200),

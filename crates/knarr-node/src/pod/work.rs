@@ -35,7 +35,7 @@ impl Actor {
         if plan.create_sandbox {
             self.make_sandbox(plan, now);
         } else {
-            plan.resize.iter().for_each(|name| self.resize(name));
+            self.resize(&plan.resize, now);
             self.start(plan, now);
         }
         self.keep_probes();
@@ -123,6 +123,7 @@ impl Actor {
         let (context, pod, observed, done) = (self.context.clone(), self.pod.clone(), self.observed.clone(), self.done.clone());
         let attempt = plan.attempt;
         tokio::spawn(async move {
+            let cgroup = resources::pod_cgroup(&pod);
             let result = async {
                 if !observed.sandboxes.is_empty() {
                     let deadline = watch::channel(Instant::now() + kill::pod_grace(&pod)).1;
@@ -134,7 +135,7 @@ impl Actor {
                 }
                 sandbox::create(&context, &pod, attempt).await
             };
-            drop(done.send(Done::Sandbox(result.await)));
+            drop(done.send(Done::Sandbox(result.await, cgroup)));
         });
     }
 
@@ -161,6 +162,7 @@ impl Actor {
             self.blocked.remove(&item.name);
         }
         let ips = self.status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
+        self.starting = Some(self.pod.clone());
         let pass = Pass { context: self.context.clone(), pod: self.pod.clone(), sandbox_id: sandbox, ips, volumes, items };
         self.pass = Some(Ends(tokio::spawn(pass.run(self.progress.clone()))));
     }
@@ -202,26 +204,6 @@ impl Actor {
         self.reasons.insert(name.to_owned(), ("CrashLoopBackOff".into(), message));
         self.blocked.insert(name.to_owned(), until);
         true
-    }
-
-    /// Sets a running container's cgroup to what its spec says now.
-    fn resize(&mut self, name: &str) {
-        let Some((container, _)) = find_container(self.pod.spec(), name) else { return };
-        let Some(id) = self.observed.find(name).filter(|s| s.is_running()).map(|s| s.id.clone()) else { return };
-        let Some(sandbox) = self.observed.active_sandbox().map(|s| s.id.clone()) else { return };
-        if !self.resizing.insert(name.to_owned()) {
-            return;
-        }
-        let memory = i64::try_from(self.context.machine.memory).unwrap_or(i64::MAX);
-        let (of_pod, of_container) = (resources::pod_cgroup(&self.pod), resources::container_cgroup(&self.pod, &container, memory));
-        let (context, done, name) = (self.context.clone(), self.done.clone(), name.to_owned());
-        tokio::spawn(async move {
-            let result = async {
-                context.runtime.update_sandbox_resources(&sandbox, &of_pod).await?;
-                context.runtime.update_container_resources(&id, &of_container).await
-            };
-            drop(done.send(Done::Resized(name, result.await.map_err(|e| e.to_string()))));
-        });
     }
 
     /// Every running container has the probes that are due, and no others.
@@ -305,14 +287,19 @@ impl Actor {
     pub(super) async fn take_done(&mut self, done: Done) {
         let now = self.context.env.now();
         match done {
-            Done::Sandbox(result) => self.sandbox_made(result, now).await,
+            Done::Sandbox(result, cgroup) => {
+                if result.is_ok() {
+                    self.resize.pod_cgroup = Some(cgroup);
+                }
+                self.sandbox_made(result, now).await;
+            }
             Done::Pass(Progress::Changed(id)) => self.look_at(&id).await,
             Done::Pass(Progress::Settled(name, result)) => self.settled(&name, result, now),
             Done::Pass(Progress::Over) => self.pass = None,
             Done::Killed(id, result) => self.killed(&id, result).await,
             Done::PodKilled(result) => self.pod_killed(result, now).await,
             Done::Cleaned(result) => self.cleaned(result, now),
-            Done::Resized(name, result) => self.resized(&name, result),
+            Done::Resized(result) => self.resized(result, now).await,
             Done::Removed(ids) => {
                 ids.iter().for_each(|id| self.observed.remove(id));
                 self.removing = false;
@@ -353,7 +340,8 @@ impl Actor {
             Ok(()) => {
                 self.reasons.remove(name);
                 self.forced.remove(name);
-                if let Some((container, _)) = find_container(self.pod.spec(), name) {
+                let pod = self.starting.as_ref().unwrap_or(&self.pod);
+                if let Some((container, _)) = find_container(pod.spec(), name) {
                     self.actuated.insert(name.to_owned(), container.resources.unwrap_or_default());
                 }
             }
@@ -373,18 +361,6 @@ impl Actor {
             tracing::warn!(pod = self.pod.described(), container = id, error, "cannot end a container");
         }
         self.look_at(id).await;
-    }
-
-    fn resized(&mut self, name: &str, result: Result<(), String>) {
-        self.resizing.remove(name);
-        match result {
-            Ok(()) => {
-                if let Some((container, _)) = find_container(self.pod.spec(), name) {
-                    self.actuated.insert(name.to_owned(), container.resources.unwrap_or_default());
-                }
-            }
-            Err(error) => tracing::warn!(pod = self.pod.described(), container = name, error, "cannot resize a container"),
-        }
     }
 
     /// From now on nothing new begins; what runs is ended.
@@ -457,6 +433,7 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.context.tokens.forget(self.pod.uid());
+                self.context.allocations.release(&self.context, self.pod.uid());
                 (self.stage, self.end_retry) = (Stage::Done, None);
             }
             Err(error) => {
@@ -523,7 +500,7 @@ impl Actor {
         self.writing = false;
         let pod = result.and_then(|object| read::typed::<k8s_openapi::api::core::v1::Pod>(&object));
         match pod {
-            Ok(pod) if pod.uid() == self.pod.uid() => self.pod = Arc::new(pod),
+            Ok(pod) if pod.uid() == self.pod.uid() => self.take_version(Arc::new(pod)),
             Ok(_) => self.gone = true,
             // A pod of another uid has taken the name, or none: the watch tells.
             Err(error) if error.is_not_found() || error.is_conflict() => (self.sent, self.write_retry) = (None, Some(now + RETRY)),

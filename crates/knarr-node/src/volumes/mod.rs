@@ -91,6 +91,10 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume) -> Result<Mounted, 
     if volume.ephemeral.is_some() {
         return make_claimed(context, pod, &format!("{}-{}", pod.name(), volume.name), true).await;
     }
+    if volume.image.is_some() {
+        // The runtime mounts it for each container; the image is pulled when one starts.
+        return Ok(Mounted::dir(PathBuf::new()));
+    }
     Err(unsupported(volume))
 }
 

@@ -6,7 +6,7 @@ use crate::container::capabilities;
 use crate::container::signals;
 use crate::cri::{self, ContainerConfig, NamespaceMode, SandboxConfig};
 use crate::image::manifest::Process;
-use crate::shim::spec::{ContainerSpec, DeviceNode, PackedInstruction, PidNamespace, UserSpec};
+use crate::shim::spec::{ContainerSpec, DeviceNode, ImageMount, PackedInstruction, PidNamespace, UserSpec};
 
 /// Paths that the container's spec is made of.
 pub struct Places {
@@ -25,6 +25,8 @@ pub struct Ingredients<'a> {
     pub sandbox: &'a SandboxConfig,
     pub image: &'a Process,
     pub places: Places,
+    /// Other images that are mounted.
+    pub images: Vec<ImageMount>,
     /// The image's own volumes: path inside, folder of the host.
     pub volumes: Vec<(PathBuf, PathBuf)>,
     pub seccomp: Option<Vec<PackedInstruction>>,
@@ -34,7 +36,7 @@ pub struct Ingredients<'a> {
 
 /// Builds the shim's spec.
 pub fn container_spec(ingredients: Ingredients<'_>) -> cri::Result<ContainerSpec> {
-    let Ingredients { id, config, sandbox, image, places, volumes, seccomp, target_pid } = ingredients;
+    let Ingredients { id, config, sandbox, image, places, images, volumes, seccomp, target_pid } = ingredients;
     let security = &config.security;
     let args = arguments(config, image);
     if args.is_empty() {
@@ -53,6 +55,7 @@ pub fn container_spec(ingredients: Ingredients<'_>) -> cri::Result<ContainerSpec
         upper: places.own.join("upper"),
         work: places.own.join("work"),
         mounts: mounts(config, places.hostname),
+        images,
         volumes,
         devices: config
             .devices
@@ -126,7 +129,7 @@ fn user(security: &cri::SecurityContext, image: &str) -> cri::Result<UserSpec> {
 }
 
 fn mounts(config: &ContainerConfig, hostname: Option<PathBuf>) -> Vec<cri::Mount> {
-    let mut mounts = config.mounts.clone();
+    let mut mounts: Vec<cri::Mount> = config.mounts.iter().filter(|m| m.image.is_none()).cloned().collect();
     if let Some(host_path) = hostname.filter(|_| !mounts.iter().any(|m| m.container_path == Path::new("/etc/hostname"))) {
         let read_only = config.security.read_only_rootfs;
         mounts.push(cri::Mount { container_path: PathBuf::from("/etc/hostname"), host_path, read_only, ..cri::Mount::default() });

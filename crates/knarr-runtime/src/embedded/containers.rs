@@ -11,11 +11,12 @@ use super::sandboxes::{hostname_file, merge, remove_cgroup, shm_folder};
 use super::{Embedded, failed, in_background, new_id};
 use crate::container::seccomp;
 use crate::cri::{ContainerConfig, ContainerState, Error, NamespaceMode, Resources, Result, RuntimeEvent, Seccomp};
+use crate::image::digest::Digest;
 use crate::image::manifest::Process;
 use crate::image::store::write_json;
 use crate::image::{ImageRecord, ImageStore};
 use crate::shim::protocol::{self, Answer, Failure, Request};
-use crate::shim::spec::{ContainerSpec, container_limits};
+use crate::shim::spec::{ContainerSpec, ImageMount, container_limits};
 
 /// Nobody tells about the end of a container without a shim: how often we look, and for how long.
 const ALONE_PAUSE: Duration = Duration::from_millis(5);
@@ -65,8 +66,10 @@ impl Embedded {
         let process = store.config(&image)?;
         let folder = sandbox.layout().container(id);
         std::fs::create_dir_all(&folder).map_err(failed(folder.display()))?;
-        store.lease(id, &image.layers, &folder)?;
         let own = self.own_folder(id);
+        let (images, other_layers) = image_mounts(store, config, &own)?;
+        let layers: Vec<_> = image.layers.iter().chain(&other_layers).cloned().collect();
+        store.lease(id, &layers, &folder)?;
         let sandbox_config = sandbox.record.lock().config.clone();
         let places = Places {
             layers: layer_folders(store, &image, &own)?,
@@ -76,7 +79,7 @@ impl Embedded {
         };
         let seccomp = self.seccomp(config)?;
         let volumes = image_volumes(&process, config, &places.own)?;
-        let spec = assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, volumes, seccomp, target_pid })?;
+        let spec = assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, images, volumes, seccomp, target_pid })?;
         make_own_layer(&spec)?;
         let record = ContainerRecord {
             id: id.to_owned(),
@@ -231,6 +234,19 @@ fn layer_folders(store: &ImageStore, image: &ImageRecord, own: &Path) -> Result<
         return Ok(vec![empty]);
     }
     Ok(image.layers.iter().rev().map(|id| store.layer_path(id)).collect())
+}
+
+/// What the pod mounts of other images, and the layers that this takes.
+fn image_mounts(store: &ImageStore, config: &ContainerConfig, own: &Path) -> Result<(Vec<ImageMount>, Vec<Digest>)> {
+    let (mut mounts, mut used) = (Vec::new(), Vec::new());
+    for mount in &config.mounts {
+        let Some(id) = &mount.image else { continue };
+        let image = store.find(id)?.ok_or_else(|| Error::NotFound(format!("image {id:?}")))?;
+        let layers = layer_folders(store, &image, own)?;
+        mounts.push(ImageMount { layers, sub_path: PathBuf::from(&mount.image_sub_path), target: mount.container_path.clone() });
+        used.extend(image.layers);
+    }
+    Ok((mounts, used))
 }
 
 /// A folder of the host for each volume that the image declares and the pod does not mount something on.

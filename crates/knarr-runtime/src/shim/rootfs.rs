@@ -19,7 +19,7 @@ use nix::unistd::symlinkat;
 
 use super::devices::{self, HostDevice};
 use super::protocol::Failure;
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, ImageMount};
 use super::volumes;
 use crate::cri;
 
@@ -45,7 +45,7 @@ pub struct Rootfs {
 impl Rootfs {
     /// Collects, in the host's mount namespace and the container's others.
     pub fn collect(spec: &ContainerSpec, cgroup: &Cgroup) -> Result<Self, Failure> {
-        let taken: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| clean(&m.container_path)).collect();
+        let taken: BTreeSet<PathBuf> = spec.mounts.iter().map(|m| clean(&m.container_path)).chain(spec.images.iter().map(|i| clean(&i.target))).collect();
         // A pod's own mount takes the place of ours; its own /dev that of all below.
         let free = |target: &str| !taken.contains(Path::new(target)) && !(target.starts_with("/dev/") && taken.contains(Path::new("/dev")));
         let mut pending = Vec::new();
@@ -61,6 +61,9 @@ impl Rootfs {
         let base = pending.len();
         for mount in &spec.mounts {
             pending.push(volume(mount)?);
+        }
+        for image in &spec.images {
+            pending.push(image_files(image).map_err(Failure::config(format!("failed to mount an image at {}", image.target.display())))?);
         }
         let devices = if free("/dev") { devices::wanted(spec)? } else { Vec::new() };
         // Last, since on old kernels it leaves the host's mounts.
@@ -196,7 +199,7 @@ fn dev(_: &ContainerSpec) -> io::Result<OwnedFd> {
     Ok(dev)
 }
 
-/// The container's own cgroup in every hierarchy; for a privileged one all of the host's.
+/// The container's own cgroup in every hierarchy that carries controllers, as runc shows them; for a privileged one all of the host's.
 fn cgroups(spec: &ContainerSpec, cgroup: &Cgroup) -> io::Result<Vec<Pending>> {
     let target = PathBuf::from("/sys/fs/cgroup");
     if spec.privileged {
@@ -208,7 +211,7 @@ fn cgroups(spec: &ContainerSpec, cgroup: &Cgroup) -> io::Result<Vec<Pending>> {
         mount::set_attributes(mount.as_fd(), attributes, Some(Propagation::Private), false)?;
         Ok(mount)
     };
-    let folders: Vec<(PathBuf, PathBuf)> = cgroup.folders().map(|(mount_point, folder)| (mount_point.to_owned(), folder)).collect();
+    let folders: Vec<(PathBuf, PathBuf)> = cgroup.shown_folders().map(|(mount_point, folder)| (mount_point.to_owned(), folder)).collect();
     if let [(_, folder)] = &folders[..] {
         return Ok(vec![Pending { mount: bind(folder)?, target, is_folder: true }]);
     }
@@ -227,6 +230,26 @@ fn cgroups(spec: &ContainerSpec, cgroup: &Cgroup) -> io::Result<Vec<Pending>> {
     mount::set_attributes(parent.as_fd(), attributes, None, false)?;
     pending.insert(0, Pending { mount: parent, target, is_folder: true });
     Ok(pending)
+}
+
+/// The files of another image. What is asked for within it is opened where no link leads out.
+fn image_files(image: &ImageMount) -> io::Result<Pending> {
+    let whole = match &image.layers[..] {
+        // overlayfs wants two layers where nothing can be written.
+        [only] => nix::fcntl::open(only, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?,
+        layers => {
+            let filesystem = Filesystem::open("overlay")?;
+            for layer in layers {
+                filesystem.set("lowerdir+", layer.as_os_str().as_bytes())?;
+            }
+            filesystem.mount(Attr::RDONLY)?
+        }
+    };
+    let wanted = mount::open_in_root(whole.as_fd(), &image.sub_path, OFlag::O_PATH, ResolveFlag::empty())?;
+    let (kind, _) = mount::file_type(wanted.as_fd())?;
+    let mount = if image.sub_path.as_os_str().is_empty() && image.layers.len() > 1 { whole } else { mount::clone_tree_at(wanted.as_fd(), false)? };
+    mount::set_attributes(mount.as_fd(), NO_SPECIALS() | Attr::RDONLY, Some(Propagation::Private), false)?;
+    Ok(Pending { mount, target: clean(&image.target), is_folder: kind == SFlag::S_IFDIR })
 }
 
 /// A pod's volume.

@@ -43,6 +43,9 @@ pub struct ContainerSpec {
     pub upper: PathBuf,
     pub work: PathBuf,
     pub mounts: Vec<Mount>,
+    /// Files of other images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageMount>,
     /// Folders of the image that it declares as volumes, and where on the host each lies.
     pub volumes: Vec<(PathBuf, PathBuf)>,
     pub devices: Vec<DeviceNode>,
@@ -58,6 +61,15 @@ pub struct ContainerSpec {
     /// The pod's tmpfs for /dev/shm; the host's with the host's ipc namespace.
     pub shm: PathBuf,
     pub log: PathBuf,
+}
+
+/// The files of another image, or a part of them, in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// Topmost first.
+    pub layers: Vec<PathBuf>,
+    pub sub_path: PathBuf,
+    pub target: PathBuf,
 }
 
 /// Whose processes a container sees.

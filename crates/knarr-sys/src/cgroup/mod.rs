@@ -136,6 +136,13 @@ impl Cgroup {
         self.hierarchies.0.iter().map(|h| (h.mount_point.as_path(), h.mount_point.join(&self.path)))
     }
 
+    /// As [`Self::folders`], without the unified hierarchy where it stands beside older ones: programs that find it mounted
+    /// take it for the only one.
+    pub fn shown_folders(&self) -> impl Iterator<Item = (&Path, PathBuf)> {
+        let hidden = if self.hierarchies.is_unified() { None } else { self.unified_folder() };
+        self.folders().filter(move |(_, folder)| Some(folder) != hidden.as_ref())
+    }
+
     /// Whether it exists everywhere.
     pub fn exists(&self) -> bool {
         self.folders().all(|(_, folder)| folder.is_dir())
