@@ -140,7 +140,18 @@ fn forbidden_sysctl(pod: &Pod, node: &NodeFacts<'_>) -> Option<Refusal> {
 /// `a/b/c` and `a.b.c` name the same; the first separator decides which is meant (upstream: `NormalizeName`).
 fn normal_sysctl(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect(),
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }

@@ -155,6 +155,8 @@ mod tests {
         let refused = async |spec: Value| create(&plugin(), "", "pods", json!({"metadata": {"name": "p"}, "spec": spec})).await.unwrap_err();
         assert_eq!(refused(json!({"runtimeClassName": "x"})).await, "pods \"p\" is forbidden: pod rejected: RuntimeClass \"x\" not found");
         assert!(refused(json!({"runtimeClassName": "vm", "overhead": {"cpu": "1"}})).await.contains("Overhead doesn't match"));
-        assert!(refused(json!({"runtimeClassName": "vm", "nodeSelector": {"kvm": "no"}})).await.contains("conflict: runtimeClass.scheduling.nodeSelector[kvm]"));
+        assert!(
+            refused(json!({"runtimeClassName": "vm", "nodeSelector": {"kvm": "no"}})).await.contains("conflict: runtimeClass.scheduling.nodeSelector[kvm]")
+        );
     }
 }

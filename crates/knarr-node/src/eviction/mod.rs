@@ -23,8 +23,8 @@ use crate::pod::resources::pod_limits;
 use crate::pod::spec::{PodExt, amount, init_containers, limits};
 use crate::server::stats::{Stats, node_working_set};
 use crate::volumes::pod_dir;
-pub use decide::{Signal, Threshold, thresholds};
 use decide::{Observation, Usage};
+pub use decide::{Signal, Threshold, thresholds};
 
 /// How often the node is looked at (upstream: `monitoringInterval`).
 const LOOK_EVERY: Duration = Duration::from_secs(10);

@@ -516,7 +516,10 @@ impl Actor {
         let active = self.stage == Stage::Active;
         let deadline = self.active_deadline().filter(|_| active && self.failure.is_none());
         let blocked = self.blocked.values().min().copied().filter(|_| active && self.pass.is_none());
-        let due = [deadline, blocked, self.sandbox_retry.filter(|_| active), self.resize_due().filter(|_| active), self.write_retry, self.end_retry].into_iter().flatten().min()?;
+        let due = [deadline, blocked, self.sandbox_retry.filter(|_| active), self.resize_due().filter(|_| active), self.write_retry, self.end_retry]
+            .into_iter()
+            .flatten()
+            .min()?;
         Some(Duration::try_from(due.duration_since(now)).unwrap_or_default())
     }
 }

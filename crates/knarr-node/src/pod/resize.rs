@@ -42,9 +42,10 @@ impl Resize {
             ..Default::default()
         };
         let pending = self.pending.as_ref().map(|p| make("PodResizePending", Some("Deferred"), Some(&p.message), p.generation, p.since));
-        let running = self.running.as_ref().map(|(generation, at, error)| {
-            make("PodResizeInProgress", error.as_ref().map(|_| "Error"), error.as_deref(), *generation, *at)
-        });
+        let running = self
+            .running
+            .as_ref()
+            .map(|(generation, at, error)| make("PodResizeInProgress", error.as_ref().map(|_| "Error"), error.as_deref(), *generation, *at));
         pending.into_iter().chain(running).collect()
     }
 }
@@ -120,7 +121,9 @@ impl Actor {
     fn is_behind(&self) -> bool {
         let spec = self.pod.spec();
         let same = |a: Option<&ResourceRequirements>, b: Option<&ResourceRequirements>| {
-            ["cpu", "memory"].iter().all(|n| amount(spec::requests(a), n) == amount(spec::requests(b), n) && amount(spec::limits(a), n) == amount(spec::limits(b), n))
+            ["cpu", "memory"]
+                .iter()
+                .all(|n| amount(spec::requests(a), n) == amount(spec::requests(b), n) && amount(spec::limits(a), n) == amount(spec::limits(b), n))
         };
         let containers = init_containers(spec).iter().chain(&spec.containers);
         let behind = |c: &Container| self.observed.find(&c.name).is_some_and(|s| s.is_running()) && !same(self.actuated.get(&c.name), c.resources.as_ref());
@@ -236,7 +239,6 @@ fn summary(pod: &Pod, generation: i64, error: Option<&str>, prefix: &str) -> Str
     }
     format!("{prefix}: {text}}}")
 }
-
 
 #[cfg(test)]
 mod tests {

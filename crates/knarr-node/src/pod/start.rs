@@ -117,8 +117,17 @@ impl Pass {
         };
         let image_volumes = self.image_volumes(container).await?;
         let target = self.target(item).map_err(|message| failed("CreateContainerConfigError", message))?;
-        let making =
-            Making { context: &self.context, pod: &self.pod, container, image: &image, attempt: item.attempt, ips: &self.ips, volumes: &self.volumes, image_volumes: &image_volumes, target };
+        let making = Making {
+            context: &self.context,
+            pod: &self.pod,
+            container,
+            image: &image,
+            attempt: item.attempt,
+            ips: &self.ips,
+            volumes: &self.volumes,
+            image_volumes: &image_volumes,
+            target,
+        };
         let config = container_config(&making).await.map_err(|message| failed("CreateContainerConfigError", message))?;
         let created = self.context.runtime.create_container(&self.sandbox_id, &config).await;
         let id = created.map_err(|e| match e {
@@ -140,7 +149,12 @@ impl Pass {
         for mount in container.volume_mounts.iter().flatten() {
             let volume = self.pod.spec().volumes.iter().flatten().find(|v| v.name == mount.name);
             let Some(source) = volume.and_then(|v| v.image.as_ref()).filter(|_| !ready.contains_key(&mount.name)) else { continue };
-            let wanted = Container { name: container.name.clone(), image: source.reference.clone(), image_pull_policy: source.pull_policy.clone(), ..Default::default() };
+            let wanted = Container {
+                name: container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Default::default()
+            };
             match images::ensure(&self.context, &self.pod, &wanted).await {
                 Ok(image) => drop(ready.insert(mount.name.clone(), image)),
                 Err(missing) => {

@@ -79,7 +79,8 @@ impl Embedded {
         };
         let seccomp = self.seccomp(config)?;
         let volumes = image_volumes(&process, config, &places.own)?;
-        let spec = assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, images, volumes, seccomp, target_pid })?;
+        let spec =
+            assemble::container_spec(Ingredients { id, config, sandbox: &sandbox_config, image: &process, places, images, volumes, seccomp, target_pid })?;
         make_own_layer(&spec)?;
         let record = ContainerRecord {
             id: id.to_owned(),
