@@ -129,6 +129,7 @@ impl Agent {
             machine,
             node: NodeView::new(config.labels.clone(), config.taints.clone()),
             allocations: Allocations::default(),
+            probes: Default::default(),
             config,
         });
         Self { context, pods: Arc::default(), stop, actors: JoinSet::new() }

@@ -16,6 +16,7 @@ use crate::network::PodNetwork;
 use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pod::spec::ResourceList;
+use crate::probes::counts::Counts;
 use crate::services::Services;
 use crate::tokens::Tokens;
 use crate::volumes::mounter::Mounter;
@@ -35,6 +36,7 @@ pub struct Context {
     pub machine: Machine,
     pub node: NodeView,
     pub allocations: Allocations,
+    pub probes: Counts,
     pub started: Timestamp,
 }
 

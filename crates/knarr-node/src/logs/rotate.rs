@@ -55,6 +55,16 @@ async fn rotate(context: &Context, id: &str, path: PathBuf) -> Result<(), String
     Ok(())
 }
 
+/// Removes a log that nobody asks for any more, and all that it once was.
+pub fn remove(log: &Path) {
+    for path in rotated(log).unwrap_or_default().iter().map(PathBuf::as_path).chain([log]) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(path = %path.display(), %error, "cannot remove a log"),
+            _ => {}
+        }
+    }
+}
+
 /// Removes what was left half done, compresses what was moved aside before, and removes the oldest, so that with the file in use and
 /// the one that is about to be moved aside there are at most `keep`.
 fn tidy(log: &Path, keep: usize) -> io::Result<()> {

@@ -70,6 +70,8 @@ pub(super) enum Done {
     Cleaned(Result<(), String>),
     Resized(Result<(BTreeMap<String, ResourceRequirements>, Resources), String>),
     Removed(Vec<String>),
+    /// Runs that nobody asks about any more.
+    Pruned(Vec<String>),
     Written(Result<Object, Status>),
     Deleted(Result<(), Status>),
 }
@@ -126,6 +128,7 @@ pub struct Actor {
     pub(super) starting: Option<Arc<Pod>>,
     pub(super) killing: BTreeSet<String>,
     pub(super) removing: bool,
+    pub(super) pruning: bool,
     pub(super) probes: BTreeMap<(String, ProbeKind), Ends>,
     /// When the pod's containers have to be gone, while it is being ended.
     pub(super) deadline: Option<watch::Sender<Instant>>,
@@ -192,6 +195,7 @@ impl Actor {
             starting: None,
             killing: BTreeSet::new(),
             removing: false,
+            pruning: false,
             probes: BTreeMap::new(),
             deadline: None,
             failure: rejection,

@@ -157,6 +157,12 @@ impl Observed {
     }
 }
 
+/// Runs that have ended and are not the last of their container that did.
+pub fn superseded(observed: &Observed) -> Vec<Seen> {
+    let mut kept = std::collections::BTreeSet::new();
+    observed.containers.iter().filter(|c| c.has_exited() && !kept.insert(c.name.as_str())).cloned().collect()
+}
+
 /// Whether a probe's last word on a container is good or bad. No entry: it has not spoken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -200,5 +206,24 @@ impl Verdicts {
     /// Forgets a container's verdicts.
     pub fn forget(&mut self, container_id: &str) {
         self.0.retain(|(_, id), _| id != container_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knarr_core::json;
+
+    use super::*;
+    use crate::testing::{containers, pod_of, sandbox};
+
+    #[test]
+    fn of_the_runs_that_have_ended_the_last_is_kept() {
+        let pod = pod_of(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+        let of = |text: &str| {
+            let observed = Observed::new(vec![sandbox(0, true)], containers(&pod, text));
+            superseded(&observed).into_iter().map(|s| s.id).collect::<Vec<_>>()
+        };
+        assert_eq!(of("a:exited(1) a:running b:exited(0)"), [""; 0]);
+        assert_eq!(of("a:exited(1) b:exited(1) a:exited(1) b:exited(1) a:exited(1)"), ["a-1", "b-0", "a-0"]);
     }
 }

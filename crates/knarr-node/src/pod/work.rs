@@ -39,6 +39,35 @@ impl Actor {
             self.start(plan, now);
         }
         self.keep_probes();
+        self.prune();
+    }
+
+    /// Of the runs of a container that have ended only the last is kept: the status tells of it, and its log can be read (upstream:
+    /// `MaxPerPodContainerCount`).
+    fn prune(&mut self) {
+        if self.pruning || self.removing || self.pass.is_some() {
+            return;
+        }
+        let superseded = super::observed::superseded(&self.observed);
+        if superseded.is_empty() {
+            return;
+        }
+        self.pruning = true;
+        let (context, pod, done) = (self.context.clone(), self.pod.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let mut removed = Vec::new();
+            for seen in superseded {
+                match sandbox::remove_container(&context, &seen.id).await {
+                    Ok(()) => {
+                        crate::logs::links::unlink(&context.config, &pod, &seen.name, &seen.id);
+                        crate::logs::rotate::remove(&crate::container::config::pod_log_dir(&context, &pod).join(&seen.log_path));
+                        removed.push(seen.id);
+                    }
+                    Err(error) => tracing::warn!(pod = pod.described(), container = seen.name, error, "cannot remove a run that is over"),
+                }
+            }
+            drop(done.send(Done::Pruned(removed)));
+        });
     }
 
     fn keep_volumes(&mut self) {
@@ -305,6 +334,10 @@ impl Actor {
                 self.removing = false;
                 self.look_again().await;
             }
+            Done::Pruned(ids) => {
+                self.pruning = false;
+                ids.iter().for_each(|id| self.observed.remove(id));
+            }
             Done::Written(result) => self.written(result, now),
             Done::Deleted(result) => self.deleted(result, now),
         }
@@ -530,6 +563,7 @@ pub async fn remove_leftovers(context: &crate::context::Context, pod: &k8s_opena
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {e}", logs.display())),
         _ => {
             context.images.forget(pod.uid());
+            context.probes.forget(pod.uid());
             Ok(())
         }
     }

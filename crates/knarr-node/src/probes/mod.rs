@@ -1,7 +1,8 @@
 //! Probes: one task for each probe of a running container, which tells the pod's actor when its verdict changes (upstream:
 //! `pkg/kubelet/prober`).
 
-pub mod grpc;
+pub mod counts;
+mod grpc;
 pub mod http;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::container::expansion::expand;
 use crate::context::Context;
+use counts::Outcome;
 use crate::events::{Level, container_reference};
 use crate::pod::observed::{ProbeKind, Verdict};
 
@@ -65,6 +67,12 @@ impl Prober {
         let (mut last, mut run) = (None, 0);
         loop {
             let attempt = self.attempt_some(&probe).await;
+            let outcome = match attempt {
+                Attempt::Success | Attempt::Warning(_) => Outcome::Successful,
+                Attempt::Failure(_) => Outcome::Failed,
+                Attempt::Errored(_) => Outcome::Unknown,
+            };
+            self.context.probes.add(&self.pod, &self.container.name, self.kind, outcome);
             if let Some(good) = self.settle(&attempt) {
                 run = if last == Some(good) { run + 1 } else { 1 };
                 last = Some(good);

@@ -159,7 +159,7 @@ impl Server {
             ["metrics"] => text::page(text::own(&self.context, &self.pods)),
             ["metrics", "resource"] => text::page(text::resource(&self.stats.collect(&self.context, &self.pods).await)),
             ["metrics", "cadvisor"] => text::page(text::cadvisor(&self.stats.collect(&self.context, &self.pods).await)),
-            ["metrics", "probes"] => text::page(String::new()),
+            ["metrics", "probes"] => text::page(text::probes(&self.context.probes)),
             ["configz"] => json(&pods::configuration(&self.context)),
             ["logs", ..] => files::serve(&parts[1..]),
             _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),

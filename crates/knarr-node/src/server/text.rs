@@ -9,6 +9,7 @@ use super::{Body, full};
 use crate::agent::Pods;
 use crate::context::Context;
 use crate::pod::spec::PodExt;
+use crate::probes::counts::Counts;
 
 pub fn page(text: String) -> Response<Body> {
     let mut response = Response::new(full(text));
@@ -132,7 +133,25 @@ fn container_labels<'a>(pod: &'a PodUse, c: &'a ContainerUse, path: &'a str) -> 
     [("container", &c.name), ("id", path), ("image", &c.image), ("name", &c.id), ("namespace", pod.view.pod.namespace()), ("pod", pod.view.pod.name())]
 }
 
-/// The agent's own numbers.
+/// `/metrics/probes`.
+pub fn probes(counts: &Counts) -> String {
+    let mut page = Page(String::new());
+    page.family("prober_probe_total", "counter", "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.");
+    for (s, n) in counts.all() {
+        let pairs = [
+            ("container", s.container.as_str()),
+            ("namespace", s.namespace.as_str()),
+            ("pod", s.pod.as_str()),
+            ("pod_uid", s.uid.as_str()),
+            ("probe_type", s.kind.as_str()),
+            ("result", s.outcome.as_str()),
+        ];
+        page.sample("prober_probe_total", &pairs, n as f64, None);
+    }
+    page.0
+}
+
+/// `/metrics`.
 pub fn own(context: &Context, pods: &Pods) -> String {
     let mut page = Page(String::new());
     let views: Vec<_> = pods.all().into_iter().map(|h| h.view.borrow().clone()).collect();
