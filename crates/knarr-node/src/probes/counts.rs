@@ -44,8 +44,7 @@ pub struct Counts(Mutex<BTreeMap<Series, u64>>);
 
 impl Counts {
     pub fn add(&self, pod: &Pod, container: &str, kind: ProbeKind, outcome: Outcome) {
-        let series =
-            Series { uid: pod.uid().into(), namespace: pod.namespace().into(), pod: pod.name().into(), container: container.into(), kind, outcome };
+        let series = Series { uid: pod.uid().into(), namespace: pod.namespace().into(), pod: pod.name().into(), container: container.into(), kind, outcome };
         *self.0.lock().entry(series).or_default() += 1;
     }
 

@@ -16,9 +16,9 @@ use tokio::time::Instant;
 
 use crate::container::expansion::expand;
 use crate::context::Context;
-use counts::Outcome;
 use crate::events::{Level, container_reference};
 use crate::pod::observed::{ProbeKind, Verdict};
+use counts::Outcome;
 
 /// How often an attempt that says nothing (an error of the machinery) is repeated at once.
 const ATTEMPTS_MAX: usize = 3;
