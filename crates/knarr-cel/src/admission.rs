@@ -188,10 +188,11 @@ pub struct Compiled {
 impl Compiled {
     /// Compiles an expression that must give one of these types; none: any.
     pub fn new(expression: &str, env: &Env, results: &[Type]) -> Self {
-        let program = compile(expression, env).map_err(|why| format!("compilation failed: {why}")).and_then(|p| match wrong_result(p.checked().result_type(), results) {
-            Some(why) => Err(why),
-            None => Ok(p),
-        });
+        let program =
+            compile(expression, env).map_err(|why| format!("compilation failed: {why}")).and_then(|p| match wrong_result(p.checked().result_type(), results) {
+                Some(why) => Err(why),
+                None => Ok(p),
+            });
         Self { expression: expression.to_owned(), program }
     }
 

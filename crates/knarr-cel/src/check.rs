@@ -295,7 +295,11 @@ impl Checker<'_> {
         let Kind::Struct { name, fields } = &mut e.kind else { return Type::Error };
         let name = name.strip_prefix('.').unwrap_or(name).to_owned();
         if !self.env.types.has_type(&name) {
-            let why = if env::type_named(&name).is_some() { format!("'{name}' is not a message type") } else { format!("undeclared reference to '{name}' (in container '')") };
+            let why = if env::type_named(&name).is_some() {
+                format!("'{name}' is not a message type")
+            } else {
+                format!("undeclared reference to '{name}' (in container '')")
+            };
             self.issues.push(Issue::new(at, why));
             return Type::Error;
         }

@@ -184,8 +184,7 @@ impl Parser {
 
     /// Relations, sums and products, which all group from the left.
     fn relation(&mut self) -> Step<Expr> {
-        const OPERATORS: [(&str, &str); 7] =
-            [("<", op::LT), ("<=", op::LE), (">=", op::GE), (">", op::GT), ("==", op::EQ), ("!=", op::NE), ("in", op::IN)];
+        const OPERATORS: [(&str, &str); 7] = [("<", op::LT), ("<=", op::LE), (">=", op::GE), (">", op::GT), ("==", op::EQ), ("!=", op::NE), ("in", op::IN)];
         self.chain(&OPERATORS, Self::sum)
     }
 
@@ -302,7 +301,7 @@ impl Parser {
             }
             Token::Symbol("[") => self.list(),
             Token::Symbol("{") => self.map(),
-            Token::Symbol("." ) | Token::Ident(_) => self.named(),
+            Token::Symbol(".") | Token::Ident(_) => self.named(),
             _ => {
                 self.next += 1;
                 let literal = self.scalar(token, at)?;
@@ -440,9 +439,7 @@ impl Parser {
     fn member_or_macro(&mut self, at: usize, target: Expr, name: &str, args: Vec<Expr>) -> Step<Expr> {
         match (name, args.len()) {
             ("all" | "exists" | "exists_one" | "existsOne" | "filter", 2) | ("map", 2 | 3) => self.one_variable(at, target, name, args),
-            ("all" | "exists" | "existsOne", 3) | ("transformList" | "transformMap" | "transformMapEntry", 3 | 4) => {
-                self.two_variables(at, target, name, args)
-            }
+            ("all" | "exists" | "existsOne", 3) | ("transformList" | "transformMap" | "transformMapEntry", 3 | 4) => self.two_variables(at, target, name, args),
             ("optMap" | "optFlatMap", 2) => self.optional_map(at, target, name, args),
             ("sortBy", 2) => self.sort_by(at, target, args),
             _ => Ok(self.member(at, target, name, args)),
@@ -451,7 +448,9 @@ impl Parser {
 
     fn variable(arg: &Expr) -> Step<String> {
         match &arg.kind {
-            Kind::Ident(name) if !name.starts_with('.') && name == "__result__" => Err(Issue::new(arg.at, "iteration variable overwrites accumulator variable")),
+            Kind::Ident(name) if !name.starts_with('.') && name == "__result__" => {
+                Err(Issue::new(arg.at, "iteration variable overwrites accumulator variable"))
+            }
             Kind::Ident(name) if !name.starts_with('.') => Ok(name.clone()),
             _ => Err(Issue::new(arg.at, "argument must be a simple name")),
         }

@@ -42,7 +42,13 @@ pub fn before(function: &str, overload: &str, args: &[Value<'_>]) -> u64 {
         "join" => 0,
         "find" | "findAll" => pattern_cost(size(0), size(1)),
         "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => scaled(size(0), TRAVERSAL),
-        "ip" => if overload == "cidr_ip" { 1 } else { scaled(size(0), TRAVERSAL) },
+        "ip" => {
+            if overload == "cidr_ip" {
+                1
+            } else {
+                scaled(size(0), TRAVERSAL)
+            }
+        }
         "containsIP" => {
             let parse = if overload == "cidr_contains_ip_string" { scaled(size(1), TRAVERSAL) } else { 0 };
             scaled(size(0) * 2, TRAVERSAL) + parse
@@ -55,7 +61,14 @@ pub fn before(function: &str, overload: &str, args: &[Value<'_>]) -> u64 {
             Some(Value::Format(format)) => pattern_cost(size(1), format.pattern_size),
             _ => 1,
         },
-        "_==_" if matches!(args.first(), Some(Value::Quantity(_) | Value::Ip(_) | Value::Cidr(..) | Value::Format(_) | Value::Url(_) | Value::Semver(_) | Value::Authz(_))) => 1,
+        "_==_"
+            if matches!(
+                args.first(),
+                Some(Value::Quantity(_) | Value::Ip(_) | Value::Cidr(..) | Value::Format(_) | Value::Url(_) | Value::Semver(_) | Value::Authz(_))
+            ) =>
+        {
+            1
+        }
         _ => by_overload(overload, &size),
     }
 }
@@ -65,8 +78,16 @@ fn by_overload(overload: &str, size: &dyn Fn(usize) -> u64) -> u64 {
         "starts_with_string" | "ends_with_string" => scaled(size(1), TRAVERSAL),
         "string_to_bytes" | "bytes_to_string" | "strings_quote" | "string_format" => scaled(size(0), TRAVERSAL),
         "in_list" => size(1),
-        "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes" | "greater_bytes" | "less_equals_bytes"
-        | "greater_equals_bytes" | "equals" | "not_equals" => scaled(size(0).min(size(1)), TRAVERSAL),
+        "less_string"
+        | "greater_string"
+        | "less_equals_string"
+        | "greater_equals_string"
+        | "less_bytes"
+        | "greater_bytes"
+        | "less_equals_bytes"
+        | "greater_equals_bytes"
+        | "equals"
+        | "not_equals" => scaled(size(0).min(size(1)), TRAVERSAL),
         "add_string" | "add_bytes" => scaled(size(0) + size(1), TRAVERSAL),
         "matches" | "matches_string" => pattern_cost(size(0), size(1)),
         "contains_string" => scaled(size(0), TRAVERSAL).saturating_mul(scaled(size(1), TRAVERSAL)),

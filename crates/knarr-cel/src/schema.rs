@@ -30,9 +30,15 @@ pub enum DeclKind {
     Duration,
     Date,
     DateTime,
-    List { items: Arc<Decl>, semantics: ListSemantics },
+    List {
+        items: Arc<Decl>,
+        semantics: ListSemantics,
+    },
     Map(Arc<Decl>),
-    Object { fields: BTreeMap<String, Field>, escaped: HashMap<String, String> },
+    Object {
+        fields: BTreeMap<String, Field>,
+        escaped: HashMap<String, String>,
+    },
 }
 
 /// `x-kubernetes-list-type`.
@@ -169,8 +175,27 @@ impl TypeProvider for Types {
 }
 
 const RESERVED: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace",
-    "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// The name of a property in expressions (upstream: `Escape`). None where there is no way to write it.
@@ -271,7 +296,8 @@ impl Builder<'_> {
     fn list(&mut self, schema: &Json, name: &str) -> Decl {
         let Some(items) = schema.get("items") else { return Decl::unknown() };
         let items = self.build(items, false, &format!("{name}.@idx"));
-        let keys = || schema.get("x-kubernetes-list-map-keys").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).map(str::to_owned).collect();
+        let keys =
+            || schema.get("x-kubernetes-list-map-keys").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).map(str::to_owned).collect();
         let semantics = match text(schema, "x-kubernetes-list-type") {
             "set" => ListSemantics::Set,
             "map" => ListSemantics::Map(keys()),

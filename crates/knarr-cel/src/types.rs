@@ -222,7 +222,9 @@ fn equal_or_less_specific(a: &Type, b: &Type) -> bool {
     match (a, b) {
         (Type::Dyn | Type::Param(_), _) => true,
         (_, Type::Dyn | Type::Param(_)) => false,
-        (Type::Opaque(x, of_x), Type::Opaque(y, of_y)) => x == y && of_x.len() == of_y.len() && of_x.iter().zip(&**of_y).all(|(x, y)| equal_or_less_specific(x, y)),
+        (Type::Opaque(x, of_x), Type::Opaque(y, of_y)) => {
+            x == y && of_x.len() == of_y.len() && of_x.iter().zip(&**of_y).all(|(x, y)| equal_or_less_specific(x, y))
+        }
         (Type::List(x), Type::List(y)) => equal_or_less_specific(x, y),
         (Type::Map(x), Type::Map(y)) => equal_or_less_specific(&x.0, &y.0) && equal_or_less_specific(&x.1, &y.1),
         (Type::Type(_), Type::Type(_)) => true,

@@ -371,10 +371,9 @@ impl<'a> Value<'a> {
                 let text = json.as_str().ok_or_else(|| wrong("a string"))?;
                 Self::Timestamp(time::parse_timestamp(text).ok_or_else(|| Error::new(format!("Invalid date-time formatted string {text}")))?)
             }
-            DeclKind::List { items, semantics } => Self::List(List {
-                items: Items::Json(json.as_array().ok_or_else(|| wrong("an array"))?, Some(items)),
-                semantics: semantics.borrowed(),
-            }),
+            DeclKind::List { items, semantics } => {
+                Self::List(List { items: Items::Json(json.as_array().ok_or_else(|| wrong("an array"))?, Some(items)), semantics: semantics.borrowed() })
+            }
             DeclKind::Map(_) | DeclKind::Object { .. } => Self::Map(Map::Json(json.as_object().ok_or_else(|| wrong("a map"))?, Some(decl))),
         })
     }

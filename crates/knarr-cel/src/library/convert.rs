@@ -33,7 +33,9 @@ pub fn find(name: &str) -> Option<Impl> {
         "uint" => |_, a| to_uint(&a),
         "duration" => |_, a| match &a[..] {
             [v @ Value::Duration(_)] => Ok(v.clone()),
-            [Value::String(s)] => time::parse_duration(s).map(Value::Duration).ok_or_else(|| Error::new(format!("time: invalid duration {}", knarr_core::field::go_quote(s)))),
+            [Value::String(s)] => {
+                time::parse_duration(s).map(Value::Duration).ok_or_else(|| Error::new(format!("time: invalid duration {}", knarr_core::field::go_quote(s))))
+            }
             _ => no_overload(),
         },
         "timestamp" => |_, a| match &a[..] {
@@ -41,7 +43,9 @@ pub fn find(name: &str) -> Option<Impl> {
             [Value::Int(n)] => {
                 jiff::Timestamp::from_second(*n).ok().filter(time::in_range).map(Value::Timestamp).ok_or_else(|| Error::new("timestamp overflow"))
             }
-            [Value::String(s)] => time::parse_timestamp(s).map(Value::Timestamp).ok_or_else(|| Error::new(format!("parsing time {} as \"2006-01-02T15:04:05Z07:00\": cannot parse", knarr_core::field::go_quote(s)))),
+            [Value::String(s)] => time::parse_timestamp(s)
+                .map(Value::Timestamp)
+                .ok_or_else(|| Error::new(format!("parsing time {} as \"2006-01-02T15:04:05Z07:00\": cannot parse", knarr_core::field::go_quote(s)))),
             _ => no_overload(),
         },
         "string" => |_, a| match &a[..] {

@@ -10,24 +10,28 @@ const RANGE_MAX: i64 = 10_000_000;
 
 pub fn find(name: &str) -> Option<Impl> {
     Some(match name {
-        "isSorted" => |_, a| over(&a, |list| {
-            let items = list.to_vec()?;
-            for pair in items.windows(2) {
-                if pair[0].compare(&pair[1])? == Some(Ordering::Greater) {
-                    return Ok(Value::Bool(false));
+        "isSorted" => |_, a| {
+            over(&a, |list| {
+                let items = list.to_vec()?;
+                for pair in items.windows(2) {
+                    if pair[0].compare(&pair[1])? == Some(Ordering::Greater) {
+                        return Ok(Value::Bool(false));
+                    }
                 }
-            }
-            Ok(Value::Bool(true))
-        }),
-        "sum" => |_, a| over(&a, |list| {
-            let mut items = list.iter();
-            let Some(first) = items.next() else { return Ok(Value::Int(0)) };
-            let mut sum = first?;
-            for item in items {
-                sum = operators::add(vec![sum, item?])?;
-            }
-            Ok(sum)
-        }),
+                Ok(Value::Bool(true))
+            })
+        },
+        "sum" => |_, a| {
+            over(&a, |list| {
+                let mut items = list.iter();
+                let Some(first) = items.next() else { return Ok(Value::Int(0)) };
+                let mut sum = first?;
+                for item in items {
+                    sum = operators::add(vec![sum, item?])?;
+                }
+                Ok(sum)
+            })
+        },
         "max" => |_, a| over(&a, |list| extreme(list, "max", Ordering::Less)),
         "min" => |_, a| over(&a, |list| extreme(list, "min", Ordering::Greater)),
         "includes" => |_, a| match &a[..] {
@@ -57,25 +61,31 @@ pub fn find(name: &str) -> Option<Impl> {
             [Value::Int(n)] => Ok(Value::list((0..*n).map(Value::Int).collect())),
             _ => no_overload(),
         },
-        "reverse" => |_, a| over(&a, |list| {
-            let mut items = list.to_vec()?;
-            items.reverse();
-            Ok(Value::list(items))
-        }),
-        "distinct" => |_, a| over(&a, |list| {
-            let mut unique: Vec<Value<'_>> = Vec::new();
-            for item in list.iter() {
-                let item = item?;
-                if !unique.iter().any(|u| u.equals(&item)) {
-                    unique.push(item);
+        "reverse" => |_, a| {
+            over(&a, |list| {
+                let mut items = list.to_vec()?;
+                items.reverse();
+                Ok(Value::list(items))
+            })
+        },
+        "distinct" => |_, a| {
+            over(&a, |list| {
+                let mut unique: Vec<Value<'_>> = Vec::new();
+                for item in list.iter() {
+                    let item = item?;
+                    if !unique.iter().any(|u| u.equals(&item)) {
+                        unique.push(item);
+                    }
                 }
-            }
-            Ok(Value::list(unique))
-        }),
-        "sort" => |_, a| over(&a, |list| {
-            let items = list.to_vec()?;
-            sort_by(items.clone(), &items)
-        }),
+                Ok(Value::list(unique))
+            })
+        },
+        "sort" => |_, a| {
+            over(&a, |list| {
+                let items = list.to_vec()?;
+                sort_by(items.clone(), &items)
+            })
+        },
         "@sortByAssociatedKeys" => |_, a| match &a[..] {
             [Value::List(list), Value::List(keys)] => sort_by(list.to_vec()?, &keys.to_vec()?),
             _ => no_overload(),
@@ -143,7 +153,9 @@ fn flatten<'a>(list: &List<'a>, depth: i64) -> Result<Vec<Value<'a>>, Error> {
 fn sort_by<'a>(items: Vec<Value<'a>>, keys: &[Value<'a>]) -> Res<'a> {
     if items.len() != keys.len() {
         let (n, m) = (items.len(), keys.len());
-        return fail(format!("@sortByAssociatedKeys() expected a list of the same size as the associated keys list, but got {n} and {m} elements respectively"));
+        return fail(format!(
+            "@sortByAssociatedKeys() expected a list of the same size as the associated keys list, but got {n} and {m} elements respectively"
+        ));
     }
     if let Some(first) = keys.first() {
         if first.compare(first).is_err() {

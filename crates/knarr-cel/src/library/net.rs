@@ -21,10 +21,12 @@ pub fn find(name: &str) -> Option<Impl> {
         "isLoopback" => |_, a| ip(&a, |ip| Value::Bool(ip.is_loopback())),
         "isLinkLocalMulticast" => |_, a| ip(&a, |ip| Value::Bool(is_link_local_multicast(ip))),
         "isLinkLocalUnicast" => |_, a| ip(&a, |ip| Value::Bool(is_link_local(ip))),
-        "isGlobalUnicast" => |_, a| ip(&a, |ip| {
-            let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-            Value::Bool(!(broadcast || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip)))
-        }),
+        "isGlobalUnicast" => |_, a| {
+            ip(&a, |ip| {
+                let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+                Value::Bool(!(broadcast || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip)))
+            })
+        },
         "cidr" => |_, a| text(&a, |s| parse_cidr(s).map(|(ip, bits)| Value::Cidr(ip, bits)).map_err(conversion)),
         "isCIDR" => |_, a| text(&a, |s| Ok(Value::Bool(parse_cidr(s).is_ok()))),
         "containsIP" => |_, a| match &a[..] {
@@ -33,11 +35,14 @@ pub fn find(name: &str) -> Option<Impl> {
             _ => no_overload(),
         },
         "containsCIDR" => |_, a| {
-            let ([Value::Cidr(net, bits), other], (inner, inner_bits)) = (&a[..], match a.get(1) {
-                Some(Value::Cidr(ip, bits)) => (*ip, *bits),
-                Some(Value::String(s)) => parse_cidr(s).map_err(conversion)?,
-                _ => return no_overload(),
-            }) else {
+            let ([Value::Cidr(net, bits), other], (inner, inner_bits)) = (
+                &a[..],
+                match a.get(1) {
+                    Some(Value::Cidr(ip, bits)) => (*ip, *bits),
+                    Some(Value::String(s)) => parse_cidr(s).map_err(conversion)?,
+                    _ => return no_overload(),
+                },
+            ) else {
                 return no_overload();
             };
             let _ = other;

@@ -41,10 +41,19 @@ pub fn parse(text: &str, normalize: bool) -> Result<Semver, String> {
 
 fn normalized(text: &str) -> Result<String, String> {
     let text = text.strip_prefix('v').unwrap_or(text);
-    let mut parts: Vec<String> = text.splitn(3, '.').map(|p| {
-        let bare = p.trim_start_matches('0');
-        if p.len() < 2 { p.to_owned() } else if bare.starts_with(|c: char| c.is_ascii_digit()) { bare.to_owned() } else { format!("0{bare}") }
-    }).collect();
+    let mut parts: Vec<String> = text
+        .splitn(3, '.')
+        .map(|p| {
+            let bare = p.trim_start_matches('0');
+            if p.len() < 2 {
+                p.to_owned()
+            } else if bare.starts_with(|c: char| c.is_ascii_digit()) {
+                bare.to_owned()
+            } else {
+                format!("0{bare}")
+            }
+        })
+        .collect();
     if parts.len() < 3 && parts.last().is_some_and(|p| p.contains(['+', '-'])) {
         return Err("short version cannot contain PreRelease/Build meta data".into());
     }

@@ -134,12 +134,15 @@ fn scientific(f: f64, precision: usize) -> String {
     let plain = format!("{f:.precision$e}");
     let (mantissa, exponent) = plain.split_once('e').unwrap_or((&plain, "0"));
     let (sign, digits) = exponent.strip_prefix('-').map_or(("", exponent), |d| ("\u{207b}", d));
-    let raised: String = format!("{digits:0>2}").chars().map(|c| match c {
-        '1' => '\u{b9}',
-        '2' => '\u{b2}',
-        '3' => '\u{b3}',
-        other => char::from_u32('\u{2070}' as u32 + other as u32 - '0' as u32).unwrap_or(other),
-    }).collect();
+    let raised: String = format!("{digits:0>2}")
+        .chars()
+        .map(|c| match c {
+            '1' => '\u{b9}',
+            '2' => '\u{b2}',
+            '3' => '\u{b3}',
+            other => char::from_u32('\u{2070}' as u32 + other as u32 - '0' as u32).unwrap_or(other),
+        })
+        .collect();
     format!("{mantissa}\u{202f}\u{d7}\u{202f}10{sign}{raised}")
 }
 

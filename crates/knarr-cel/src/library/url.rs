@@ -32,13 +32,15 @@ pub fn find(name: &str) -> Option<Impl> {
         "getHostname" => |_, a| of(&a, |u| Value::text(split_port(&u.host).0.trim_start_matches('[').trim_end_matches(']'))),
         "getPort" => |_, a| of(&a, |u| Value::text(split_port(&u.host).1)),
         "getEscapedPath" => |_, a| of(&a, |u| Value::text(escape_path(&u.path))),
-        "getQuery" => |_, a| of(&a, |u| {
-            let mut grouped: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            for (key, value) in ::url::form_urlencoded::parse(u.query.as_bytes()) {
-                grouped.entry(key.into_owned()).or_default().push(value.into_owned());
-            }
-            Value::Map(Map::of_texts(grouped.into_iter().map(|(k, v)| (k, Value::texts(v)))))
-        }),
+        "getQuery" => |_, a| {
+            of(&a, |u| {
+                let mut grouped: BTreeMap<String, Vec<String>> = BTreeMap::new();
+                for (key, value) in ::url::form_urlencoded::parse(u.query.as_bytes()) {
+                    grouped.entry(key.into_owned()).or_default().push(value.into_owned());
+                }
+                Value::Map(Map::of_texts(grouped.into_iter().map(|(k, v)| (k, Value::texts(v)))))
+            })
+        },
         _ => return None,
     })
 }
