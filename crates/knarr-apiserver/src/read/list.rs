@@ -121,7 +121,10 @@ fn cut(ex: &Exchange<'_>, selection: &Selection, snapshot: &Snapshot, token: Opt
         // Inconsistent pages go on at the revision of now: the client is told which one.
         page.meta.continue_token = Token::new(snapshot.revision() as i64, relative, left).encode();
         page.meta.remaining_item_count = left;
-        ex.server.storage.keep_snapshot(&served.key, snapshot);
+        // Once for all pages: a client that asks for the same page again and again does not keep the past alive.
+        if token.is_none_or(|t| t.revision < 0) {
+            ex.server.storage.keep_snapshot(&served.key, snapshot);
+        }
     }
     page
 }
