@@ -39,6 +39,7 @@ mod resources;
 mod root_ca;
 mod serviceaccount;
 mod statefulset;
+mod storage_version_migrator;
 mod taint_eviction;
 mod templates;
 mod ttl;
@@ -60,6 +61,7 @@ pub fn start_all(context: &ControllerContext) {
     daemonset::start(context);
     endpoints::start(context);
     resourcequota::start(context, &census.resources);
+    storage_version_migrator::start(context, &census.resources);
     pod_gc::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);
