@@ -114,11 +114,12 @@ pub struct Exchange<'a> {
     pub served: Arc<Served>,
     pub call: &'a Call,
     warnings: Mutex<Vec<String>>,
+    annotations: Mutex<Vec<(String, String)>>,
 }
 
 impl<'a> Exchange<'a> {
     pub fn new(server: &'a Inner, catalog: Arc<Catalog>, served: Arc<Served>, call: &'a Call) -> Self {
-        Self { server, catalog, served, call, warnings: Mutex::new(Vec::new()) }
+        Self { server, catalog, served, call, warnings: Mutex::default(), annotations: Mutex::default() }
     }
 
     /// Adds a `Warning` header, once.
@@ -136,6 +137,20 @@ impl<'a> Exchange<'a> {
 
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
+    }
+
+    /// Adds annotations to the audit event of the request; the first of a key counts.
+    pub fn annotate_all(&self, annotations: impl IntoIterator<Item = (String, String)>) {
+        let mut known = self.annotations.lock();
+        for (key, value) in annotations {
+            if !known.iter().any(|(k, _)| *k == key) {
+                known.push((key, value));
+            }
+        }
+    }
+
+    pub fn take_annotations(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.annotations.lock())
     }
 
     pub fn namespace(&self) -> &str {

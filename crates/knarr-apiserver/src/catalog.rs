@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -20,7 +20,10 @@ use knarr_schema::{
 };
 use knarr_store::ResourceKey;
 
-use crate::{crd::CustomStrategy, discovery::Documents};
+use crate::{
+    crd::{Converter, CustomStrategy},
+    discovery::Documents,
+};
 
 /// What a kind does of its own: compiled in, or read from a CRD.
 #[derive(Clone)]
@@ -52,8 +55,10 @@ pub struct Served {
     pub hub: GroupVersionKind,
     /// Behaviour of the object itself.
     pub strategy: Behaviour,
-    /// Behaviour of a custom resource in the version in which it is stored.
-    at_rest: Option<Arc<CustomStrategy>>,
+    /// Behaviour of a custom resource in each of its served versions: objects at rest may be of any.
+    at_rest: BTreeMap<String, Arc<CustomStrategy>>,
+    /// Its way between versions.
+    converter: Option<Arc<Converter>>,
     /// Tells this line of this catalog from all others, for caches of encoded events.
     pub id: u32,
     /// What a delete answers: the object it deleted, or a `Status` (upstream: `ReturnDeletedObject`).
@@ -65,7 +70,7 @@ pub struct Served {
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Served {
-    fn new(resource: Arc<Resource>, registry: &Registry) -> Self {
+    fn new(resource: Arc<Resource>, registry: &Registry, converter: Option<Arc<Converter>>) -> Self {
         let gvk = resource.gvk();
         let strategy = match &resource.custom {
             None => Behaviour::BuiltIn(knarr_kinds::strategy(&resource.group, &resource.plural, "")),
@@ -74,12 +79,13 @@ impl Served {
         Self {
             key: ResourceKey { group: resource.storage.0.clone(), resource: resource.plural.clone() },
             group_resource: GroupResource::new(&resource.group, &resource.plural),
-            hub: if resource.plural == "customresourcedefinitions" { gvk.clone() } else { stored_kind(&resource) },
+            hub: if is_own_hub(&resource) { gvk.clone() } else { stored_kind(&resource) },
             stored: stored_kind(&resource),
             id: NEXT_ID.fetch_add(1, Relaxed),
             returns_deleted: returns_deleted(&resource),
             collects_garbage: resource.plural != "events",
-            at_rest: stored_resource(&resource, registry).map(|stored| Arc::new(CustomStrategy::new(stored))),
+            at_rest: strategies_at_rest(&resource, registry),
+            converter,
             strategy,
             gvk,
             resource,
@@ -100,13 +106,17 @@ impl Served {
         self.gvk != self.stored
     }
 
+    /// Whether another server converts the objects.
+    pub fn asks_a_webhook(&self) -> bool {
+        self.converter.as_ref().is_some_and(|c| c.asks_a_webhook())
+    }
+
     /// A stored object as a tree of the hub version.
     ///
     /// # Errors
     /// When the bytes cannot be read or converted.
     pub fn load(&self, object: &Object) -> Result<Value> {
-        let value = self.complete(object)?;
-        if self.stored == self.hub { Ok(value) } else { self.convert(value, &self.hub) }
+        self.convert(self.complete(object)?, &self.hub)
     }
 
     /// A stored object as a tree of the served version.
@@ -117,18 +127,41 @@ impl Served {
         self.to_served(self.complete(object)?)
     }
 
+    /// Stored objects as trees of the served version. A webhook is asked once for all of them.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read or converted.
+    pub async fn read_all(&self, objects: impl Iterator<Item = &Object>) -> Result<Vec<Value>> {
+        let trees = objects.map(|o| self.complete(o)).collect::<Result<Vec<_>>>()?;
+        match &self.converter {
+            Some(converter) => converter.convert(trees, &self.gvk).await,
+            None => trees.into_iter().map(|t| self.to_served(t)).collect(),
+        }
+    }
+
     /// The definition may have learned a default after the object was stored.
     fn complete(&self, object: &Object) -> Result<Value> {
         let mut value = codec::to_value(object)?;
-        if let Some(custom) = self.at_rest.as_ref().filter(|s| s.has_defaults()) {
+        if self.resource.custom.is_some()
+            && let Some(custom) = self.strategy_at_rest(value.str_at(&["apiVersion"]).unwrap_or_default()).filter(|s| s.has_defaults())
+        {
             custom.default(&mut value);
         }
         Ok(value)
     }
 
-    /// Whether the stored bytes are what is served.
-    fn serves_as_stored(&self) -> bool {
-        !self.converts() && !self.at_rest.as_ref().is_some_and(|s| s.has_defaults())
+    fn strategy_at_rest(&self, api_version: &str) -> Option<&CustomStrategy> {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        self.at_rest.get(version).map(|s| &**s)
+    }
+
+    /// Whether the bytes are what is served. Custom resources tell their version themselves: the storage version may have
+    /// been another one when they were written.
+    fn is_as_served(&self, object: &Object) -> bool {
+        if self.resource.custom.is_none() {
+            return !self.converts();
+        }
+        codec::kind_of(object).version == self.gvk.version && !self.at_rest.get(&self.gvk.version).is_some_and(|s| s.has_defaults())
     }
 
     /// A tree of the hub version as bytes for the store.
@@ -147,23 +180,29 @@ impl Served {
     /// # Errors
     /// When the versions cannot be converted.
     pub fn to_hub(&self, value: Value) -> Result<Value> {
-        if self.gvk == self.hub { Ok(value) } else { self.convert(value, &self.hub) }
+        self.convert(value, &self.hub)
     }
 
-    /// A tree of the hub version or the stored one in the served version.
+    /// A tree of any version in the served version.
     ///
     /// # Errors
     /// When the versions cannot be converted.
     pub fn to_served(&self, value: Value) -> Result<Value> {
-        if self.gvk == self.hub && !self.converts() { Ok(value) } else { self.convert(value, &self.gvk) }
+        self.convert(value, &self.gvk)
     }
 
-    fn convert(&self, mut value: Value, to: &GroupVersionKind) -> Result<Value> {
-        if self.resource.custom.is_some() {
-            value.set(&["apiVersion"], to.api_version());
+    /// A tree in the version of `to`; as it is, when it is that already.
+    ///
+    /// # Errors
+    /// When the versions cannot be converted.
+    pub fn convert(&self, value: Value, to: &GroupVersionKind) -> Result<Value> {
+        if value.str_at(&["apiVersion"]).is_none_or(|v| v == to.api_version()) {
             return Ok(value);
         }
-        knarr_kinds::convert(value, &to.group, &to.version)
+        match &self.converter {
+            Some(converter) => converter.convert_one(value, to),
+            None => knarr_kinds::convert(value, &to.group, &to.version),
+        }
     }
 
     /// The object in the served version: itself, unless it is stored in another one or may lack defaults.
@@ -171,7 +210,7 @@ impl Served {
     /// # Errors
     /// When the stored bytes cannot be read or converted.
     pub fn present<'a>(&self, object: &'a Object) -> Result<Cow<'a, Object>> {
-        if self.serves_as_stored() {
+        if self.is_as_served(object) {
             return Ok(Cow::Borrowed(object));
         }
         let value = self.read(object)?;
@@ -187,11 +226,16 @@ impl Served {
     }
 }
 
-/// A custom resource in the version in which it is stored; as it is, where that one is not served.
-fn stored_resource(resource: &Arc<Resource>, registry: &Registry) -> Option<Arc<Resource>> {
-    resource.custom.as_ref()?;
-    let (group, version) = &resource.storage;
-    Some(registry.by_resource(group, version, &resource.plural).unwrap_or(resource).clone())
+/// What a custom resource does in each of its served versions.
+fn strategies_at_rest(resource: &Resource, registry: &Registry) -> BTreeMap<String, Arc<CustomStrategy>> {
+    let same = |r: &&Arc<Resource>| r.custom.is_some() && r.group == resource.group && r.plural == resource.plural;
+    let versions = registry.all().iter().filter(|_| resource.custom.is_some()).filter(same);
+    versions.map(|r| (r.version.clone(), Arc::new(CustomStrategy::new(r.clone())))).collect()
+}
+
+/// Custom resources are validated and admitted in the version of the request, as are definitions.
+fn is_own_hub(resource: &Resource) -> bool {
+    resource.custom.is_some() || resource.plural == "customresourcedefinitions"
 }
 
 /// The version in which a resource is stored; its own, where the type table does not know the other one.
@@ -227,15 +271,16 @@ pub struct Catalog {
 
 impl Catalog {
     pub fn new(registry: Registry) -> Self {
-        Self::with_custom(registry, BTreeSet::new(), String::new())
+        Self::with_custom(registry, BTreeSet::new(), &HashMap::new(), String::new())
     }
 
-    /// A catalog whose registry has custom resources.
-    pub fn with_custom(registry: Registry, terminating: BTreeSet<String>, tag: String) -> Self {
+    /// A catalog whose registry has custom resources. `converters` are named by the definitions.
+    pub fn with_custom(registry: Registry, terminating: BTreeSet<String>, converters: &HashMap<String, Arc<Converter>>, tag: String) -> Self {
         let mut served: HashMap<String, HashMap<String, ByResource>> = HashMap::new();
         for resource in registry.all() {
             let version = served.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default();
-            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone(), &registry)));
+            let converter = resource.custom.as_ref().and_then(|c| converters.get(&c.definition)).cloned();
+            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone(), &registry, converter)));
         }
         Self { registry, tag, terminating, served, documents: OnceLock::new() }
     }

@@ -22,6 +22,7 @@ pub mod crd;
 pub mod discovery;
 pub mod encode;
 pub mod health;
+pub mod hook;
 pub mod http;
 pub mod metrics;
 pub mod pipeline;

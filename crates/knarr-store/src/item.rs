@@ -35,6 +35,12 @@ impl Item {
         Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0), encoded: ArcSwapOption::empty() }
     }
 
+    /// The same place with the object in another form.
+    #[must_use]
+    pub fn with_object(&self, object: Object) -> Self {
+        Self::new(&self.path, object, self.indexed.clone(), self.expires_ms)
+    }
+
     /// `namespace/name`, or the name alone for cluster-scoped objects.
     pub fn path(&self) -> &str {
         &self.path

@@ -1,24 +1,35 @@
 //! What stands between a decoded write and the store: plugins that change it, then plugins that refuse it. One file a plugin;
 //! [`default_plugins`] is the list, in upstream's order.
 
+mod certificates;
+mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
+mod request;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_protection;
 mod taint_nodes;
+mod topology_labels;
+mod webhook;
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use knarr_core::{Object, Result, Value};
+use parking_lot::Mutex;
 
 use crate::authz::Attributes;
+pub use request::{Request, connect_options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -26,6 +37,95 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// As rules and reviews name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// What plugins say beside their verdict.
+#[derive(Debug, Default)]
+pub struct Notes {
+    warnings: Mutex<Vec<String>>,
+    annotations: Mutex<Vec<(String, String)>>,
+}
+
+impl Notes {
+    /// Adds a `Warning` header.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.warnings.lock().push(text.into());
+    }
+
+    /// Adds an annotation to the audit event.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.annotations.lock().push((key.into(), value.into()));
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    pub fn take_annotations(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.annotations.lock())
+    }
+}
+
+/// What is remembered between the two rounds of mutating plugins (upstream: `admission.ReinvocationContext`).
+#[derive(Debug, Default)]
+pub struct Reinvocation {
+    /// Whether this is the second round.
+    pub again: bool,
+    /// Set by a plugin that has changed the object: all plugins that mutate are asked once more.
+    pub wanted: bool,
+    plugins: HashMap<&'static str, PluginReinvocation>,
+}
+
+impl Reinvocation {
+    /// What a plugin remembers.
+    pub fn of(&mut self, plugin: &'static str) -> &mut PluginReinvocation {
+        self.plugins.entry(plugin).or_default()
+    }
+}
+
+/// The part of one plugin that asks several others (webhooks, policies).
+#[derive(Debug, Default)]
+pub struct PluginReinvocation {
+    last_output: Option<Value>,
+    invoked: BTreeSet<String>,
+    to_invoke: BTreeSet<String>,
+}
+
+impl PluginReinvocation {
+    /// Whether the object has changed since the plugin last left it.
+    pub fn has_changed(&self, object: Option<&Value>) -> bool {
+        self.last_output.as_ref() != object
+    }
+
+    pub fn set_output(&mut self, object: Option<&Value>) {
+        self.last_output = object.cloned();
+    }
+
+    /// Those that may be asked again are to be asked again.
+    pub fn require(&mut self) {
+        self.to_invoke.append(&mut self.invoked);
+    }
+
+    /// One that may be asked again has been asked.
+    pub fn add_invoked(&mut self, id: &str) {
+        self.invoked.insert(id.to_owned());
+    }
+
+    pub fn is_required(&self, id: &str) -> bool {
+        self.to_invoke.contains(id)
+    }
 }
 
 /// One write on its way in.
@@ -38,11 +138,37 @@ pub struct Review<'a> {
     /// The stored object; absent on create.
     pub old: Option<&'a Value>,
     pub dry_run: bool,
-    /// Filled in by plugins: `Warning` headers.
-    pub warnings: Vec<String>,
+    /// Filled in by plugins.
+    pub notes: Notes,
+    /// The request that this is about; absent where only the object counts.
+    pub request: Option<Request<'a>>,
+    pub reinvocation: Reinvocation,
 }
 
-impl Review<'_> {
+impl<'a> Review<'a> {
+    pub fn new(operation: Operation, attributes: &'a Attributes, kind: &'a knarr_core::GroupVersionKind) -> Self {
+        Self {
+            operation,
+            attributes,
+            kind,
+            object: None,
+            old: None,
+            dry_run: false,
+            notes: Notes::default(),
+            request: None,
+            reinvocation: Reinvocation::default(),
+        }
+    }
+
+    /// Name of the object under review; on create it stands in the object alone.
+    pub fn name(&self) -> &str {
+        use knarr_core::ValueExt;
+        if !self.attributes.name.is_empty() {
+            return &self.attributes.name;
+        }
+        self.object.as_ref().or(self.old).and_then(|o| o.str_at(&["metadata", "name"])).unwrap_or_default()
+    }
+
     /// `Forbidden` about the object under review, in the words that all plugins use.
     pub fn forbidden(&self, why: impl std::fmt::Display) -> knarr_core::Status {
         let a = self.attributes;
@@ -101,12 +227,21 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
         Arc::new(service_account::ServiceAccount(with())),
         Arc::new(node_restriction::NodeRestriction(with())),
         Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity(with())),
         Arc::new(priority::Priority(with())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(default_class::DefaultClass::storage(with())),
-        Arc::new(default_class::DefaultClass::ingress(with())),
+        Arc::new(claim_resize::PersistentVolumeClaimResize(with())),
         Arc::new(runtime_class::RuntimeClass(with())),
+        Arc::new(certificates::CertificateApproval),
+        Arc::new(certificates::CertificateSigning),
+        Arc::new(certificates::ClusterTrustBundleAttest),
+        Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(default_class::DefaultClass::ingress(with())),
+        Arc::new(topology_labels::PodTopologyLabels(with())),
+        Arc::new(webhook::Webhooks::mutating(with())),
+        Arc::new(webhook::Webhooks::validating(with())),
         Arc::new(resource_quota::ResourceQuota::new(with())),
     ]
 }
@@ -166,8 +301,7 @@ pub(crate) mod testing {
             ..Attributes::default()
         };
         let kind = knarr_core::GroupVersionKind::new(group, "v1", object.get("kind").and_then(Value::as_str).unwrap_or_default());
-        let mut review =
-            Review { operation: Operation::Create, attributes: &attributes, kind: &kind, object: Some(object), old: None, dry_run: false, warnings: vec![] };
+        let mut review = Review { object: Some(object), ..Review::new(Operation::Create, &attributes, &kind) };
         if plugin.handles(Operation::Create, &attributes) {
             plugin.mutate(&mut review).await.map_err(|s| s.message)?;
             plugin.validate(&review).await.map_err(|s| s.message)?;

@@ -12,6 +12,7 @@ use knarr_core::{
 use knarr_store::{ChangeKind, Error, ObjectKey, ResourceKey, WatchFilter, WatchFrom, WatchItem, Watcher};
 
 use super::{
+    Converter,
     definition::{is_terminating, is_true, resources},
     names::{accept, set_condition},
 };
@@ -19,6 +20,7 @@ use crate::{
     authn::{MASTERS, User},
     catalog::Catalog,
     server::{Inner, Server},
+    stored::Stored,
 };
 
 pub const GROUP: &str = "apiextensions.k8s.io";
@@ -137,10 +139,14 @@ impl Follower {
         let terminating = established.iter().filter(|d| is_terminating(d)).filter_map(|d| d.str_at(&["metadata", "name"])).map(str::to_owned).collect();
         let custom: Vec<_> = established.iter().flat_map(|d| resources(d)).collect();
         let current = inner.catalog.load();
-        let tag = format!("{custom:?} {terminating:?}");
+        let name = |d: &Value| d.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
+        let conversions: BTreeMap<String, &Value> = established.iter().filter_map(|d| Some((name(d), d.at(&["spec", "conversion"])?))).collect();
+        let tag = format!("{custom:?} {terminating:?} {conversions:?}");
         if tag != current.tag {
             let registry = current.registry.with_custom(custom);
-            inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, tag)));
+            let objects = || Arc::new(Stored(inner.storage.clone()));
+            let converters = established.iter().map(|d| (name(d), Arc::new(Converter::new(d, objects())))).collect();
+            inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, &converters, tag)));
             inner.aggregation.catalog_changed.notify_one();
         }
     }

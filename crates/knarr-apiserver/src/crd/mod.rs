@@ -2,6 +2,7 @@
 //! (upstream: `k8s.io/apiextensions-apiserver`).
 
 mod controller;
+mod conversion;
 mod definition;
 mod formats;
 mod names;
@@ -11,6 +12,7 @@ mod strategy;
 mod validate;
 
 pub use controller::{CLEANUP, start};
+pub use conversion::Converter;
 pub use definition::is_terminating;
 pub use names::set_condition;
 pub use strategy::CustomStrategy;

@@ -10,10 +10,10 @@ use knarr_core::{Result, Status};
 
 use super::body::{Body, BoxError, RequestBody};
 use crate::{
-    admission::{Operation, Review},
+    admission::{self, Operation, Review, connect_options},
     authn::User,
     authz::Attributes,
-    catalog::{Catalog, not_served},
+    catalog::{Catalog, Served, not_served},
     pipeline::not_allowed,
     request::RequestInfo,
     server::Inner,
@@ -63,16 +63,21 @@ where
         return Err(not_allowed());
     }
     if info.subresource != "log" {
-        admit(inner, &attributes, &served.gvk).await?;
+        admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default()).await?;
     }
     let streaming = inner.streaming.load_full().as_ref().clone().ok_or_else(|| Status::service_unavailable("no route to the nodes is configured"))?;
     let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
     streaming.connect(Connect { user, info }, request).await
 }
 
-async fn admit(inner: &Inner, attributes: &Attributes, kind: &knarr_core::GroupVersionKind) -> Result<()> {
+async fn admit(inner: &Inner, catalog: &Catalog, served: &Served, attributes: &Attributes, query: &str) -> Result<()> {
     let plugins = inner.plugins.load_full();
-    let review = Review { operation: Operation::Connect, attributes, kind, object: None, old: None, dry_run: false, warnings: Vec::new() };
+    let request = admission::Request::new(inner, catalog, served, &attributes.subresource, None);
+    let object = connect_options(&request.kind, attributes, query);
+    let mut review = Review { object: Some(object), request: Some(request), ..Review::new(Operation::Connect, attributes, &served.gvk) };
+    for plugin in plugins.iter().filter(|p| p.handles(Operation::Connect, attributes)) {
+        plugin.mutate(&mut review).await?;
+    }
     for plugin in plugins.iter().filter(|p| p.handles(Operation::Connect, attributes)) {
         plugin.validate(&review).await?;
     }

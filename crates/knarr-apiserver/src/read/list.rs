@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use knarr_core::{Result, Status};
+use knarr_core::{Encoding, Object, Result, Status};
+use knarr_schema::codec;
 use knarr_store::{Error, Item, Snapshot, storage::FRESH_TIMEOUT};
 
 use super::{parse_revision, selection::Selection, store_error, token::Token};
@@ -41,7 +42,18 @@ pub async fn page(ex: &Exchange<'_>) -> Result<Page, Failure> {
     let token = options.continue_token.as_deref().map(Token::decode).transpose();
     let token = token.map_err(|why| Status::bad_request(format!("invalid continue token: {why}")))?;
     let snapshot = snapshot(ex, token.as_ref()).await?;
-    Ok(cut(ex, &selection, &snapshot, token.as_ref()))
+    let page = cut(ex, &selection, &snapshot, token.as_ref());
+    Ok(if ex.served.asks_a_webhook() { converted(ex, page).await? } else { page })
+}
+
+/// The page with its objects in the served version: the webhook is asked for all of them at once.
+async fn converted(ex: &Exchange<'_>, mut page: Page) -> Result<Page> {
+    let trees = ex.served.read_all(page.items.iter().map(|i| &i.object)).await?;
+    for (item, tree) in page.items.iter_mut().zip(trees) {
+        let object = Object { encoding: Encoding::Json, resource_version: item.revision(), bytes: codec::encode_json(&tree).into() };
+        *item = Arc::new(item.with_object(object));
+    }
+    Ok(page)
 }
 
 /// The state that the list is to show.

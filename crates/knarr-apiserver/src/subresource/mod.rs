@@ -2,7 +2,7 @@
 
 mod binding;
 mod eviction;
-mod scale;
+pub mod scale;
 mod token;
 
 use knarr_core::{Result, Status, Value, json};

@@ -7,7 +7,7 @@ use knarr_core::{
     json,
     selector::LabelSelector,
 };
-use knarr_schema::{patch, types};
+use knarr_schema::{patch, registry::Resource, types};
 
 use crate::{
     call::{Exchange, Outcome},
@@ -20,7 +20,7 @@ use crate::{
 /// # Errors
 /// As those of the object itself.
 pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
-    let paths = Paths::of(ex);
+    let paths = Paths::of(&ex.served.resource);
     if ex.call.info.verb == "get" {
         let item = read::item(ex, ex.name()?).await?;
         let object = ex.served.read(&item.object)?;
@@ -66,8 +66,7 @@ fn at<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
 }
 
 impl Paths {
-    fn of(ex: &Exchange<'_>) -> Self {
-        let resource = &ex.served.resource;
+    fn of(resource: &Resource) -> Self {
         if let Some((replicas, status_replicas, selector)) = resource.custom.as_ref().and_then(|c| c.scale.clone()) {
             let selector = Selector::Text(selector.as_deref().map(steps).unwrap_or_default());
             return Self { replicas: steps(&replicas), status_replicas: steps(&status_replicas), selector };
@@ -108,6 +107,18 @@ impl Paths {
         }
         scale
     }
+}
+
+/// The scale of an object, as admission sees it.
+pub fn view(resource: &Resource, object: &Value) -> Value {
+    Paths::of(resource).scale_of(object)
+}
+
+/// Puts the wish of a scale into the object.
+pub fn put(resource: &Resource, object: &mut Value, scale: &Value) {
+    let paths = Paths::of(resource);
+    let path: Vec<&str> = paths.replicas.iter().map(String::as_str).collect();
+    object.set(&path, scale.i64_at(&["spec", "replicas"]).unwrap_or(0));
 }
 
 enum Wish {

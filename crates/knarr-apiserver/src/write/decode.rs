@@ -52,6 +52,17 @@ pub fn conform(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// The same for what plugins made of an object, of which the client is told nothing.
+///
+/// # Errors
+/// `BadRequest` for metadata that is none.
+pub fn conform_again(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
+    if let Behaviour::Custom(strategy) = &ex.served.strategy {
+        strategy.conform(value, FieldValidation::Ignore)?;
+    }
+    Ok(())
+}
+
 /// Declared defaults, then those that the kind's own code knows.
 pub fn defaults(ex: &Exchange<'_>, value: &mut Value) {
     if let Some(type_id) = ex.served.resource.type_id {

@@ -25,7 +25,7 @@ pub use patch::patch;
 pub use update::{Change, replace, update};
 
 use crate::{
-    admission::{Operation, Review},
+    admission::{Operation, Request, Review},
     authz::Attributes,
     call::Exchange,
     catalog::Behaviour,
@@ -71,25 +71,32 @@ impl<'a> Writer<'a> {
     pub async fn mutate(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
         if self.ex.server.plugins.load().iter().any(|p| p.handles(operation, &self.attributes)) {
             object = self.mutate_other(operation, object, old).await?;
+            decode::conform_again(self.ex, &mut object)?;
             decode::defaults(self.ex, &mut object);
             meta::dedup_owners(self.ex, &mut object, true);
         }
         Ok(object)
     }
 
-    /// The same for an object that is not of the request's resource (a binding, an eviction): nobody fills in defaults.
+    /// The same for an object that is not of the request's resource (a binding, an eviction): nobody fills in defaults. When a
+    /// plugin wants it, all are asked a second time.
     ///
     /// # Errors
     /// What a plugin says.
-    pub async fn mutate_other(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
+    pub async fn mutate_other(&self, operation: Operation, object: Value, old: Option<&Value>) -> Result<Value> {
         let plugins = self.ex.server.plugins.load_full();
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
-            let mut review = self.review(operation, Some(object), old);
-            plugin.mutate(&mut review).await?;
-            self.ex.warn_all(std::mem::take(&mut review.warnings));
-            object = review.object.take().unwrap_or_default();
+        let mut review = self.review(operation, Some(object), old);
+        loop {
+            for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
+                plugin.mutate(&mut review).await?;
+            }
+            if review.reinvocation.again || !review.reinvocation.wanted {
+                break;
+            }
+            review.reinvocation.again = true;
         }
-        Ok(object)
+        self.note(&review);
+        Ok(review.object.unwrap_or_default())
     }
 
     /// Lets the plugins refuse. Gives the object back.
@@ -98,12 +105,16 @@ impl<'a> Writer<'a> {
     /// What a plugin says.
     pub async fn admit(&self, operation: Operation, object: Option<Value>, old: Option<&Value>) -> Result<Option<Value>> {
         let plugins = self.ex.server.plugins.load_full();
-        let mut review = self.review(operation, object, old);
+        let review = self.review(operation, object, old);
+        let mut verdict = Ok(());
         for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
-            plugin.validate(&review).await?;
+            verdict = plugin.validate(&review).await;
+            if verdict.is_err() {
+                break;
+            }
         }
-        self.ex.warn_all(std::mem::take(&mut review.warnings));
-        Ok(review.object)
+        self.note(&review);
+        verdict.map(|()| review.object)
     }
 
     /// Both passes for a write without an object: a delete.
@@ -117,15 +128,20 @@ impl<'a> Writer<'a> {
         for plugin in plugins.iter().filter(handles) {
             plugin.mutate(&mut review).await?;
         }
-        for plugin in plugins.iter().filter(handles) {
-            plugin.validate(&review).await?;
-        }
-        self.ex.warn_all(std::mem::take(&mut review.warnings));
-        Ok(())
+        self.note(&review);
+        self.admit(Operation::Delete, None, Some(old)).await.map(drop)
+    }
+
+    /// Tells the client and the audit event what plugins noted.
+    fn note(&self, review: &Review<'_>) {
+        self.ex.warn_all(review.notes.take_warnings());
+        self.ex.annotate_all(review.notes.take_annotations());
     }
 
     fn review<'r>(&'r self, operation: Operation, object: Option<Value>, old: Option<&'r Value>) -> Review<'r> {
-        Review { operation, attributes: &self.attributes, kind: &self.ex.served.hub, object, old, dry_run: self.ex.dry_run(), warnings: Vec::new() }
+        let ex = self.ex;
+        let request = Request::new(ex.server, &ex.catalog, &ex.served, &ex.call.info.subresource, Some(ex.call));
+        Review { object, old, dry_run: ex.dry_run(), request: Some(request), ..Review::new(operation, &self.attributes, &ex.served.hub) }
     }
 
     /// Turns what validation found into a refusal.

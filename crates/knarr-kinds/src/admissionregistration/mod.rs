@@ -1,10 +1,14 @@
 //! Webhook configurations and admission policies (upstream: `pkg/registry/admissionregistration`).
 
+pub(crate) mod webhook;
+
+use crate::at;
 use crate::cells::{Cells, UNSET, age, name, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json};
 
-use crate::strategy::{Shape, Strategy};
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_to, each, entries, strings, with};
 
 /// ValidatingWebhookConfiguration, and MutatingWebhookConfiguration, which may be asked again.
@@ -28,6 +32,14 @@ impl Strategy for WebhookConfiguration {
             each(webhook, &["rules"], default_rule);
             with(webhook, &["clientConfig", "service"], |service| default_to(service, "port", 443));
         });
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, configuration: &Value) -> ErrorList {
+        at::check(configuration, |root, e| webhook::validate(root, None, self.mutating, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, configuration: &Value, old: &Value) -> ErrorList {
+        at::check(configuration, |root, e| webhook::validate(root, Some(old), self.mutating, e))
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {

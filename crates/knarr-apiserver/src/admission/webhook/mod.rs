@@ -1,0 +1,166 @@
+//! Admission webhooks: servers of others that change or refuse writes, as MutatingWebhookConfigurations and
+//! ValidatingWebhookConfigurations name them (upstream: `apiserver/pkg/admission/plugin/webhook`).
+//!
+//! Configurations are read from the store's snapshot for each request and parsed once for each of their versions: one that was
+//! acknowledged counts from then on.
+
+mod call;
+mod configuration;
+mod matching;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json};
+
+use super::{Objects, Operation, Plugin, Review};
+use crate::authz::Attributes;
+use call::{Answer, Problem};
+use configuration::{Configurations, Webhook};
+use matching::Invocation;
+
+pub use configuration::GROUP;
+
+/// Either plugin.
+pub struct Webhooks {
+    mutating: bool,
+    objects: Arc<dyn Objects>,
+    configurations: Configurations,
+}
+
+impl Webhooks {
+    /// `MutatingAdmissionWebhook`.
+    pub fn mutating(objects: Arc<dyn Objects>) -> Self {
+        Self { mutating: true, configurations: Configurations::new("mutatingwebhookconfigurations"), objects }
+    }
+
+    /// `ValidatingAdmissionWebhook`.
+    pub fn validating(objects: Arc<dyn Objects>) -> Self {
+        Self { mutating: false, configurations: Configurations::new("validatingwebhookconfigurations"), objects }
+    }
+
+    async fn call(&self, review: &Review<'_>, hook: &Webhook, invocation: &Invocation, object: &Value, old: &Value) -> Result<Answer, Problem> {
+        if review.dry_run && !hook.is_free_of_side_effects {
+            let why = format!("admission webhook {} does not support dry run", knarr_core::field::go_quote(&hook.name));
+            return Err(Problem::Other(Status::bad_request(why)));
+        }
+        let answer = call::ask(&*self.objects, review, hook, invocation, object, old, self.mutating).await?;
+        for (key, value) in &answer.annotations {
+            review.notes.annotate(format!("{}/{key}", hook.name), value);
+        }
+        answer.warnings.iter().for_each(|w| review.notes.warn(w));
+        if answer.allowed { Ok(answer) } else { Err(Problem::Denied(crate::hook::denied(&hook.name, answer.result.as_ref()))) }
+    }
+
+    /// What becomes of the write when a webhook did not let it pass.
+    fn verdict(review: &Review<'_>, hook: &Webhook, problem: Problem, failed_open: &str) -> Result<()> {
+        match problem {
+            Problem::Denied(status) | Problem::Other(status) => Err(status),
+            Problem::Calling(why) if hook.ignores_failures => {
+                tracing::warn!(webhook = hook.name, why, "a webhook could not be called; the write goes on");
+                review.notes.annotate(failed_open, &hook.name);
+                Ok(())
+            }
+            Problem::Calling(why) => Err(Status::internal(format!("failed calling webhook {}: {why}", knarr_core::field::go_quote(&hook.name)))),
+        }
+    }
+
+    /// Asks one webhook that mutates; gives whether it has changed the object.
+    async fn mutate_by(&self, review: &mut Review<'_>, hook: &Webhook, invocation: &Invocation) -> Result<bool, Problem> {
+        let (object, old) = shown(review, &invocation.kind).map_err(Problem::Other)?;
+        let answer = self.call(review, hook, invocation, &object, &old).await?;
+        let Some(patch) = answer.patch.filter(|p| p.as_array().is_some_and(|list| !list.is_empty())) else { return Ok(false) };
+        let (Some(under), Some(request)) = (&review.object, &review.request) else {
+            let name = knarr_core::field::go_quote(&hook.name);
+            let why = format!("admission webhook {name} attempted to modify the object, which is not supported for this operation");
+            return Err(Problem::Other(Status::internal(why)));
+        };
+        let failed = |e: Status| Problem::Other(Status::internal(e.message));
+        let patched = knarr_schema::patch::json_patch(&object, &patch).map_err(failed)?;
+        let patched = request.conform(patched, &invocation.kind).map_err(failed)?;
+        let changed = patched != object;
+        review.object = Some(request.take_back(patched, &invocation.kind, &review.attributes.subresource, under).map_err(Problem::Other)?);
+        Ok(changed)
+    }
+}
+
+/// Object and old object as a webhook is shown them; `null` where there is none.
+fn shown(review: &Review<'_>, kind: &GroupVersionKind) -> Result<(Value, Value)> {
+    let Some(request) = &review.request else { return Ok((Value::Null, Value::Null)) };
+    let present = |object: Option<&Value>| -> Result<Value> {
+        let Some(object) = object else { return Ok(Value::Null) };
+        let mut shown = request.present(object, kind, &review.attributes.subresource)?;
+        shown.set(&["kind"], kind.kind.as_str());
+        shown.set(&["apiVersion"], kind.api_version());
+        Ok(shown)
+    };
+    Ok((present(review.object.as_ref())?, present(review.old)?))
+}
+
+#[async_trait]
+impl Plugin for Webhooks {
+    fn name(&self) -> &'static str {
+        if self.mutating { "MutatingAdmissionWebhook" } else { "ValidatingAdmissionWebhook" }
+    }
+
+    fn handles(&self, _operation: Operation, attributes: &Attributes) -> bool {
+        // Nobody can lock himself out of taking a configuration back.
+        attributes.group != GROUP && !self.configurations.current(&*self.objects).is_empty()
+    }
+
+    async fn mutate(&self, review: &mut Review<'_>) -> Result<()> {
+        if !self.mutating || review.request.is_none() {
+            return Ok(());
+        }
+        let (name, round) = (self.name(), usize::from(review.reinvocation.again));
+        let memory = review.reinvocation.of(name);
+        if round > 0 && memory.has_changed(review.object.as_ref()) {
+            review.reinvocation.of(name).require();
+        }
+        for (index, hook) in self.configurations.current(&*self.objects).iter().enumerate() {
+            let Some(invocation) = matching::invocation(&*self.objects, review, hook)? else { continue };
+            if round > 0 && !review.reinvocation.of(name).is_required(&hook.id) {
+                continue;
+            }
+            let result = self.mutate_by(review, hook, &invocation).await;
+            let changed = matches!(result, Ok(true));
+            let told = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed}).to_string();
+            review.notes.annotate(format!("mutation.webhook.admission.k8s.io/round_{round}_index_{index}"), told);
+            if changed {
+                review.reinvocation.of(name).require();
+                review.reinvocation.wanted = true;
+            }
+            if hook.may_be_reinvoked {
+                review.reinvocation.of(name).add_invoked(&hook.id);
+            }
+            if let Err(problem) = result {
+                Self::verdict(review, hook, problem, &format!("failed-open.mutation.webhook.admission.k8s.io/round_{round}_index_{index}"))?;
+            }
+        }
+        let output = review.object.clone();
+        review.reinvocation.of(name).set_output(output.as_ref());
+        Ok(())
+    }
+
+    /// All are asked at once.
+    async fn validate(&self, review: &Review<'_>) -> Result<()> {
+        if self.mutating || review.request.is_none() {
+            return Ok(());
+        }
+        let hooks = self.configurations.current(&*self.objects);
+        let mut calls = Vec::new();
+        for hook in hooks.iter() {
+            if let Some(invocation) = matching::invocation(&*self.objects, review, hook)? {
+                let (object, old) = shown(review, &invocation.kind)?;
+                calls.push(async move { (hook, self.call(review, hook, &invocation, &object, &old).await) });
+            }
+        }
+        for (index, (hook, result)) in join_all(calls).await.into_iter().enumerate() {
+            if let Err(problem) = result {
+                Self::verdict(review, hook, problem, &format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}"))?;
+            }
+        }
+        Ok(())
+    }
+}
