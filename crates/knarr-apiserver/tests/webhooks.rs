@@ -160,10 +160,17 @@ async fn a_webhook_that_cannot_be_called_closes_or_opens() {
     let refused = cluster.post(CONFIG_MAPS, &config_map("a", json!({}))).await;
     assert_eq!(refused.code, 500);
     let text = message(refused);
-    assert!(text.starts_with("Internal error occurred: failed calling webhook \"a.example.com\": received invalid webhook response: expected response.uid="), "{text}");
+    assert!(
+        text.starts_with("Internal error occurred: failed calling webhook \"a.example.com\": received invalid webhook response: expected response.uid="),
+        "{text}"
+    );
     let path = format!("{GROUP}/validatingwebhookconfigurations/c");
     for (url, ca, wanted_text) in [
-        ("https://127.0.0.1:1/x", ca.as_str(), "failed to call webhook: Post \"https://127.0.0.1:1/x?timeout=10s\": dial tcp 127.0.0.1:1: connect: connection refused"),
+        (
+            "https://127.0.0.1:1/x",
+            ca.as_str(),
+            "failed to call webhook: Post \"https://127.0.0.1:1/x?timeout=10s\": dial tcp 127.0.0.1:1: connect: connection refused",
+        ),
         (&url, "", "failed to call webhook: Post"),
     ] {
         cluster.delete(&path).await;
@@ -208,9 +215,7 @@ async fn match_conditions_exempt() {
 }
 
 fn definition(conversion: Value) -> Value {
-    let version = |name: &str, storage: bool| {
-        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
-    };
+    let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
     json!({
         "kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "places.example.com"},
         "spec": {

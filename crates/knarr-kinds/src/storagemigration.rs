@@ -70,7 +70,8 @@ fn validate_status(status: &At, new: &Value, old: &Value, e: &mut ErrorList) {
     if !before.is_empty() && before != revision.str() {
         e.push(revision.invalid("field is immutable"));
     }
-    let holds = |object: &Value, kind: &str| object.list_at(&["status", "conditions"]).iter().any(|c| text(c, &["type"]) == kind && text(c, &["status"]) == "True");
+    let holds =
+        |object: &Value, kind: &str| object.list_at(&["status", "conditions"]).iter().any(|c| text(c, &["type"]) == kind && text(c, &["status"]) == "True");
     if holds(new, "Succeeded") && holds(new, "Failed") {
         e.push(list.invalid("Both success and failed conditions cannot be true at the same time"));
     }

@@ -67,9 +67,7 @@ mod tests {
             ("storageclasses", json!({"metadata": {"name": "fixed"}})),
         ]);
         let plugin = PersistentVolumeClaimResize(Arc::new(objects));
-        let claim = |class: &str, size: &str, phase: &str| {
-            json!({"metadata": {"name": "c"}, "spec": {"storageClassName": class, "resources": {"requests": {"storage": size}}}, "status": {"phase": phase}})
-        };
+        let claim = |class: &str, size: &str, phase: &str| json!({"metadata": {"name": "c"}, "spec": {"storageClassName": class, "resources": {"requests": {"storage": size}}}, "status": {"phase": phase}});
         let attributes = Attributes { resource: "persistentvolumeclaims".into(), name: "c".into(), ..Attributes::default() };
         let kind = knarr_core::GroupVersionKind::new("", "v1", "PersistentVolumeClaim");
         for (class, phase, size, refused) in [

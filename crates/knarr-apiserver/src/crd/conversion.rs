@@ -177,9 +177,7 @@ mod tests {
 
     #[test]
     fn an_answer_must_be_to_our_question() {
-        let answer = |uid: &str, result: Value| {
-            json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": {"uid": uid, "result": result, "convertedObjects": [1]}})
-        };
+        let answer = |uid: &str, result: Value| json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": {"uid": uid, "result": result, "convertedObjects": [1]}});
         assert_eq!(answered(&answer("u", json!({"status": "Success"})), "v1", "u").map(<[Value]>::len), Ok(1));
         assert_eq!(answered(&answer("w", json!({"status": "Success"})), "v1", "u"), Err("expected response.uid=\"u\", got \"w\"".into()));
         assert_eq!(answered(&answer("u", json!({"status": "Failed", "message": "no"})), "v1", "u"), Err("no".into()));

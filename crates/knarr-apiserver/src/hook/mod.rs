@@ -8,10 +8,7 @@ use std::{fmt::Display, sync::OnceLock, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::SendRequest,
-};
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use knarr_core::{Reason, Status, Value, ValueExt, field};
 use parking_lot::Mutex;
 
@@ -171,7 +168,9 @@ fn refusal(code: u16, body: &[u8]) -> String {
         429 => "the server has received too many requests and has asked us to try again later".into(),
         503 => "the server is currently unable to handle the request".into(),
         504 => "the server was unable to return a response in the time allotted, but may still be processing the request".into(),
-        500.. => format!("an error on the server ({}) has prevented the request from succeeding", field::go_quote(if text.is_empty() { "unknown" } else { text })),
+        500.. => {
+            format!("an error on the server ({}) has prevented the request from succeeding", field::go_quote(if text.is_empty() { "unknown" } else { text }))
+        }
         _ => format!("the server responded with the status code {code} but did not return more information"),
     }
 }

@@ -30,7 +30,8 @@ impl Leniency {
     fn of(old: &Value) -> Self {
         let all = old.list_at(&["webhooks"]);
         let side_effects = |w: &Value| matches!(w.str_at(&["sideEffects"]), Some("None" | "NoneOnDryRun"));
-        let speaks = |w: &Value| w.list_at(&["admissionReviewVersions"]).is_empty() || strings(w, &["admissionReviewVersions"]).any(|v| REVIEW_VERSIONS.contains(&v));
+        let speaks =
+            |w: &Value| w.list_at(&["admissionReviewVersions"]).is_empty() || strings(w, &["admissionReviewVersions"]).any(|v| REVIEW_VERSIONS.contains(&v));
         let names: Vec<&str> = all.iter().filter_map(|w| w.str_at(&["name"])).collect();
         let bad_label = |w: &Value| has_invalid_label_value(w.at(&["namespaceSelector"])) || has_invalid_label_value(w.at(&["objectSelector"]));
         Self {
@@ -297,9 +298,18 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_in_upstreams_words() {
         assert!(found(|_| {}).is_empty());
-        assert_eq!(found(|w| w.set(&["name"], "a.b")), ["webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots"]);
-        assert_eq!(found(|w| w.set(&["sideEffects"], "Some")), ["webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\""]);
-        assert_eq!(found(|w| w.set(&["timeoutSeconds"], 31)), ["webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"]);
+        assert_eq!(
+            found(|w| w.set(&["name"], "a.b")),
+            ["webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots"]
+        );
+        assert_eq!(
+            found(|w| w.set(&["sideEffects"], "Some")),
+            ["webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\""]
+        );
+        assert_eq!(
+            found(|w| w.set(&["timeoutSeconds"], 31)),
+            ["webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"]
+        );
         assert_eq!(found(|w| w.set(&["clientConfig"], json!({}))), ["webhooks[0].clientConfig: Required value: exactly one of url or service is required"]);
         assert_eq!(
             found(|w| w.set(&["clientConfig"], json!({"url": "http://x?y"}))),
@@ -309,7 +319,8 @@ mod tests {
             ]
         );
         assert_eq!(
-            found(|w| w.set(&["rules"], json!([{"operations": ["*", "CREATE"], "apiGroups": ["*"], "apiVersions": ["v1"], "resources": ["pods/*", "pods/status"]}]))),
+            found(|w| w
+                .set(&["rules"], json!([{"operations": ["*", "CREATE"], "apiGroups": ["*"], "apiVersions": ["v1"], "resources": ["pods/*", "pods/status"]}]))),
             [
                 "webhooks[0].rules[0].operations: Invalid value: [\"*\",\"CREATE\"]: if '*' is present, must not specify other operations",
                 "webhooks[0].rules[0].resources[1]: Invalid value: \"pods/status\": if 'pods/*' is present, must not specify pods/status",

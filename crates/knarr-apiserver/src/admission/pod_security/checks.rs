@@ -178,15 +178,15 @@ fn app_armor(pod: &Pod<'_>) -> Option<Finding> {
     found(reason, format!("{} must not set AppArmor profile type to {}", setters.join(" and "), quoted(values)))
 }
 
-const CAPABILITIES: [&str; 13] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
-];
+const CAPABILITIES: [&str; 13] =
+    ["AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"];
 
 /// Containers that add capabilities beside the allowed ones, and those.
 fn added<'a>(pod: &Pod<'a>, allowed: &[&str]) -> (Vec<&'a str>, BTreeSet<&'a str>) {
     let mut capabilities = BTreeSet::new();
     let names = pod.which(|c| {
-        let more: Vec<&str> = c.list_at(&["securityContext", "capabilities", "add"]).iter().filter_map(Value::as_str).filter(|a| !allowed.contains(a)).collect();
+        let more: Vec<&str> =
+            c.list_at(&["securityContext", "capabilities", "add"]).iter().filter_map(Value::as_str).filter(|a| !allowed.contains(a)).collect();
         capabilities.extend(&more);
         !more.is_empty()
     });
@@ -231,9 +231,7 @@ fn host_ports(pod: &Pod<'_>) -> Option<Finding> {
         any
     });
     let verb = plural("uses", "use", names.len());
-    bad(&names, "hostPort", |c| {
-        format!("{c} {verb} {} {}", plural("hostPort", "hostPorts", ports.len()), ports.iter().cloned().collect::<Vec<_>>().join(", "))
-    })
+    bad(&names, "hostPort", |c| format!("{c} {verb} {} {}", plural("hostPort", "hostPorts", ports.len()), ports.iter().cloned().collect::<Vec<_>>().join(", ")))
 }
 
 fn probe_hosts(pod: &Pod<'_>) -> Option<Finding> {
@@ -267,8 +265,27 @@ fn proc_mount(pod: &Pod<'_>) -> Option<Finding> {
 const VOLUMES: [&str; 9] = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
 /// The others, by which a finding names them.
 const OTHER_VOLUMES: [&str; 21] = [
-    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "gitRepo", "nfs", "iscsi", "glusterfs", "rbd", "flexVolume", "cinder", "cephfs", "flocker", "fc",
-    "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "storageos",
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "gitRepo",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "rbd",
+    "flexVolume",
+    "cinder",
+    "cephfs",
+    "flocker",
+    "fc",
+    "azureFile",
+    "vsphereVolume",
+    "quobyte",
+    "azureDisk",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "scaleIO",
+    "storageos",
 ];
 
 fn restricted_volumes(pod: &Pod<'_>) -> Option<Finding> {
@@ -398,7 +415,11 @@ fn sysctls(pod: &Pod<'_>, allowed: &[&str]) -> Option<Finding> {
 
 fn windows_host_process(pod: &Pod<'_>) -> Option<Finding> {
     let setters = pod.setters(|context| context.bool_at(&["windowsOptions", "hostProcess"]) == Some(true));
-    if setters.is_empty() { None } else { found("hostProcess", format!("{} must not set securityContext.windowsOptions.hostProcess=true", setters.join(" and "))) }
+    if setters.is_empty() {
+        None
+    } else {
+        found("hostProcess", format!("{} must not set securityContext.windowsOptions.hostProcess=true", setters.join(" and ")))
+    }
 }
 
 #[cfg(test)]
@@ -447,36 +468,99 @@ mod tests {
             pod
         };
         let rows: Vec<Row> = vec![
-            (Level::Restricted, 8, container(json!({"securityContext": {"allowPrivilegeEscalation": true}})),
-             "allowPrivilegeEscalation != false (container \"a\" must set securityContext.allowPrivilegeEscalation=false)"),
-            (Level::Baseline, 0, container(json!({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}})),
-             "forbidden AppArmor profile (container \"a\" must not set AppArmor profile type to \"Unconfined\")"),
-            (Level::Baseline, 0, pod(&["securityContext", "appArmorProfile"], json!({"type": "Unconfined"})),
-             "forbidden AppArmor profile (pod must not set AppArmor profile type to \"Unconfined\")"),
-            (Level::Baseline, 0, container(json!({"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_RAW", "CHOWN"]}}})),
-             "non-default capabilities (container \"a\" must not include \"NET_RAW\" in securityContext.capabilities.add)"),
-            (Level::Restricted, 22, container(json!({"securityContext": {"capabilities": {"add": ["CHOWN"]}}})),
-             "unrestricted capabilities (container \"a\" must set securityContext.capabilities.drop=[\"ALL\"]; container \"a\" must not include \"CHOWN\" in securityContext.capabilities.add)"),
+            (
+                Level::Restricted,
+                8,
+                container(json!({"securityContext": {"allowPrivilegeEscalation": true}})),
+                "allowPrivilegeEscalation != false (container \"a\" must set securityContext.allowPrivilegeEscalation=false)",
+            ),
+            (
+                Level::Baseline,
+                0,
+                container(json!({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}})),
+                "forbidden AppArmor profile (container \"a\" must not set AppArmor profile type to \"Unconfined\")",
+            ),
+            (
+                Level::Baseline,
+                0,
+                pod(&["securityContext", "appArmorProfile"], json!({"type": "Unconfined"})),
+                "forbidden AppArmor profile (pod must not set AppArmor profile type to \"Unconfined\")",
+            ),
+            (
+                Level::Baseline,
+                0,
+                container(json!({"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_RAW", "CHOWN"]}}})),
+                "non-default capabilities (container \"a\" must not include \"NET_RAW\" in securityContext.capabilities.add)",
+            ),
+            (
+                Level::Restricted,
+                22,
+                container(json!({"securityContext": {"capabilities": {"add": ["CHOWN"]}}})),
+                "unrestricted capabilities (container \"a\" must set securityContext.capabilities.drop=[\"ALL\"]; container \"a\" must not include \"CHOWN\" in securityContext.capabilities.add)",
+            ),
             (Level::Baseline, 0, pod(&["hostIPC"], json!(true)), "host namespaces (hostIPC=true)"),
             (Level::Baseline, 0, container(json!({"ports": [{"hostPort": 80}, {"hostPort": 443}]})), "hostPort (container \"a\" uses hostPorts 443, 80)"),
-            (Level::Baseline, 34, container(json!({"livenessProbe": {"httpGet": {"host": "8.8.8.8"}}})),
-             "probe or lifecycle host (container \"a\" uses probe or lifecycle host \"8.8.8.8\")"),
-            (Level::Baseline, 0, container(json!({"securityContext": {"privileged": true}})), "privileged (container \"a\" must not set securityContext.privileged=true)"),
-            (Level::Baseline, 0, container(json!({"securityContext": {"procMount": "Unmasked"}})), "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\")"),
-            (Level::Baseline, 0, pod(&["securityContext", "seLinuxOptions"], json!({"type": "x", "user": "u", "role": "r"})),
-             "seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"x\"; user may not be set; role may not be set)"),
-            (Level::Baseline, 19, container(json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}})),
-             "seccompProfile (container \"a\" must not set securityContext.seccompProfile.type to \"Unconfined\")"),
-            (Level::Restricted, 19, pod(&["securityContext", "seccompProfile"], Value::Null),
-             "seccompProfile (pod or containers \"i\", \"a\" must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"),
+            (
+                Level::Baseline,
+                34,
+                container(json!({"livenessProbe": {"httpGet": {"host": "8.8.8.8"}}})),
+                "probe or lifecycle host (container \"a\" uses probe or lifecycle host \"8.8.8.8\")",
+            ),
+            (
+                Level::Baseline,
+                0,
+                container(json!({"securityContext": {"privileged": true}})),
+                "privileged (container \"a\" must not set securityContext.privileged=true)",
+            ),
+            (
+                Level::Baseline,
+                0,
+                container(json!({"securityContext": {"procMount": "Unmasked"}})),
+                "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\")",
+            ),
+            (
+                Level::Baseline,
+                0,
+                pod(&["securityContext", "seLinuxOptions"], json!({"type": "x", "user": "u", "role": "r"})),
+                "seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"x\"; user may not be set; role may not be set)",
+            ),
+            (
+                Level::Baseline,
+                19,
+                container(json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}})),
+                "seccompProfile (container \"a\" must not set securityContext.seccompProfile.type to \"Unconfined\")",
+            ),
+            (
+                Level::Restricted,
+                19,
+                pod(&["securityContext", "seccompProfile"], Value::Null),
+                "seccompProfile (pod or containers \"i\", \"a\" must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")",
+            ),
             (Level::Baseline, 0, pod(&["securityContext", "sysctls"], json!([{"name": "a"}, {"name": "b"}])), "forbidden sysctls (a, b)"),
-            (Level::Baseline, 0, pod(&["securityContext", "windowsOptions"], json!({"hostProcess": true})),
-             "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)"),
-            (Level::Restricted, 0, pod(&["volumes"], json!([{"name": "n", "nfs": {}}, {"name": "s", "secret": {}}, {"name": "m", "nfs": {}}])),
-             "restricted volume types (volumes \"n\", \"m\" use restricted volume type \"nfs\")"),
-            (Level::Restricted, 0, pod(&["securityContext", "runAsNonRoot"], json!(false)), "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false)"),
-            (Level::Restricted, 0, pod(&["securityContext", "runAsNonRoot"], Value::Null),
-             "runAsNonRoot != true (pod or containers \"i\", \"a\" must set securityContext.runAsNonRoot=true)"),
+            (
+                Level::Baseline,
+                0,
+                pod(&["securityContext", "windowsOptions"], json!({"hostProcess": true})),
+                "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)",
+            ),
+            (
+                Level::Restricted,
+                0,
+                pod(&["volumes"], json!([{"name": "n", "nfs": {}}, {"name": "s", "secret": {}}, {"name": "m", "nfs": {}}])),
+                "restricted volume types (volumes \"n\", \"m\" use restricted volume type \"nfs\")",
+            ),
+            (
+                Level::Restricted,
+                0,
+                pod(&["securityContext", "runAsNonRoot"], json!(false)),
+                "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false)",
+            ),
+            (
+                Level::Restricted,
+                0,
+                pod(&["securityContext", "runAsNonRoot"], Value::Null),
+                "runAsNonRoot != true (pod or containers \"i\", \"a\" must set securityContext.runAsNonRoot=true)",
+            ),
             (Level::Restricted, 23, pod(&["securityContext", "runAsUser"], json!(0)), "runAsUser=0 (pod must not set runAsUser=0)"),
         ];
         for (level, since, spec, wanted) in rows {

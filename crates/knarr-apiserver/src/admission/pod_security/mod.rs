@@ -223,7 +223,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_is_refused_or_warned_about() {
-        let (refused, _) = review("pods", json!({"spec": {"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}]}}), None).await;
+        let (refused, _) =
+            review("pods", json!({"spec": {"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}]}}), None).await;
         assert_eq!(
             refused.unwrap_err().message,
             "pods \"n\" is forbidden: violates PodSecurity \"baseline:v1.30\": host namespaces (hostNetwork=true), privileged (container \"c\" must not set securityContext.privileged=true)"

@@ -86,10 +86,12 @@ pub fn of_labels(labels: Option<&Value>) -> (Policy, ErrorList) {
             Level::parse(text).ok_or(()).inspect_err(|()| wrong(key, text, "must be one of privileged, baseline, restricted")).map_err(|()| otherwise)
         });
         let version_key = format!("{key}-version");
-        let version = label(&version_key).map(|text| version(text).unwrap_or_else(|| {
-            wrong(&version_key, text, "must be \"latest\" or \"v1.x\"");
-            None
-        }));
+        let version = label(&version_key).map(|text| {
+            version(text).unwrap_or_else(|| {
+                wrong(&version_key, text, "must be \"latest\" or \"v1.x\"");
+                None
+            })
+        });
         (level, version)
     };
     let (enforce, enforce_version) = mode("enforce", Level::Restricted);

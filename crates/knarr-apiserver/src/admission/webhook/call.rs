@@ -144,10 +144,16 @@ mod tests {
         assert_eq!(check(json!({"uid": "u", "allowed": true}), false), Ok(true));
         assert_eq!(check(json!({"uid": "w", "allowed": true}), false), Err("expected response.uid=\"u\", got \"w\"".into()));
         assert_eq!(check(json!({"uid": "u", "patch": "W10="}), true), Err("webhook returned response.patch but not response.patchType".into()));
-        assert_eq!(check(json!({"uid": "u", "patch": "W10=", "patchType": "JSONPatch"}), false), Err("validating webhook may not return response.patch".into()));
+        assert_eq!(
+            check(json!({"uid": "u", "patch": "W10=", "patchType": "JSONPatch"}), false),
+            Err("validating webhook may not return response.patch".into())
+        );
         assert_eq!(check(json!({"uid": "u", "patch": "W10=", "patchType": "JSONPatch"}), true), Ok(false));
         assert_eq!(read(&json!({}), "v1", "u", true).err(), Some("webhook response was absent".into()));
         let wrong = json!({"apiVersion": "v1", "kind": "Status", "response": {"uid": "u"}});
-        assert_eq!(read(&wrong, "v1", "u", true).err(), Some("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got v1, Kind=Status".into()));
+        assert_eq!(
+            read(&wrong, "v1", "u", true).err(),
+            Some("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got v1, Kind=Status".into())
+        );
     }
 }
