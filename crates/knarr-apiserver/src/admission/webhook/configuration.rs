@@ -96,10 +96,7 @@ impl Webhook {
             matches_equivalent: text("matchPolicy") != "Exact",
             namespace_selector: selector("namespaceSelector"),
             object_selector: selector("objectSelector"),
-            match_conditions: MatchConditions::new(
-                webhook.list_at(&["matchConditions"]),
-                Declarations { authorizer: true, ..Declarations::default() },
-            ),
+            match_conditions: MatchConditions::new(webhook.list_at(&["matchConditions"]), Declarations { authorizer: true, ..Declarations::default() }),
             ignores_failures: text("failurePolicy") == "Ignore",
             timeout: Duration::from_secs(seconds),
             may_be_reinvoked: text("reinvocationPolicy") == "IfNeeded",
