@@ -32,6 +32,8 @@ pub struct Config {
     pub node_grace_period: Duration,
     /// Terminated pods beyond this number are deleted, the oldest first (upstream: `--terminated-pod-gc-threshold`).
     pub terminated_pods_max: usize,
+    /// Ports of the nodes' addresses that no Service may take: the API server's, the node agents'.
+    pub reserved_ports: Vec<u16>,
 }
 
 impl Default for Config {
@@ -44,6 +46,7 @@ impl Default for Config {
             node_mask_v6: 64,
             node_grace_period: Duration::from_secs(50),
             terminated_pods_max: 12_500,
+            reserved_ports: Vec::new(),
         }
     }
 }

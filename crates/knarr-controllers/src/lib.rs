@@ -37,6 +37,7 @@ mod replicaset;
 mod resourcequota;
 mod resources;
 mod root_ca;
+mod service;
 mod serviceaccount;
 mod statefulset;
 mod storage_version_migrator;
@@ -60,6 +61,7 @@ pub fn start_all(context: &ControllerContext) {
     statefulset::start(context);
     daemonset::start(context);
     endpoints::start(context);
+    service::start(context);
     resourcequota::start(context, &census.resources);
     storage_version_migrator::start(context, &census.resources);
     pod_gc::start(context);

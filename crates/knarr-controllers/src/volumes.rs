@@ -1,7 +1,8 @@
 //! Claims and volumes: which volume a claim gets ([`binder`], [`matching`], [`provision`]), what must not be deleted while it is
-//! in use ([`protection`]), and claims that live and die with a pod ([`ephemeral`]).
+//! in use ([`protection`], [`class_protection`]), and claims that live and die with a pod ([`ephemeral`]).
 
 mod binder;
+mod class_protection;
 mod ephemeral;
 mod matching;
 mod protection;
@@ -16,6 +17,7 @@ use crate::context::ControllerContext;
 
 pub fn start(context: &ControllerContext) {
     protection::start(context);
+    class_protection::start(context);
     binder::start(context);
     ephemeral::start(context);
 }

@@ -43,7 +43,7 @@ fn objects() -> impl Iterator<Item = Value> {
 /// What the pipeline says.
 pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &Config) -> Result<()> {
     let (first, rest): (Vec<Value>, Vec<Value>) = objects().partition(|o| o["kind"] == "Namespace");
-    let own = [service_cidr(config), authentication(config)?];
+    let own = [service_cidr(config), authentication(config)?, storage_class()];
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
     ensure(transport, registry, kubernetes_service(config)).await?;
@@ -101,6 +101,13 @@ async fn put(transport: &Arc<dyn Transport>, registry: &Registry, object: Value)
 
 fn service_cidr(config: &Config) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [config.service_cidr.to_string()]}})
+}
+
+/// The class of claims that name none: a folder of the node on which their pod runs, made when the pod is scheduled.
+fn storage_class() -> Value {
+    json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "knarr.io/local", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"})
 }
 
 /// What extension servers need to check who asks (`kube-system/extension-apiserver-authentication`).

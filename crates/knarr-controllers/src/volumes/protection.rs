@@ -59,13 +59,13 @@ fn start_claims(context: &ControllerContext) {
 
 /// What is to be done about a protected object.
 #[derive(Debug, PartialEq, Eq)]
-enum Action {
+pub enum Action {
     Protect,
     LetGo,
     Nothing,
 }
 
-fn decide(meta: &ObjectMeta, finalizer: &str, used: bool) -> Action {
+pub fn decide(meta: &ObjectMeta, finalizer: &str, used: bool) -> Action {
     let protected = meta.finalizers.iter().flatten().any(|f| f == finalizer);
     match meta.deletion_timestamp {
         None if !protected => Action::Protect,
@@ -75,7 +75,7 @@ fn decide(meta: &ObjectMeta, finalizer: &str, used: bool) -> Action {
 }
 
 /// Tells whether anything is to be written.
-fn apply(meta: &mut ObjectMeta, finalizer: &str, action: &Action) -> bool {
+pub fn apply(meta: &mut ObjectMeta, finalizer: &str, action: &Action) -> bool {
     let finalizers = meta.finalizers.get_or_insert_default();
     match action {
         Action::Protect => finalizers.push(finalizer.to_owned()),

@@ -161,6 +161,7 @@ fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, st
         root_ca: pki.ca.certificate.clone(),
         cluster_cidrs: vec![cluster.pod_cidr.parse().map_err(Failure::program)?],
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
+        reserved_ports: std::iter::once(cluster.port).chain(cluster.nodes.iter().map(|n| n.kubelet_port)).collect(),
         ..knarr_controllers::Config::default()
     };
     let context = ControllerContext {
