@@ -63,7 +63,11 @@ pub fn start(context: &ControllerContext) {
             woken.add(change.key().clone());
         }
         // A port that was given up may be what another waits for.
-        if change.old.as_ref().is_some_and(|old| old.view.balanced && change.new.as_ref().is_none_or(|new| new.view.ports != old.view.ports || !new.view.balanced)) {
+        if change
+            .old
+            .as_ref()
+            .is_some_and(|old| old.view.balanced && change.new.as_ref().is_none_or(|new| new.view.ports != old.view.ports || !new.view.balanced))
+        {
             me.balanced().into_iter().for_each(|key| woken.add(key));
         }
     });
@@ -149,7 +153,8 @@ impl Controller {
                 self.recorder.event(&about, EventKind::Normal, "EnsuringLoadBalancer", "Ensuring load balancer");
             }
             self.write(&key, &addresses).await?;
-            let (reason, text) = if is_new { ("EnsuredLoadBalancer", "Ensured load balancer") } else { ("UpdatedLoadBalancer", "Updated load balancer with new hosts") };
+            let (reason, text) =
+                if is_new { ("EnsuredLoadBalancer", "Ensured load balancer") } else { ("UpdatedLoadBalancer", "Updated load balancer with new hosts") };
             if !addresses.is_empty() {
                 self.recorder.event(&about, EventKind::Normal, reason, text);
             }
