@@ -128,6 +128,12 @@ impl World {
         self.env.now().as_second() - 1_700_000_000
     }
 
+    /// Changes the request of the pod's first container, as the resize subresource does.
+    async fn ask_for_cpu(&self, cpu: &str, generation: i64) {
+        let body = json!({"metadata": {"generation": generation}, "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}});
+        self.api.client().within::<Pod>("default").patch("p", knarr_client::Patch::strategic(body)).await.unwrap();
+    }
+
     fn config_map(&self, name: &str, key: &str, value: &str) {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "default", "name": name}, "data": {key: value}});
         self.api.seed::<ConfigMap>(&serde_json::from_value(map).unwrap());
@@ -435,4 +441,43 @@ async fn the_node_is_registered_kept_alive_and_told_seldom() {
     let count = |what: &str| world.api.log().iter().filter(|l| l.contains(what)).count();
     assert!((1..=2).contains(&count("nodes/status")), "{:#?}", world.api.log());
     assert!((59..=61).contains(&count("leases")), "{}", count("leases"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_fit_fails_at_once() {
+    let world = World::started();
+    world.create(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "100k"}}}]})).await;
+    let status = world.until_phase("Failed").await;
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert!(status.message.unwrap().starts_with("Node didn't have enough resource: cpu, requested: 100000000, used: 0, capacity: "));
+    assert_eq!(world.calls(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resize_is_done_in_place_or_waits_for_room() {
+    let world = World::started();
+    world.create(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}}}]})).await;
+    world.until_ready().await;
+    world.ask_for_cpu("200m", 2).await;
+    let given = |status: &PodStatus| status.container_statuses.as_ref()?[0].allocated_resources.as_ref()?.get("cpu").map(|q| q.0.clone());
+    world.until("resized", |s| given(s).as_deref() == Some("200m") && !s.conditions.iter().flatten().any(|c| c.type_.starts_with("PodResize"))).await;
+    assert!(world.calls().contains("update a"));
+    assert_eq!(world.events_of("ResizeCompleted").len(), 1);
+    world.ask_for_cpu("100k", 3).await;
+    let status = world.until("deferred", |s| s.conditions.iter().flatten().any(|c| c.type_ == "PodResizePending")).await;
+    let pending = status.conditions.iter().flatten().find(|c| c.type_ == "PodResizePending").unwrap();
+    assert_eq!((pending.status.as_str(), pending.reason.as_deref(), pending.observed_generation), ("True", Some("Deferred"), Some(3)));
+    assert_eq!(given(&status).as_deref(), Some("200m"), "what it has stays");
+    assert_eq!(world.events_of("ResizeDeferred").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_container_that_crashes_only_the_last_run_is_kept() {
+    let world = World::new();
+    world.runtime.program("a", Program::Exits { after: Duration::from_secs(1), code: 1 });
+    world.start();
+    world.create(json!({"containers": [{"name": "a"}]})).await;
+    let status = world.until("restarted", |s| s.container_statuses.as_ref().is_some_and(|c| c[0].restart_count >= 4)).await;
+    assert!(status.container_statuses.unwrap()[0].last_state.as_ref().unwrap().terminated.is_some());
+    assert!(world.runtime.calls().iter().filter(|c| *c == "remove a").count() >= 3, "{}", world.calls());
 }

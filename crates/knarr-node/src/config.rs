@@ -9,9 +9,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use knarr_core::quantity::Quantity;
 
-/// Upstream's signals. Its parts of the disk (10 and 15 of a hundred) are many gigabytes on a developer's machine, so these are smaller.
+/// Upstream's signals. Its parts of the disk (10 and 15 of a hundred) are many gigabytes on a developer's machine, whose disk
+/// others fill too, so these are smaller.
 const EVICTION_HARD: [(&str, &str); 5] =
-    [("memory.available", "100Mi"), ("nodefs.available", "5%"), ("nodefs.inodesFree", "5%"), ("imagefs.available", "5%"), ("imagefs.inodesFree", "5%")];
+    [("memory.available", "100Mi"), ("nodefs.available", "1%"), ("nodefs.inodesFree", "5%"), ("imagefs.available", "1%"), ("imagefs.inodesFree", "5%")];
 
 /// TLS of the node API.
 #[derive(Clone)]

@@ -15,6 +15,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Bytes.
     pub memory: u64,
+    /// Bytes of memory on disk.
+    pub swap: u64,
     pub machine_id: String,
     pub system_uuid: String,
     pub boot_id: String,
@@ -38,6 +40,7 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory: meminfo("MemTotal").unwrap_or_default(),
+            swap: meminfo("SwapTotal").unwrap_or_default(),
             machine_id: text("/etc/machine-id"),
             system_uuid: [text("/sys/class/dmi/id/product_uuid"), text("/etc/machine-id")].into_iter().find(|t| !t.is_empty()).unwrap_or_default(),
             boot_id: text("/proc/sys/kernel/random/boot_id"),

@@ -63,7 +63,7 @@ pub async fn unused(context: &Context) {
         Ok(found) => found,
         Err(error) => return tracing::warn!(error, "cannot look for unused images"),
     };
-    for image in images.iter().filter(|i| !i.pinned && !used.contains(&i.id)) {
+    for image in images.iter().filter(|i| is_free(i, &used)) {
         if let Err(error) = context.runtime.remove_image(&image.id).await {
             tracing::warn!(image = image.id, %error, "cannot remove an unused image");
         }
@@ -95,10 +95,15 @@ fn excess(capacity: u64, available: u64, high: u8, low: u8) -> Option<u64> {
     (used_percent >= u64::from(high)).then(|| (capacity / 100 * (100 - u64::from(low))).saturating_sub(available))
 }
 
-/// What may go: unused, old enough, the one that was used longest ago first.
+/// Whether an image may go: nobody uses it, and it can be pulled again. One that no registry gave could not be had back.
+fn is_free(image: &Image, used: &BTreeSet<String>) -> bool {
+    !image.pinned && !image.repo_digests.is_empty() && !used.contains(&image.id)
+}
+
+/// What may go: free, old enough, the one that was used longest ago first.
 fn candidates<'a>(images: &'a [Image], used: &BTreeSet<String>, known: &Known, now: Timestamp, min_age: Duration) -> Vec<&'a Image> {
     let old_enough = |id: &str| known.get(id).is_some_and(|(seen, _)| Duration::try_from(now.duration_since(*seen)).is_ok_and(|age| age >= min_age));
-    let mut all: Vec<&Image> = images.iter().filter(|i| !i.pinned && !used.contains(&i.id) && old_enough(&i.id)).collect();
+    let mut all: Vec<&Image> = images.iter().filter(|i| is_free(i, used) && old_enough(&i.id)).collect();
     all.sort_by_key(|i| known.get(&i.id).map(|(seen, used)| (*used, *seen)));
     all
 }
@@ -118,9 +123,9 @@ mod tests {
 
     #[test]
     fn the_image_that_was_used_longest_ago_goes_first() {
-        let image = |id: &str, pinned| Image { id: id.into(), repo_tags: vec![], repo_digests: vec![], size: 1, uid: None, username: String::new(), pinned };
-        let images = [image("used", false), image("recent", false), image("old", false), image("young", false), image("pinned", true)];
-        let known: Known = [("used", 0, 90), ("recent", 0, 80), ("old", 0, 10), ("young", 95, 0), ("pinned", 0, 0)]
+        let image = |id: &str, pinned| Image { id: id.into(), repo_tags: vec![], repo_digests: if id == "loaded" { vec![] } else { vec![id.into()] }, size: 1, uid: None, username: String::new(), pinned };
+        let images = [image("used", false), image("recent", false), image("old", false), image("young", false), image("pinned", true), image("loaded", false)];
+        let known: Known = [("used", 0, 90), ("recent", 0, 80), ("old", 0, 10), ("young", 95, 0), ("pinned", 0, 0), ("loaded", 0, 0)]
             .into_iter()
             .map(|(id, seen, used)| (id.to_owned(), (second(seen), second(used))))
             .collect();

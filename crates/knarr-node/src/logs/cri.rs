@@ -4,6 +4,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::volumes::beneath;
+
+/// Levels of a log file's path below the folder of all logs, which the node's owner may have linked elsewhere.
+const LEVELS: usize = 3;
 /// Bytes read at once while looking for the last lines.
 const BLOCK: u64 = 64 * 1024;
 
@@ -38,6 +44,22 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
         _ => return None,
     };
     Some(Line { time, stream, partial, text: parts.next().unwrap_or_default() })
+}
+
+/// Opens a log file `NS_NAME_UID/CONTAINER/N.log`. A pod that can write to the log folder might put a link or a pipe in its place: neither
+/// is followed or waited for.
+///
+/// # Errors
+/// The file system's; `ELOOP` for a link on the way.
+pub fn open(path: &Path) -> io::Result<File> {
+    let root = path.ancestors().nth(LEVELS).unwrap_or(Path::new("/"));
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let root = beneath::open_root(root)?;
+    let file = File::from(openat2(&root, below, how)?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "the log is not a file")) }
 }
 
 /// The position at which the last `lines` lines of a file begin (upstream: `pkg/util/tail`).
@@ -76,7 +98,7 @@ pub fn tail_position(file: &mut File, lines: u64) -> io::Result<u64> {
 /// # Errors
 /// The file system's.
 pub fn last_text(path: &Path, lines: u64, bytes_max: usize) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = open(path)?;
     let from = tail_position(&mut file, lines)?;
     file.seek(SeekFrom::Start(from))?;
     let mut all = Vec::new();
@@ -103,6 +125,24 @@ mod tests {
         let line = parse(b"t stderr P:x ").unwrap();
         assert_eq!((line.stream, line.partial, line.text), (Stream::Stderr, true, &b""[..]));
         assert!(parse(b"nonsense").is_none() && parse(b"t stdin F x").is_none());
+    }
+
+    #[test]
+    fn links_and_pipes_in_the_place_of_a_log_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pods/ns_p_u");
+        std::fs::create_dir_all(pod.join("c")).unwrap();
+        std::fs::write(dir.path().join("secret"), "t stdout F no\n").unwrap();
+        std::fs::write(pod.join("c/0.log"), "t stdout F yes\n").unwrap();
+        std::os::unix::fs::symlink("../../../secret", pod.join("c/1.log")).unwrap();
+        std::os::unix::fs::symlink("c", pod.join("d")).unwrap();
+        nix::unistd::mkfifo(&pod.join("c/2.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(&pod.join("c/0.log")).is_ok());
+        for bad in ["c/1.log", "d/0.log", "c/2.log"] {
+            assert!(open(&pod.join(bad)).is_err(), "{bad}");
+        }
+        std::os::unix::fs::symlink(dir.path().join("pods"), dir.path().join("moved")).unwrap();
+        assert!(open(&dir.path().join("moved/ns_p_u/c/0.log")).is_ok(), "the owner may keep logs elsewhere");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn inode(meta: &std::fs::Metadata) -> u64 {
 
 impl Tail {
     async fn open(path: &Path, lines: Option<u64>) -> io::Result<Self> {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = cri::open(path)?;
         let from = match lines {
             Some(lines) => cri::tail_position(&mut file, lines)?,
             None => 0,

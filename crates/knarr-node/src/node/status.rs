@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
-    NodeSystemInfo,
+    NodeSwapStatus, NodeSystemInfo,
 };
 use knarr_core::{KUBERNETES_VERSION, Map, Value, json};
 use knarr_runtime::cri::Image;
 
 use super::Pressure;
+use crate::pod::sandbox::HANDLERS;
 use crate::context::Context;
 use crate::pod::spec::ResourceList;
 
@@ -69,15 +70,18 @@ pub fn node_status(facts: &Facts<'_>, old: &NodeStatus) -> NodeStatus {
             operating_system: "linux".into(),
             os_image: machine.os_image.clone(),
             system_uuid: machine.system_uuid.clone(),
+            swap: i64::try_from(machine.swap).ok().filter(|bytes| *bytes > 0).map(|capacity| NodeSwapStatus { capacity: Some(capacity) }),
             ..Default::default()
         }),
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
-            features: Some(NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) }),
-        }]),
+        runtime_handlers: Some(HANDLERS.map(runtime_handler).to_vec()),
         volumes_attached: old.volumes_attached.clone(),
         ..Default::default()
     }
+}
+
+fn runtime_handler(name: &str) -> NodeRuntimeHandler {
+    let features = NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(false) };
+    NodeRuntimeHandler { name: Some(name.into()), features: Some(features) }
 }
 
 fn addresses(context: &Context) -> Vec<NodeAddress> {

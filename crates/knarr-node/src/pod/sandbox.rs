@@ -1,6 +1,7 @@
 //! Making and unmaking a pod's sandbox: the runtime's namespaces and the network's link belong together.
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use knarr_runtime::cri::{Error, SandboxState, SandboxStatus};
 
 use super::spec::PodExt;
@@ -37,11 +38,39 @@ pub fn attachment(pod: &Pod) -> PodAttachment {
     }
 }
 
+/// Handlers of RuntimeClasses that the runtime has: one, under the name that most classes have for it.
+pub const HANDLERS: [&str; 2] = ["", "runc"];
+
+/// Whether the runtime can run the pod the way it wants to be run. What it cannot do is refused and not left out (upstream:
+/// `LookupRuntimeHandler`, `userns_manager.go:GetOrCreateUserNamespaceMappings`).
+async fn check_handler(context: &Context, pod: &Pod) -> Result<(), String> {
+    let handler = match pod.spec().runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+        None => String::new(),
+        Some(name) => {
+            let class = context.client.all::<RuntimeClass>().get(name).await;
+            class.map_err(|e| format!("failed to get RuntimeClass {name}: {e}"))?.handler
+        }
+    };
+    can_run(pod, &handler)
+}
+
+fn can_run(pod: &Pod, handler: &str) -> Result<(), String> {
+    if !HANDLERS.contains(&handler) {
+        return Err(format!("failed to get sandbox runtime: no runtime for \"{handler}\" is configured"));
+    }
+    match (pod.spec().host_users, handler) {
+        (Some(false), "") => Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into()),
+        (Some(false), handler) => Err(format!("can't set `spec.hostUsers: false`, RuntimeClass handler \"{handler}\" does not support user namespaces")),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a sandbox with its network. A half-made one is taken back.
 ///
 /// # Errors
 /// The text of a `FailedCreatePodSandBox` event.
 pub async fn create(context: &Context, pod: &Pod, attempt: u32) -> Result<SandboxStatus, String> {
+    check_handler(context, pod).await?;
     let config = sandbox_config(context, pod, attempt)?;
     let mut sandbox = context.runtime.run_pod_sandbox(&config).await.map_err(|e| e.to_string())?;
     if pod.host_network() {
@@ -103,6 +132,15 @@ mod tests {
     use super::*;
     use crate::testing::pod_of;
     use knarr_core::json;
+
+    #[test]
+    fn what_the_runtime_cannot_do_is_refused() {
+        let pod = |users: Option<bool>| crate::testing::pod_of(knarr_core::json!({"containers": [], "hostUsers": users}));
+        assert_eq!(can_run(&pod(None), ""), Ok(()));
+        assert_eq!(can_run(&pod(Some(true)), "runc"), Ok(()));
+        assert!(can_run(&pod(None), "gvisor").unwrap_err().contains("no runtime for \"gvisor\" is configured"));
+        assert!(can_run(&pod(Some(false)), "").unwrap_err().contains("does not support user namespaces"));
+    }
 
     #[test]
     fn only_ports_of_the_node_are_told_to_the_network() {
