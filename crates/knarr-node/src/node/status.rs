@@ -11,8 +11,8 @@ use knarr_core::{KUBERNETES_VERSION, Map, Value, json};
 use knarr_runtime::cri::Image;
 
 use super::Pressure;
-use crate::pod::sandbox::HANDLERS;
 use crate::context::Context;
+use crate::pod::sandbox::HANDLERS;
 use crate::pod::spec::ResourceList;
 
 /// Images told, and names of each.
