@@ -448,7 +448,7 @@ async fn a_pod_that_does_not_fit_fails_at_once() {
     let world = World::started();
     world.create(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "100k"}}}]})).await;
     let status = world.until_phase("Failed").await;
-    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!((status.reason.as_deref(), &status.container_statuses), (Some("OutOfcpu"), &None));
     assert!(status.message.unwrap().starts_with("Node didn't have enough resource: cpu, requested: 100000000, used: 0, capacity: "));
     assert_eq!(world.calls(), "");
 }

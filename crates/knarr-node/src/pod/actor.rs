@@ -134,6 +134,8 @@ pub struct Actor {
     pub(super) deadline: Option<watch::Sender<Instant>>,
     /// The pod has failed as a whole, for this reason.
     pub(super) failure: Option<(String, String)>,
+    /// The pod was never let in: nothing is to be said of its containers.
+    refused: bool,
     /// Why the node had to end the pod.
     disruption: Option<String>,
     pub(super) gone: bool,
@@ -175,6 +177,7 @@ impl Actor {
         let (progress, progress_inbox) = mpsc::unbounded_channel();
         let status = Arc::new(pod.status().clone());
         let (view, view_receiver) = watch::channel(Arc::new(PodView { pod: pod.clone(), status: status.clone(), observed: observed.clone(), over: false }));
+        let refused = rejection.is_some();
         let mut actor = Self {
             context,
             observed,
@@ -199,6 +202,7 @@ impl Actor {
             probes: BTreeMap::new(),
             deadline: None,
             failure: rejection,
+            refused,
             disruption: None,
             gone: false,
             status,
@@ -499,7 +503,9 @@ impl Actor {
         };
         let made = status::generate(&input);
         let mut status = made.status;
-        if self.stage == Stage::Done {
+        if self.refused {
+            (status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses) = (None, None, None);
+        } else if self.stage == Stage::Done {
             status = status::terminate(&self.pod, status, now);
         }
         if *self.status != status {
