@@ -257,7 +257,11 @@ fn privileged(pod: &Pod<'_>) -> Option<Finding> {
 
 fn proc_mount(pod: &Pod<'_>) -> Option<Finding> {
     let mut kinds = BTreeSet::new();
-    let names = pod.which(|c| c.str_at(&["securityContext", "procMount"]).is_some_and(|kind| kind != "Default" && (kinds.insert(kind) || true)));
+    let names = pod.which(|c| {
+        let other = c.str_at(&["securityContext", "procMount"]).filter(|kind| *kind != "Default");
+        kinds.extend(other);
+        other.is_some()
+    });
     bad(&names, "procMount", |c| format!("{c} must not set securityContext.procMount to {}", quoted(kinds)))
 }
 

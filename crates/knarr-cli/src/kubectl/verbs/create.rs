@@ -584,7 +584,7 @@ async fn resolve_resource(session: &Session, plain: &str, group: &str, verbs: &[
         Ok(meant) => (meant.resource.resource.clone(), meant.resource.group.clone()),
         Err(_) => (plain.to_owned(), group.to_owned()),
     };
-    for (verb, allowed) in SPECIAL.iter().filter(|(v, _)| verbs.iter().any(|w| w == v)) {
+    if let Some((verb, allowed)) = SPECIAL.iter().find(|(v, _)| verbs.iter().any(|w| w == v)) {
         if !allowed.iter().any(|(g, r)| *g == of_group && *r == resource) {
             return Err(format!("can not perform '{verb}' on '{resource}' in group '{of_group}'").into());
         }
