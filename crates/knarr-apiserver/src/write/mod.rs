@@ -84,19 +84,23 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// What a plugin says.
     pub async fn mutate_other(&self, operation: Operation, object: Value, old: Option<&Value>) -> Result<Value> {
-        let plugins = self.ex.server.plugins.load_full();
         let mut review = self.review(operation, Some(object), old);
+        let result = self.mutate_rounds(operation, &mut review).await;
+        self.note(&review);
+        result.map(|()| review.object.unwrap_or_default())
+    }
+
+    async fn mutate_rounds(&self, operation: Operation, review: &mut Review<'_>) -> Result<()> {
+        let plugins = self.ex.server.plugins.load_full();
         loop {
             for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
-                plugin.mutate(&mut review).await?;
+                plugin.mutate(review).await?;
             }
             if review.reinvocation.again || !review.reinvocation.wanted {
-                break;
+                return Ok(());
             }
             review.reinvocation.again = true;
         }
-        self.note(&review);
-        Ok(review.object.unwrap_or_default())
     }
 
     /// Lets the plugins refuse. Gives the object back.
