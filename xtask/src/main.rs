@@ -3,6 +3,7 @@
 mod bench;
 mod conformance;
 mod demo;
+mod differential;
 mod fresh;
 mod image;
 mod lint;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Options),
     /// Run official Kubernetes specs against a knarr cluster
     Conformance(conformance::Options),
+    /// Ask the real kube-apiserver and knarr's the same, and print what differs
+    Differential(differential::Options),
     /// Formatting, clippy, licences
     Lint,
 }
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Command::Fresh => fresh::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Differential(options) => differential::run(&options),
         Command::Lint => lint::run(),
     }
 }

@@ -60,8 +60,11 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|a| a == "shim") {
         return roles::shim(&args[2..]);
     }
-    if called_as_kubectl(&args) {
-        return roles::kubectl(&args[1..]);
+    match called_as(&args).as_deref() {
+        Some("kubectl") => return roles::kubectl(&args[1..]),
+        Some("kube-apiserver") => return component(roles::kube_apiserver::run, &args[1..]),
+        Some("etcd") => return component(roles::etcd::run, &args[1..]),
+        _ => {}
     }
     if args.get(1).is_some_and(|a| a == "kubectl") {
         return roles::kubectl(&args.split_off(2));
@@ -75,8 +78,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn called_as_kubectl(args: &[std::ffi::OsString]) -> bool {
-    args.first().is_some_and(|name| std::path::Path::new(name).file_name().is_some_and(|n| n == "kubectl"))
+/// The name under which the binary was called: links named after upstream's programs do what those do.
+fn called_as(args: &[std::ffi::OsString]) -> Option<String> {
+    let name = std::path::Path::new(args.first()?).file_name()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// A component of upstream's, with that component's flags.
+fn component(run: fn(&[String]) -> Result<(), Failure>, args: &[std::ffi::OsString]) -> ExitCode {
+    let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
 }
 
 fn run(verb: Verb) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! order, and [`Union`] adds the groups that every user has.
 
 mod service_account;
+mod token_file;
 mod x509;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use knarr_core::{Result, Status};
 
 pub use service_account::{BoundObject, Claims, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
+pub use token_file::TokenFile;
 pub use x509::ClientCertificates;
 
 pub const ANONYMOUS: &str = "system:anonymous";

@@ -85,6 +85,16 @@ impl Authorizer for Union {
     }
 }
 
+/// Says the same of everything (`--authorization-mode=AlwaysAllow`, `AlwaysDeny`).
+pub struct Always(pub Decision);
+
+impl Authorizer for Always {
+    fn authorize(&self, _: &Attributes) -> (Decision, String) {
+        let reason = if self.0 == Decision::Allow { "" } else { "Everything is forbidden." };
+        (self.0.clone(), reason.to_owned())
+    }
+}
+
 /// The sentence of a refusal (upstream: `responsewriters.ForbiddenMessage`).
 pub fn forbidden_message(a: &Attributes) -> String {
     let user = knarr_core::field::go_quote(&a.user.name);

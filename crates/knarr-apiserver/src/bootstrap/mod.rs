@@ -21,7 +21,8 @@ pub struct Config {
     pub advertise: IpAddr,
     pub port: u16,
     pub service_cidr: IpNet,
-    pub cluster_dns: IpAddr,
+    /// Address of the DNS Service; without one there is no such Service.
+    pub cluster_dns: Option<IpAddr>,
     /// PEM of the authority that client certificates are checked against.
     pub client_ca: String,
     /// PEM of the front proxy's authority.
@@ -47,7 +48,9 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
     ensure(transport, registry, kubernetes_service(config)).await?;
-    ensure(transport, registry, dns_service(config)).await?;
+    if let Some(address) = config.cluster_dns {
+        ensure(transport, registry, dns_service(address)).await?;
+    }
     for object in kubernetes_endpoints(config) {
         put(transport, registry, object).await?;
     }
@@ -146,11 +149,11 @@ fn kubernetes_endpoints(config: &Config) -> [Value; 2] {
 }
 
 /// DNS is answered on every node; the Service is there for whoever looks for it.
-fn dns_service(config: &Config) -> Value {
+fn dns_service(address: IpAddr) -> Value {
     let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port, "targetPort": port});
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {"clusterIP": config.cluster_dns.to_string(), "ports": [port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", 9153)]}})
+        "spec": {"clusterIP": address.to_string(), "ports": [port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", 9153)]}})
 }
 
 #[cfg(test)]

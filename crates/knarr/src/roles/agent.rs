@@ -116,7 +116,7 @@ impl Identity {
             config.user_agent = format!("{agent}/{}", knarr_core::KUBERNETES_VERSION);
             config
         };
-        let serving = ServingConfig { tls: tls::server(&pair, &pki.ca.certificate, &["h2", "http/1.1"])? };
+        let serving = ServingConfig { tls: tls::server(&pair, Some(&pki.ca.certificate), &["h2", "http/1.1"])? };
         Ok(Self { client: config(&pair, "kubelet"), network: config(&proxy, "kube-proxy"), serving })
     }
 }

@@ -1,6 +1,9 @@
 //! The roles a process can play, each with the runtime that fits it.
 
 mod agent;
+pub mod etcd;
+mod flags;
+pub mod kube_apiserver;
 mod network;
 mod server;
 mod tls;
@@ -83,13 +86,22 @@ pub fn for_a_person(verb: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// Log, pid file: what every background role begins with.
 fn begin(data: &Path, role: &str) -> Result<Cluster> {
-    let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    log_to_stderr();
     let cluster = Cluster::load(data)?;
     process::write_pid_file(&cluster, role)?;
     // Whoever has no provider of its own (the registry's client) uses this one. A second call changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
     Ok(cluster)
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("KNARR_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+}
+
+/// For a role that hardly does anything.
+fn small_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)
 }
 
 /// Looks after every other role of the cluster.

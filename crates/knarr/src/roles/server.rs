@@ -39,7 +39,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let listener = listen(cluster).await?;
     let identity = pki.serving(&server_names(cluster), &server_addresses(cluster)?, env.now()).map_err(Failure::program)?;
     admin(&pki, &env)?;
-    let config = tls::server(&identity, &pki.ca.certificate, &["h2", "http/1.1"])?;
+    let config = tls::server(&identity, Some(&pki.ca.certificate), &["h2", "http/1.1"])?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
     server.health().add_ready("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
@@ -144,7 +144,7 @@ fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
         advertise: cluster.advertise,
         port: cluster.port,
         service_cidr: cluster.service_cidr.parse().map_err(Failure::program)?,
-        cluster_dns: cluster.cluster_dns,
+        cluster_dns: Some(cluster.cluster_dns),
         client_ca: pki.ca.certificate.clone(),
         front_proxy_ca: pki.front_proxy_ca.certificate.clone(),
     })

@@ -9,17 +9,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// Shows `identity`; takes clients without a certificate, and those whose certificate `client_ca` has signed.
-pub fn server(identity: &Identity, client_ca: &str, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
+/// Shows `identity`; takes clients without a certificate, and those whose certificate `client_ca` has signed. Without a
+/// `client_ca` nobody is asked for one.
+pub fn server(identity: &Identity, client_ca: Option<&str>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots(client_ca)?.into(), provider.clone()).allow_unauthenticated().build().map_err(Failure::program)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Failure::program)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain(&identity.certificate)?, key(&identity.key)?)
-        .map_err(Failure::program)?;
+    let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(Failure::program)?;
+    let config = match client_ca {
+        None => config.with_no_client_auth(),
+        Some(ca) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?.into(), provider).allow_unauthenticated().build();
+            config.with_client_cert_verifier(verifier.map_err(Failure::program)?)
+        }
+    };
+    let mut config = config.with_single_cert(chain(&identity.certificate)?, key(&identity.key)?).map_err(Failure::program)?;
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }

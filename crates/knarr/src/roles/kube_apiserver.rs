@@ -1,0 +1,210 @@
+//! What the binary does when it is called `kube-apiserver`: the API server alone, with upstream's flags, for harnesses that start
+//! upstream's program (controller-runtime's envtest). No controllers, no scheduler, no nodes: exactly what that program does.
+//!
+//! Flags that change nothing here are taken and named in the log.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use knarr_apiserver::authn::{self, Authenticator, ClientCertificates, ServiceAccountAuthenticator, ServiceAccountKey, TokenFile, User};
+use knarr_apiserver::authz::node::NodeAuthorizer;
+use knarr_apiserver::authz::rbac::Rbac;
+use knarr_apiserver::authz::{self, Authorizer};
+use knarr_apiserver::http::{Limits, serve};
+use knarr_apiserver::pki::{Identity, Pki};
+use knarr_apiserver::stored::Stored;
+use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
+use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_core::api::Transport;
+use knarr_core::clock::Env;
+use knarr_store::{Engine, MemoryEngine, Storage};
+use tokio::net::TcpListener;
+
+use super::flags::{Flags, Known};
+use super::{etcd, tls};
+
+const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
+const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
+/// Flags that are acted on; the others are only taken.
+const HONOURED: &[&str] = &[
+    "advertise-address", "anonymous-auth", "authorization-mode", "api-audiences", "bind-address", "cert-dir", "client-ca-file", "disable-admission-plugins",
+    "etcd-servers", "event-ttl", "max-mutating-requests-inflight", "max-requests-inflight", "min-request-timeout", "requestheader-client-ca-file",
+    "secure-port", "service-account-issuer", "service-account-key-file", "service-account-signing-key-file", "service-cluster-ip-range",
+    "service-node-port-range", "tls-cert-file", "tls-private-key-file", "token-auth-file",
+];
+
+/// Runs until told to stop.
+pub fn run(args: &[String]) -> Result<()> {
+    let known = Known::new(FLAGS);
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        print!("{}", known.help("kube-apiserver", "The Kubernetes API server of knarr, alone"));
+        return Ok(());
+    }
+    if args.iter().any(|a| a.starts_with("--version")) {
+        println!("Kubernetes {}", knarr_core::KUBERNETES_VERSION);
+        return Ok(());
+    }
+    let flags = known.parse(args)?;
+    super::log_to_stderr();
+    for name in flags.names().filter(|n| !HONOURED.contains(n)) {
+        tracing::info!(flag = name, "this flag changes nothing here");
+    }
+    super::runtime(2)?.block_on(serve_until_stopped(&flags))
+}
+
+async fn serve_until_stopped(flags: &Flags) -> Result<()> {
+    let env = Env::system();
+    // Bound first: who comes early waits instead of being refused.
+    let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), flags.parsed("secure-port")?.unwrap_or(6443));
+    let listener = TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
+    let storage = Storage::open(engine(flags, &env).await?, env.clone()).map_err(Failure::program)?;
+    let client_ca = flags.get("client-ca-file").map(read).transpose()?;
+    let server = build(flags, &storage, &env).await?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let probe = ready.clone();
+    server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
+    let config = tls::server(&identity(flags, address.ip(), &env)?, client_ca.as_deref(), &["h2", "http/1.1"])?;
+    let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
+    let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
+    bootstrap::run(&own, &server.registry(), &config).await.map_err(Failure::program)?;
+    ready.store(true, Ordering::Release);
+    tracing::info!(%address, "the API server is ready");
+    super::until_told_to_stop().await?;
+    server.stop();
+    serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
+    storage.stop();
+    Ok(())
+}
+
+/// How long connections may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Where the objects lie: in this process if the etcd is the binary's own.
+async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
+    let servers = flags.list("etcd-servers");
+    let Some(first) = servers.first() else {
+        return Err(Failure::new("USAGE", Exit::Usage, "--etcd-servers must be specified", ""));
+    };
+    if etcd::is_ours(first).await {
+        return Ok(Arc::new(MemoryEngine::new(env.clock.clone())));
+    }
+    Err(Failure::new("USAGE", Exit::Usage, format!("--etcd-servers: no etcd of knarr answers at {first}"), "start the same binary as `etcd` first"))
+}
+
+async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env) -> Result<Server> {
+    let stored = Arc::new(Stored(storage.clone()));
+    let objects: Arc<dyn admission::Objects> = stored.clone();
+    let issuer = flags.get("service-account-issuer").unwrap_or(DEFAULT_ISSUER);
+    let key = service_account_key(flags, issuer)?;
+    let audiences: Vec<String> = flags.list("api-audiences").into_iter().map(str::to_owned).collect();
+    let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
+    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
+    if let Some(path) = flags.get("token-auth-file") {
+        authenticators.push(Arc::new(TokenFile::parse(&read(path)?).map_err(Failure::program)?));
+    }
+    authenticators.push(Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences, env: env.clone() }));
+    let disabled = flags.list("disable-admission-plugins");
+    let plugins = admission::default_plugins(&objects).into_iter().filter(|p| !disabled.contains(&p.name())).collect();
+    Ok(ServerBuilder::new(storage.clone())
+        .config(config(flags)?)
+        .env(env.clone())
+        .authenticator(Arc::new(authn::Union::new(authenticators, flags.is_on("anonymous-auth", true))))
+        .authorizer(Arc::new(authz::Union(authorizers(flags, storage).await?)))
+        .plugins(plugins)
+        .tokens(key)
+        .build())
+}
+
+async fn authorizers(flags: &Flags, storage: &Arc<Storage>) -> Result<Vec<Arc<dyn Authorizer>>> {
+    let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
+    authz::feed::start(storage, &rbac, &node).await;
+    let modes = flags.list("authorization-mode");
+    let modes = if modes.is_empty() { vec!["AlwaysAllow"] } else { modes };
+    modes
+        .into_iter()
+        .map(|mode| match mode {
+            "RBAC" => Ok(rbac.clone() as Arc<dyn Authorizer>),
+            "Node" => Ok(node.clone() as Arc<dyn Authorizer>),
+            "AlwaysAllow" => Ok(Arc::new(authz::Always(authz::Decision::Allow)) as Arc<dyn Authorizer>),
+            "AlwaysDeny" => Ok(Arc::new(authz::Always(authz::Decision::NoOpinion)) as Arc<dyn Authorizer>),
+            other => Err(Failure::new("USAGE", Exit::Usage, format!("authorization mode {other:?} is not supported"), "")),
+        })
+        .collect()
+}
+
+fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
+    let mut config = knarr_apiserver::Config::default();
+    let cidrs = flags.list("service-cluster-ip-range");
+    if !cidrs.is_empty() {
+        config.service_cidrs = cidrs.iter().map(|c| c.parse().map_err(|e| Failure::new("USAGE", Exit::Usage, format!("--service-cluster-ip-range: {e}"), ""))).collect::<Result<_>>()?;
+    }
+    if let Some((low, high)) = flags.get("service-node-port-range").and_then(|r| r.split_once('-')) {
+        config.node_ports = low.parse().map_err(Failure::program)?..=high.parse().map_err(Failure::program)?;
+    }
+    config.read_inflight_max = flags.parsed("max-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.read_inflight_max);
+    config.write_inflight_max = flags.parsed("max-mutating-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.write_inflight_max);
+    if let Some(seconds) = flags.parsed("min-request-timeout")? {
+        config.watch_timeout_min = Duration::from_secs(seconds);
+    }
+    Ok(config)
+}
+
+fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<bootstrap::Config> {
+    let bound: Option<IpAddr> = flags.parsed("bind-address")?;
+    let advertise = flags.parsed("advertise-address")?.or(bound.filter(|a| !a.is_unspecified())).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let cidr = config(flags)?.service_cidrs.first().copied().ok_or_else(|| Failure::program("no service CIDR"))?;
+    Ok(bootstrap::Config {
+        advertise,
+        port,
+        service_cidr: cidr,
+        cluster_dns: None,
+        client_ca,
+        front_proxy_ca: flags.get("requestheader-client-ca-file").map(read).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// The key that signs tokens: the one of the flags, or one that lives as long as this process.
+fn service_account_key(flags: &Flags, issuer: &str) -> Result<Arc<ServiceAccountKey>> {
+    let pem = match flags.get("service-account-signing-key-file") {
+        Some(path) => read(path)?,
+        None => rcgen::KeyPair::generate().map_err(Failure::program)?.serialize_pem(),
+    };
+    ServiceAccountKey::from_pem(&pem, issuer).map(Arc::new).map_err(|e| Failure::program(format!("--service-account-signing-key-file: {e} (an EC P-256 key in PKCS#8 is needed)")))
+}
+
+/// What is shown to clients: the files of the flags, those in the certificates' folder, or a certificate made for this address.
+fn identity(flags: &Flags, bound: IpAddr, env: &Env) -> Result<Identity> {
+    let folder = flags.get("cert-dir").map_or_else(|| PathBuf::from("/var/run/kubernetes"), PathBuf::from);
+    let file = |flag: &str, name: &str| flags.get(flag).map_or_else(|| folder.join(name), PathBuf::from);
+    let (certificate, key) = (file("tls-cert-file", "apiserver.crt"), file("tls-private-key-file", "apiserver.key"));
+    if certificate.exists() {
+        return Ok(Identity { certificate: read(&certificate)?, key: read(&key)? });
+    }
+    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"].map(str::to_owned);
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    addresses.extend(Some(bound).filter(|a| !a.is_unspecified() && !a.is_loopback()));
+    addresses.extend(config(flags)?.service_cidrs.first().and_then(|c| c.hosts().next()));
+    Pki::load_or_create(&folder, env.now()).and_then(|pki| pki.serving(&names, &addresses, env.now())).map_err(Failure::program)
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String> {
+    std::fs::read_to_string(path.as_ref()).map_err(|e| Failure::file(path.as_ref(), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_that_is_honoured_is_a_flag() {
+        let help = Known::new(FLAGS).help("kube-apiserver", "");
+        for name in HONOURED {
+            assert!(help.contains(&format!("--{name}")), "{name}");
+        }
+        assert!(!help.contains("--insecure-port"));
+    }
+}
