@@ -19,7 +19,7 @@ fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").expect("set by cargo"));
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/types/hash.rs");
-    for table in ["schema", "unregistered", "discovery", "columns", "storageversions", "fieldselectors"] {
+    for table in ["schema", "unregistered", "discovery", "columns", "columndescriptions", "storageversions", "fieldselectors"] {
         println!("cargo:rerun-if-changed=data/{table}.json");
     }
     let mut schema = read(&data, "schema");
@@ -185,6 +185,7 @@ impl Records {
 
 fn resources(data: &Path, kinds: &Value) -> Vec<u8> {
     let (columns, storage, selectors) = (read(data, "columns"), read(data, "storageversions"), read(data, "fieldselectors"));
+    let descriptions = read(data, "columndescriptions");
     let mut all: Vec<Value> = Vec::new();
     for (key, entry) in ordered(&fs::read_to_string(data.join("discovery.json")).expect("discovery.json is readable")) {
         let parts: Vec<&str> = key.split('/').collect();
@@ -204,11 +205,21 @@ fn resources(data: &Path, kinds: &Value) -> Vec<u8> {
             "list_kind": if has_list { list_kind } else { String::new() },
             "namespaced": entry["namespaced"], "verbs": entry["verbs"],
             "short_names": or_empty(&entry["shortNames"]), "categories": or_empty(&entry["categories"]), "subresources": [],
-            "columns": or_empty(&columns[&key]), "selectable_fields": or_empty(&selectors[&key]),
+            "columns": described(&columns[&key], &descriptions, &key), "selectable_fields": or_empty(&selectors[&key]),
             "storage": storage.get(&key).cloned().unwrap_or_else(|| json!(if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") })),
         }));
     }
     serde_json::to_vec(&all).expect("a tree is JSON")
+}
+
+/// The columns of a resource, each with what it says of itself: texts are numbered, for most are shared.
+fn described(columns: &Value, descriptions: &Value, key: &str) -> Value {
+    let mut columns = or_empty(columns);
+    for (i, column) in columns.as_array_mut().expect("a list").iter_mut().enumerate() {
+        let text = descriptions["columns"][key][i].as_u64().map(|n| descriptions["texts"][n as usize].clone());
+        column.as_array_mut().expect("a column").push(text.unwrap_or_else(|| json!("")));
+    }
+    columns
 }
 
 fn or_empty(v: &Value) -> Value {

@@ -306,6 +306,10 @@ impl Catalog {
         resource.custom.as_ref().is_some_and(|c| self.terminating.contains(&c.definition))
     }
 
+    pub fn has_group(&self, group: &str) -> bool {
+        self.served.contains_key(group)
+    }
+
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
         self.served.get(group).is_some_and(|versions| versions.contains_key(version))
     }
@@ -318,12 +322,19 @@ impl Catalog {
 
 const NOT_SERVED: &str = "the server could not find the requested resource";
 
-/// What clients see of a path that nobody serves.
+const NO_PAGE: &str = "404 page not found";
+
+/// What clients see of a path below a group that is served, when there is nothing there.
 pub fn not_served() -> Status {
     Status::new(404, knarr_core::Reason::NotFound, NOT_SERVED).with_details(knarr_core::status::Details::default())
 }
 
-/// Whether it is that: on the wire it is plain text, as upstream's.
-pub fn is_not_served(status: &Status) -> bool {
-    status.code == 404 && status.message == NOT_SERVED
+/// What clients see of a path that nobody serves: no router has come by that knows what a `Status` is.
+pub fn no_page() -> Status {
+    Status::new(404, knarr_core::Reason::NotFound, NO_PAGE)
+}
+
+/// Whether it is that: on the wire it is plain text.
+pub fn is_no_page(status: &Status) -> bool {
+    status.code == 404 && status.message == NO_PAGE
 }

@@ -13,7 +13,7 @@ use crate::{
     authn::User,
     authz::{Attributes, Decision, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
-    catalog::not_served,
+    catalog::{no_page, not_served},
     read,
     request::RequestInfo,
     reviews,
@@ -94,14 +94,25 @@ impl Inner {
         let catalog = self.catalog.load_full();
         let info = &call.info;
         let Some(served) = catalog.find(&info.group, &info.version, &info.resource).cloned() else {
-            return (Err(not_served().into()), Vec::new());
+            let nothing = if catalog.has_group(&info.group) { not_served() } else { no_page() };
+            return (Err(nothing.into()), Vec::new());
         };
         let ex = Exchange::new(self, catalog, served, call);
+        ex.warn_all(deprecation(&ex.call.info).map(str::to_owned));
         let outcome = match AssertUnwindSafe(dispatch(&ex)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => Err(panicked(panic.as_ref(), call).into()),
         };
         (outcome, ex.take_warnings())
+    }
+}
+
+/// What every request for a kind on its way out is told (upstream: `APILifecycleDeprecated` of the type).
+fn deprecation(info: &RequestInfo) -> Option<&'static str> {
+    match (info.group.as_str(), info.resource.as_str()) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 
@@ -151,6 +162,7 @@ async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
         "get" => Ok(read::get(ex).await?),
         "list" => read::list(ex).await,
         "watch" => Ok(read::watch(ex).await?),
+        "update" | "patch" if info.name.is_empty() => Err(not_allowed().into()),
         "create" if !info.name.is_empty() => Err(not_allowed().into()),
         "create" => Ok(write::create(ex).await?),
         "update" => Ok(write::update(ex).await?),

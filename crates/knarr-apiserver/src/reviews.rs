@@ -1,13 +1,13 @@
 //! Resources that are questions: who am I, who is this, may they. They are answered and not stored, as are bindings.
 
-use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json};
+use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json, time};
 
 use crate::{
     authz::{Attributes, Decision},
     call::{Exchange, Outcome},
     pipeline::not_allowed,
     subresource,
-    write::decode,
+    write::{Writer, decode, meta},
 };
 
 /// Answers the create of a resource that is not stored.
@@ -20,16 +20,30 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
         return Err(not_allowed());
     }
     let mut object = decode::object(ex)?;
+    if info.group == "authorization.k8s.io" || info.resource == "tokenreviews" {
+        Writer::new(ex).track(None, &mut object);
+        if ex.served.resource.namespaced {
+            meta::ensure_namespace(&mut object, ex.namespace())?;
+        }
+    }
     match (info.group.as_str(), info.resource.as_str()) {
         ("", "bindings") => return subresource::bind(ex, object).await,
         ("authentication.k8s.io", "tokenreviews") => review_token(ex, &mut object).await,
-        ("authentication.k8s.io", "selfsubjectreviews") => object.set(&["status", "userInfo"], user_info(&ex.call.user)),
+        ("authentication.k8s.io", "selfsubjectreviews") => return Ok(who_am_i(ex, &object)),
         ("authorization.k8s.io", "selfsubjectrulesreviews") => rules(ex, &mut object)?,
         ("authorization.k8s.io", resource) => review_access(ex, resource, &mut object)?,
         _ => return Err(not_allowed()),
     }
     object.remove(&["metadata", "creationTimestamp"]);
     Ok(Outcome::Value { value: object, code: 201 })
+}
+
+/// A new object that says who asks; what was sent does not matter.
+fn who_am_i(ex: &Exchange<'_>, asked: &Value) -> Outcome {
+    let mut answer = json!({"kind": asked["kind"], "apiVersion": asked["apiVersion"]});
+    answer.set(&["metadata", "creationTimestamp"], time::format(ex.server.env.now()));
+    answer.set(&["status", "userInfo"], user_info(&ex.call.user));
+    Outcome::Value { value: answer, code: 201 }
 }
 
 fn user_info(user: &crate::authn::User) -> Value {
@@ -133,6 +147,6 @@ fn rules(ex: &Exchange<'_>, review: &mut Value) -> Result<()> {
     if !rules.error.is_empty() {
         status.set(&["evaluationError"], rules.error);
     }
-    review.set(&["status"], status);
+    *review = json!({"kind": review["kind"], "apiVersion": review["apiVersion"], "metadata": {}, "spec": {}, "status": status});
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Cluster {
             advertise: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             port: 6443,
             service_cidr: "10.96.0.0/16".parse().unwrap(),
-            cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+            cluster_dns: Some(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))),
             client_ca: String::new(),
             front_proxy_ca: String::new(),
         };

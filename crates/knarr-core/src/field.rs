@@ -108,6 +108,8 @@ pub struct Error {
     pub field: Path,
     pub value: Value,
     pub detail: String,
+    /// The value as it is shown, when its fields have an order.
+    pub shown: Option<String>,
 }
 
 pub type ErrorList = Vec<Error>;
@@ -117,7 +119,14 @@ const OMITTED: &str = "<value omitted>";
 
 impl Error {
     fn new(kind: ErrorType, field: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, field: field.clone(), value: value.into(), detail: detail.into() }
+        Self { kind, field: field.clone(), value: value.into(), detail: detail.into(), shown: None }
+    }
+
+    /// Shows the value as this text.
+    #[must_use]
+    pub fn showing(mut self, text: String) -> Self {
+        self.shown = Some(text);
+        self
     }
 
     pub fn not_found(field: &Path, value: impl Into<Value>) -> Self {
@@ -176,7 +185,7 @@ impl Error {
         let mut text = self.kind.text().to_owned();
         if self.kind.shows_value() && self.value != OMITTED {
             text += ": ";
-            text += &go_value(&self.value);
+            text += &self.shown.clone().unwrap_or_else(|| go_value(&self.value));
         }
         if !self.detail.is_empty() {
             text += ": ";

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod clock;
 pub mod field;
+pub mod go;
 pub mod gvk;
 pub mod names;
 pub mod object;

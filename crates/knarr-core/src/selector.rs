@@ -192,6 +192,12 @@ impl<'a> Parser<'a> {
         token
     }
 
+    /// The sign that stands next, as upstream's lexer cuts it.
+    fn sign(&self) -> &'a str {
+        let signs = ["==", "!=", "=", "!", "(", ")", ",", "<", ">"];
+        signs.into_iter().find(|s| self.rest.starts_with(s)).unwrap_or_default()
+    }
+
     fn requirement(&mut self) -> Result<Requirement, String> {
         let absent = self.eat("!");
         let key = self.token();
@@ -211,7 +217,11 @@ impl<'a> Parser<'a> {
         }
         for (sign, operator) in [("==", Operator::In), ("=", Operator::In), ("!=", Operator::NotIn), (">", Operator::GreaterThan), ("<", Operator::LessThan)] {
             if self.eat(sign) {
+                self.skip_space();
                 let value = self.token();
+                if value.is_empty() && !self.rest.is_empty() && !self.rest.starts_with(',') {
+                    return Err(format!("found '{}', expected: identifier", self.sign()));
+                }
                 check_value(key, value)?;
                 if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
                     return Err(format!(

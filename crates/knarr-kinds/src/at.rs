@@ -206,7 +206,7 @@ impl<'v, 'p> At<'v, 'p> {
 
     pub fn too_few(&self, min: usize) -> Error {
         let items = if min == 1 { "item" } else { "items" };
-        Error { kind: ErrorType::TooFew, field: self.path(), value: self.len().into(), detail: format!("must have at least {min} {items}") }
+        Error { kind: ErrorType::TooFew, field: self.path(), value: self.len().into(), detail: format!("must have at least {min} {items}"), shown: None }
     }
 
     /// One error for each problem that a rule for names found.

@@ -137,11 +137,11 @@ fn owner_references(metadata: &Value, path: &Path) -> ErrorList {
             let name = format!("{}/{}", text("kind"), text("name"));
             match &controller {
                 None => controller = Some(name),
-                Some(first) => errors.push(Error::invalid(
-                    path,
-                    references.to_vec(),
-                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"),
-                )),
+                Some(first) => {
+                    let shown: Vec<String> = references.iter().map(shown_owner).collect();
+                    let why = format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}");
+                    errors.push(Error::invalid(path, references.to_vec(), why).showing(format!("[{}]", shown.join(","))));
+                }
             }
         }
     }
@@ -162,9 +162,21 @@ fn owner_reference(reference: &Value, path: &Path) -> ErrorList {
         }
     }
     if (version, text("kind")) == ("v1", "Event") {
-        errors.push(Error::invalid(path, reference.clone(), "/v1, Kind=Event is disallowed from being an owner"));
+        let why = "/v1, Kind=Event is disallowed from being an owner";
+        errors.push(Error::invalid(path, reference.clone(), why).showing(shown_owner(reference)));
     }
     errors
+}
+
+/// An owner reference with its fields in the order in which the type declares them.
+fn shown_owner(reference: &Value) -> String {
+    let fields = ["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"];
+    let shown = |name: &str| match reference.get(name) {
+        // The first four are always written.
+        None if matches!(name, "controller" | "blockOwnerDeletion") => None,
+        value => Some(format!("\"{name}\":{}", value.unwrap_or(&Value::String(String::new())))),
+    };
+    format!("{{{}}}", fields.into_iter().filter_map(shown).collect::<Vec<_>>().join(","))
 }
 
 fn finalizers(metadata: &Value, path: &Path) -> ErrorList {

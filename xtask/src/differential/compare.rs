@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::http::Answer;
 
 /// Headers that are part of the contract.
-const HEADERS: &[&str] = &["content-type", "warning", "retry-after", "vary", "cache-control", "location", "www-authenticate", "x-content-type-options", "allow"];
+const HEADERS: &[&str] =
+    &["content-type", "warning", "retry-after", "vary", "cache-control", "location", "www-authenticate", "x-content-type-options", "allow"];
 /// Headers of which only the presence counts.
 const PRESENT: &[&str] = &["audit-id", "etag", "date", "x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"];
 
@@ -20,7 +21,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b20[2-9]\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "<time>"),
         (r#""(resourceVersion|uid)": ?"\d+""#, r#""$1":"<n>""#),
         (r#"resourceVersion: "\d+""#, "resourceVersion: <n>"),
-        (r"\bgen-[a-z0-9]{5}\b", "gen-<random>"),
+        (r"\b([gG]en[-_])[a-z0-9]{5}\b", "$1<random>"),
         (r#""continue": ?"[^"]+""#, r#""continue":"<token>""#),
         (r#"\b10\.0\.0\.\d+\b"#, "<cluster-ip>"),
         (r#"("(?:nodePort|healthCheckNodePort)"): ?3\d{4}"#, "$1:<port>"),
@@ -29,6 +30,8 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r#""token": ?"ey[^"]+""#, r#""token":"<token>""#),
         (r"hash=[0-9A-Fa-f]{20,}", "hash=<hash>"),
         (r"current: \d+|Current: \d+|current resource version \d+", "current: <n>"),
+        (r"in record \(\d+\)|in object meta: \d+", "in record (<n>)"),
+        (r#"\\"resourceVersion\\":\\"\d+\\""#, r#"\"resourceVersion\":\"<n>\""#),
         (r"\b(\d+)(s|ms)\b", "<age>"),
     ]
     .into_iter()
@@ -79,7 +82,12 @@ pub fn differences(theirs: &Answer, ours: &Answer) -> Vec<Difference> {
         return all;
     }
     match (documents(&a), documents(&b)) {
-        (Some(x), Some(y)) if x == y => differ("order of fields".into(), head(&a), head(&b)),
+        (Some(x), Some(y)) if x == y => {
+            // Managers are in the order of their seconds.
+            if serde_json::from_str::<Ordered>(&a).ok() != serde_json::from_str::<Ordered>(&b).ok() {
+                differ("order of fields".into(), head(&a), head(&b));
+            }
+        }
         (Some(x), Some(y)) => {
             let mut found = Vec::new();
             walk(&x, &y, String::new(), &mut found);
@@ -102,7 +110,71 @@ fn documents(text: &str) -> Option<Value> {
     let text = text.replace("<port>", "30000");
     let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(&text).into_iter().collect();
     let mut values = values.ok().filter(|v| !v.is_empty())?;
+    values.iter_mut().for_each(sort_managers);
     Some(if values.len() == 1 { values.remove(0) } else { Value::Array(values) })
+}
+
+/// Brings the entries of `managedFields` into one order, wherever they are: they are sorted by time.
+fn sort_managers(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::Array(list)) = map.get_mut("managedFields") {
+                list.sort_by_key(|m| ["manager", "operation", "subresource"].map(|k| m.get(k).and_then(Value::as_str).unwrap_or_default().to_owned()));
+            }
+            map.values_mut().for_each(sort_managers);
+        }
+        Value::Array(list) => list.iter_mut().for_each(sort_managers),
+        _ => {}
+    }
+}
+
+/// The names of an object's fields in their order, and no more: that is what is left to compare of two equal objects.
+#[derive(PartialEq)]
+enum Ordered {
+    Map(Vec<(String, Ordered)>),
+    Other,
+}
+
+impl<'de> serde::Deserialize<'de> for Ordered {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = Ordered;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
+                let mut all = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    all.push(entry);
+                }
+                Ok(Ordered::Map(all))
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Ordered, A::Error> {
+                while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                Ok(Ordered::Other)
+            }
+            fn visit_unit<E>(self) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Ordered, E> {
+                Ok(Ordered::Other)
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
 }
 
 static INDEX: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[\d+\]").expect("a constant"));
@@ -131,7 +203,9 @@ fn decoded(answer: &Answer) -> String {
     };
     let bytes: Vec<u8> = (0..hex.len() / 2).filter_map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()).collect();
     match bytes.strip_prefix(b"k8s\0").or(Some(&bytes)).and_then(message) {
-        Some(tree) => NUMBER.replace_all(&tree.to_string(), |c: &Captures<'_>| if c[1].len() < 9 { "\"<n>\"".to_owned() } else { "\"<time>\"".to_owned() }).into_owned(),
+        Some(tree) => {
+            NUMBER.replace_all(&tree.to_string(), |c: &Captures<'_>| if c[1].len() < 9 { "\"<n>\"".to_owned() } else { "\"<time>\"".to_owned() }).into_owned()
+        }
         None => answer.body.clone(),
     }
 }

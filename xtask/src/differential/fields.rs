@@ -147,7 +147,9 @@ fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
         pointers(value, &pointer, out);
     };
     match value {
-        Value::Object(map) => map.iter().filter(|(k, _)| !at.is_empty() || !matches!(k.as_str(), "apiVersion" | "kind" | "metadata")).for_each(|(k, v)| down(k.clone(), v)),
+        Value::Object(map) => {
+            map.iter().filter(|(k, _)| !at.is_empty() || !matches!(k.as_str(), "apiVersion" | "kind" | "metadata")).for_each(|(k, v)| down(k.clone(), v))
+        }
         Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| down(i.to_string(), v)),
         _ => {}
     }
@@ -184,6 +186,13 @@ fn bad(value: &Value) -> Vec<Value> {
     }
 }
 
+/// The sample with the revision that was looked up last.
+fn with_revision(sample: &Value) -> Value {
+    let mut object = sample.clone();
+    put(&mut object, &["metadata", "resourceVersion"], json!("{rv}"));
+    object
+}
+
 fn spoilt(sample: &Value) -> Vec<Request> {
     let mut all = Vec::new();
     let mut places = Vec::new();
@@ -200,10 +209,20 @@ fn spoilt(sample: &Value) -> Vec<Request> {
 
 /// Updates of the stored sample, as dry runs: each field taken away, and changed.
 pub fn updates(sample: &Value) -> Vec<Request> {
-    let mut all = Vec::new();
     let mut places = Vec::new();
     pointers(sample, "", &mut places);
-    let update = |id: String, object: &Value| Request { id, method: "PUT".into(), path: "{item}?dryRun=All".into(), headers: BTreeMap::new(), body: Some(object.to_string()), capture: BTreeMap::new() };
+    let revision = BTreeMap::from([("rv".to_owned(), "/metadata/resourceVersion".to_owned())]);
+    let look = Request { id: "update-look".into(), method: "GET".into(), path: "{item}".into(), headers: BTreeMap::new(), body: None, capture: revision };
+    let mut all = vec![look];
+    let sample = &with_revision(sample);
+    let update = |id: String, object: &Value| Request {
+        id,
+        method: "PUT".into(),
+        path: "{item}?dryRun=All".into(),
+        headers: BTreeMap::new(),
+        body: Some(object.to_string()),
+        capture: BTreeMap::new(),
+    };
     for pointer in places {
         let changed = match sample.pointer(&pointer) {
             Some(Value::String(s)) => json!(format!("{s}x")),

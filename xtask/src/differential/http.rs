@@ -67,10 +67,8 @@ impl Connection<'_> {
     /// `Authorization`.
     pub fn ask(&mut self, method: &str, path: &str, headers: &BTreeMap<String, String>, body: Option<&str>) -> Result<Answer> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: differential/1\r\n", self.client.address);
-        let mut all: BTreeMap<String, String> = BTreeMap::from([
-            ("Authorization".into(), format!("Bearer {}", self.client.token)),
-            ("Accept".into(), "application/json".into()),
-        ]);
+        let mut all: BTreeMap<String, String> =
+            BTreeMap::from([("Authorization".into(), format!("Bearer {}", self.client.token)), ("Accept".into(), "application/json".into())]);
         if body.is_some() {
             all.insert("Content-Type".into(), "application/json".into());
         }
@@ -145,7 +143,14 @@ impl Connection<'_> {
 struct Anybody;
 
 impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
 

@@ -15,16 +15,19 @@ use super::compare::differences;
 /// How many kinds of difference are printed.
 const PRINTED: usize = 60;
 
-/// A difference that stays, and why (`accepted.jsonl`). Both patterns must match.
+/// A difference that stays, and why (`accepted.jsonl`). All patterns must match.
 #[derive(Deserialize)]
 struct Accepted {
     id: String,
     kind: String,
+    /// What upstream says; absent: anything.
+    #[serde(default)]
+    upstream: String,
     reason: String,
 }
 
 pub struct Report {
-    accepted: Vec<(Regex, Regex, String)>,
+    accepted: Vec<(Regex, Regex, Regex, String)>,
     compared: usize,
     different: usize,
     explained: BTreeMap<String, usize>,
@@ -38,16 +41,27 @@ impl Report {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let accepted = text.lines().map(|line| {
             let a: Accepted = serde_json::from_str(line).with_context(|| line.to_owned())?;
-            Ok((Regex::new(&a.id)?, Regex::new(&a.kind)?, a.reason))
+            Ok((Regex::new(&a.id)?, Regex::new(&a.kind)?, Regex::new(&a.upstream)?, a.reason))
         });
-        Ok(Self { accepted: accepted.collect::<Result<_>>()?, compared: 0, different: 0, explained: BTreeMap::new(), kinds: BTreeMap::new(), lines: Vec::new() })
+        Ok(Self {
+            accepted: accepted.collect::<Result<_>>()?,
+            compared: 0,
+            different: 0,
+            explained: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            lines: Vec::new(),
+        })
     }
 
     pub fn add(&mut self, theirs: &Exchange, ours: &Exchange) {
         self.compared += 1;
         let mut unexplained = false;
         for difference in differences(&theirs.answer, &ours.answer) {
-            if let Some((.., reason)) = self.accepted.iter().find(|(id, kind, _)| id.is_match(&theirs.id) && kind.is_match(&difference.kind)) {
+            if let Some((.., reason)) = self
+                .accepted
+                .iter()
+                .find(|(id, kind, upstream, _)| id.is_match(&theirs.id) && kind.is_match(&difference.kind) && upstream.is_match(&difference.theirs))
+            {
                 *self.explained.entry(reason.clone()).or_default() += 1;
                 continue;
             }

@@ -174,6 +174,9 @@ impl Tables {
     fn of_kind(&self, sample: &Sample) -> Scenario {
         let mut requests = Vec::new();
         let stored = self.has(&sample.resource, "get");
+        let kind = (sample.object["apiVersion"].as_str().unwrap_or_default(), sample.object["kind"].as_str().unwrap_or_default());
+        // While there is no object yet.
+        requests.extend(self.schema.creates(kind, &sample.object));
         for template in &self.templates {
             if template.id == "delete/dry-run" && stored {
                 requests.extend(self.more(sample));
@@ -183,8 +186,6 @@ impl Tables {
                 requests.push(template.request(sample));
             }
         }
-        let kind = (sample.object["apiVersion"].as_str().unwrap_or_default(), sample.object["kind"].as_str().unwrap_or_default());
-        requests.extend(self.schema.creates(kind, &sample.object));
         Scenario { name: sample.resource.clone(), first: false, known: self.known(sample), requests }
     }
 
@@ -214,7 +215,11 @@ impl Tables {
         let root = if group_version == "v1" { "/api".to_owned() } else { "/apis".to_owned() };
         let version = format!("{root}/{group_version}");
         let name = sample.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let scope = if self.served.get(&sample.resource).is_some_and(|r| r.namespaced) { format!("/namespaces/{}", namespace(&sample.resource)) } else { String::new() };
+        let scope = if self.served.get(&sample.resource).is_some_and(|r| r.namespaced) {
+            format!("/namespaces/{}", namespace(&sample.resource))
+        } else {
+            String::new()
+        };
         let collection = format!("{version}{scope}/{plural}");
         let text = |field: &str| sample.object[field].as_str().unwrap_or_default().to_owned();
         BTreeMap::from([

@@ -51,8 +51,11 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
     if let Some(address) = config.cluster_dns {
         ensure(transport, registry, dns_service(address)).await?;
     }
-    for object in kubernetes_endpoints(config) {
-        put(transport, registry, object).await?;
+    // A server that nobody else can reach has no endpoint.
+    if !config.advertise.is_loopback() {
+        for object in kubernetes_endpoints(config) {
+            put(transport, registry, object).await?;
+        }
     }
     Ok(())
 }

@@ -37,10 +37,3 @@ pub fn put_json(out: &mut Vec<u8>, object: &Object, version: &str) {
     codec::write_metadata_json(object, out);
     out.push(b'}');
 }
-
-/// Appends the same as an item of a list, which names neither kind nor version.
-pub fn put_json_item(out: &mut Vec<u8>, object: &Object) {
-    out.extend_from_slice(br#"{"metadata":"#);
-    codec::write_metadata_json(object, out);
-    out.push(b'}');
-}

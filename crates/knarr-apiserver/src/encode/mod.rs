@@ -30,10 +30,24 @@ impl Format {
         table::Format { version: self.accepted.version, include: self.include, headers, now: self.now }
     }
 
-    /// Everything that is written as JSON text comes through here once more, for those who want it indented.
     fn finish(&self, json: Vec<u8>) -> Bytes {
-        if self.accepted.pretty { json::pretty(&json).into() } else { json.into() }
+        text(json, &self.accepted)
     }
+}
+
+/// JSON as the client wants it: on one line, indented, or as YAML. As in upstream, one line ends with a newline and indented text
+/// does not.
+pub fn text(mut json: Vec<u8>, accepted: &Accepted) -> Bytes {
+    if accepted.media == Media::Yaml
+        && let Ok(value) = serde_json::from_slice::<Value>(&json)
+    {
+        return knarr_core::yaml::to_string(&value).into();
+    }
+    if accepted.pretty {
+        return json::pretty(&json).into();
+    }
+    json.push(b'\n');
+    json.into()
 }
 
 /// A tree that is not stored: a review, a scale, a `Status`.
@@ -43,10 +57,7 @@ impl Format {
 pub fn value(value: &Value, accepted: &Accepted) -> Result<Bytes> {
     match accepted.media {
         Media::Protobuf => Ok(codec::encode_protobuf(value)?.into()),
-        Media::Json | Media::Yaml => {
-            let json = codec::encode_json(value);
-            Ok(if accepted.pretty { json::pretty(&json).into() } else { json.into() })
-        }
+        Media::Json | Media::Yaml => Ok(text(codec::encode_json(value), accepted)),
     }
 }
 
@@ -138,7 +149,7 @@ fn json_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Obj
         if i > 0 {
             out.push(b',');
         }
-        metadata::put_json_item(&mut out, object);
+        metadata::put_json(&mut out, object, version);
     }
     out.extend_from_slice(b"]}");
     out

@@ -131,6 +131,10 @@ impl Server {
     {
         let inner = &self.inner;
         let (parts, body) = request.into_parts();
+        if parts.method == http::Method::HEAD {
+            inner.check(&attributes_for(&user, &info))?;
+            return Err(crate::pipeline::not_allowed().into());
+        }
         let served = catalog.find(&info.group, &info.version, &info.resource);
         let custom = served.is_some_and(|s| s.resource.custom.is_some());
         let tables = served.is_none_or(|s| !s.resource.list_kind.is_empty());

@@ -138,8 +138,8 @@ impl<'a> Clause<'a> {
     }
 }
 
-const STREAMABLE: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 const WRITABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAMABLE: &str = ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Chooses how to write the answer.
 ///
@@ -162,7 +162,13 @@ pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: b
 }
 
 fn not_acceptable(streaming: bool) -> Status {
-    Status::not_acceptable(format!("only the following media types are accepted: {}", if streaming { STREAMABLE } else { WRITABLE }))
+    let streams = if streaming { STREAMABLE } else { "" };
+    Status::not_acceptable(format!("406: Not Acceptable\n\nAvailable representations: {WRITABLE}{streams}")).with_details(Default::default())
+}
+
+/// 415 of a patch: the router answers it and says no more.
+pub fn unsupported_patch() -> Status {
+    Status::unsupported_media_type("415: Unsupported Media Type").with_details(Default::default())
 }
 
 fn choose(header: &str, offers: Offers) -> Option<Accepted> {

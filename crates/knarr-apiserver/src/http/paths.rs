@@ -26,8 +26,10 @@ const JSON: &str = "application/json";
 pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
     let path = info.path.trim_end_matches('/');
     inner.check(&Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() })?;
-    if !matches!(info.verb.as_str(), "get" | "head") {
-        return Ok(page_not_found());
+    let routed =
+        path == "/version" || ["/api", "/apis"].iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if routed && info.verb != "get" {
+        return Err(crate::pipeline::not_allowed());
     }
     match path {
         "" => index(inner),
@@ -57,7 +59,17 @@ async fn below(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) ->
     if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") {
         return discovery(inner, path, headers).await;
     }
+    if path == "/openapi/v3" {
+        return Ok(nothing());
+    }
     Ok(page_not_found())
+}
+
+/// 404 without a word.
+fn nothing() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = http::StatusCode::NOT_FOUND;
+    response
 }
 
 fn index(inner: &Inner) -> Result<Response<Body>> {
@@ -144,7 +156,12 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
         (true, _, "v2") => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         (true, ..) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
     };
-    Ok(tagged(document.bytes(&accepted), &document.etag, content_type, headers).await)
+    let bytes = document.bytes(&accepted);
+    // Only the aggregated document says which version of itself it is.
+    if !aggregated {
+        return Ok(respond::finish(200, content_type, bytes, Shape::of(headers)).await);
+    }
+    Ok(tagged(bytes, &document.etag, content_type, headers).await)
 }
 
 const OPENAPI_V2_PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -170,7 +187,7 @@ async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>
 async fn openapi_v3(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
     let (catalog, path) = (inner.catalog.load_full(), path.to_owned());
     let work = move || catalog.documents().openapi.v3(&path).map(|d| (d.bytes(&Accepted::JSON), d.etag.clone()));
-    let Some((bytes, etag)) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)? else { return Ok(page_not_found()) };
+    let Some((bytes, etag)) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)? else { return Ok(nothing()) };
     let mut response = tagged(bytes, &etag, JSON, headers).await;
     // A URL that changes with its contents may be kept for ever.
     if query.get("hash") == Some(&etag) {

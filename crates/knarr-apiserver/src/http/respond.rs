@@ -106,16 +106,18 @@ pub fn plain_error(code: u16, text: &str) -> Response<Body> {
 /// A refusal, as a `Status` in the client's encoding.
 pub fn failure(failure: &Failure, accepted: &Accepted) -> Response<Body> {
     let status = &failure.status;
-    if crate::catalog::is_not_served(status) {
+    if crate::catalog::is_no_page(status) {
         return page_not_found();
     }
     let mut tree = status.to_value();
+    // Who accepts nothing that is served gets the router's own words, indented.
+    let accepted = &Accepted { pretty: accepted.pretty || status.message.starts_with("406: "), ..accepted.clone() };
     if let Some(token) = &failure.continue_token {
         tree.set(&["metadata", "continue"], token.as_str());
     }
     let (media, bytes) = match accepted.media {
-        Media::Protobuf => (Media::Protobuf, codec::encode_protobuf(&tree).unwrap_or_default()),
-        _ => (Media::Json, if accepted.pretty { encode::json::pretty(&codec::encode_json(&tree)) } else { codec::encode_json(&tree) }),
+        Media::Protobuf => (Media::Protobuf, codec::encode_protobuf(&tree).unwrap_or_default().into()),
+        media => (media, encode::text(codec::encode_json(&tree), accepted)),
     };
     let mut response = answer(status.code, media.content_type(), bytes);
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);

@@ -59,7 +59,7 @@ async fn converted(ex: &Exchange<'_>, mut page: Page) -> Result<Page> {
 /// The state that the list is to show.
 async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, Failure> {
     let (storage, key, options) = (&ex.server.storage, &ex.served.key, &ex.call.options);
-    let wanted = parse_revision(options.resource_version.as_deref())?;
+    let wanted = parse_revision(options.resource_version.as_deref()).map_err(|e| Status::bad_request(format!("invalid resource version: {}", e.message)))?;
     if let Some(token) = token {
         if wanted != 0 {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue").into());

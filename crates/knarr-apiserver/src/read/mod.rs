@@ -46,12 +46,13 @@ pub async fn item(ex: &Exchange<'_>, name: &str) -> Result<Arc<Item>> {
 /// A `resourceVersion` as a number; unset and `0` are both 0.
 ///
 /// # Errors
-/// `BadRequest` when it is no number.
+/// 500 when it is no number: upstream takes it for a failure of its own.
 pub fn parse_revision(text: Option<&str>) -> Result<u64> {
     let Some(text) = text else { return Ok(0) };
     text.parse().map_err(|_| {
         let text = field::go_quote(text);
-        Status::bad_request(format!("invalid resource version: resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax"))
+        let why = format!("resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
+        Status::new(500, Reason::Unknown, why)
     })
 }
 

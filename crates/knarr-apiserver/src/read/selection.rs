@@ -54,7 +54,7 @@ impl Selection {
         let fields = options.field_selector.as_deref().map(FieldSelector::parse).transpose().map_err(Status::bad_request)?.unwrap_or_default();
         for term in &fields.terms {
             if !is_selectable(served, &term.field) {
-                return Err(Status::bad_request(format!("field label not supported: {}", term.field)));
+                return Err(not_selectable(served, &term.field));
             }
         }
         let is_narrowed = !labels.is_everything() || !fields.is_everything();
@@ -107,6 +107,15 @@ impl Selection {
     pub fn matcher<'a>(&'a self, served: &'a Served) -> Matcher<'a> {
         Matcher { selection: self, served, labels: LabelMatcher::new(&self.labels) }
     }
+}
+
+/// Kinds with selectors of their own name them only in general; the others know the two that all have.
+fn not_selectable(served: &Served, field: &str) -> Status {
+    let own = served.resource.selectable_fields.iter().any(|f| !matches!(f.as_str(), "metadata.name" | "metadata.namespace"));
+    if own || served.resource.custom.is_some() {
+        return Status::bad_request(format!("field label not supported: {field}"));
+    }
+    Status::bad_request(format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", knarr_core::field::go_quote(field)))
 }
 
 fn is_selectable(served: &Served, field: &str) -> bool {

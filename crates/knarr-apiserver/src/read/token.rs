@@ -35,7 +35,7 @@ impl Token {
     /// A sentence in upstream's words.
     pub fn decode(text: &str) -> Result<Self, String> {
         let invalid = |why: String| format!("continue key is not valid: {why}");
-        let json = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
+        let json = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(format!("illegal base64 data at input byte {}", offset(&e, text))))?;
         let token: Self = serde_json::from_slice(&json).map_err(|e| invalid(e.to_string()))?;
         if token.version != VERSION {
             return Err(format!("continue key is not valid: server does not recognize this encoded version {}", token.version));
@@ -55,6 +55,14 @@ impl Token {
     /// The last key of the page before.
     pub fn after(&self) -> &str {
         self.start.strip_suffix('\0').unwrap_or(&self.start).trim_start_matches('/')
+    }
+}
+
+/// Where Go's decoder stops: at the bad byte, or where a group of four is not complete.
+fn offset(error: &base64::DecodeError, text: &str) -> usize {
+    match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        _ => text.len() / 4 * 4,
     }
 }
 

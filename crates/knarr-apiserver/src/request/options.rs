@@ -143,14 +143,14 @@ pub fn validate_write_options(options: &Options, kind: &str, apply: bool) -> Res
             errors.push(field::Error::too_long(&manager, FIELD_MANAGER_BYTES_MAX as i64));
         }
         if let Some((at, c)) = name.char_indices().find(|(_, c)| c.is_control()) {
-            let detail = format!("should only contain printable characters: {} (U+{:04X} at {at})", field::go_quote(name), c as u32);
+            let detail = format!("invalid character U+{:04X} (at position {at})", c as u32);
             errors.push(field::Error::invalid(&manager, name.as_str(), detail));
         }
     }
     if let Some(v) = options.field_validation.as_deref()
         && !matches!(v, "Ignore" | "Warn" | "Strict")
     {
-        errors.push(field::Error::not_supported(&Path::new("fieldValidation"), v, &["Ignore", "Strict", "Warn"]));
+        errors.push(field::Error::not_supported(&Path::new("fieldValidation"), v, &["", "Ignore", "Strict", "Warn"]));
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind(kind), "", &errors)) }
 }

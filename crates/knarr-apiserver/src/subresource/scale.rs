@@ -7,7 +7,7 @@ use knarr_core::{
     json,
     selector::LabelSelector,
 };
-use knarr_schema::{patch, registry::Resource, types};
+use knarr_schema::{apply, patch, registry::Resource, types};
 
 use crate::{
     call::{Exchange, Outcome},
@@ -132,6 +132,10 @@ struct Rescale {
 }
 
 impl Rescale {
+    fn is_apply(&self) -> bool {
+        matches!(self.wish, Wish::Patch(PatchType::Apply, _))
+    }
+
     fn wanted(&self, old: &Value) -> Result<Value> {
         match &self.wish {
             Wish::Put(scale) => Ok(scale.clone()),
@@ -163,16 +167,33 @@ impl write::Change for Rescale {
             let error = field::Error::invalid(&Path::new("spec").child("replicas"), replicas, "must be greater than or equal to 0");
             return Err(Status::invalid(&kind, name, &[error]));
         }
-        let mut new = live.clone();
         let path: Vec<&str> = self.paths.replicas.iter().map(String::as_str).collect();
-        new.set(&path, replicas);
+        let mut new = live.clone();
+        if self.is_apply() {
+            new = applied(writer, live, &path, replicas)?;
+        } else {
+            new.set(&path, replicas);
+        }
         let version = scale.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
         new.set(&["metadata", "resourceVersion"], version);
         let wanted = scale.str_at(&["metadata", "uid"]).unwrap_or_default();
         if !wanted.is_empty() && Some(wanted) != live.str_at(&["metadata", "uid"]) {
             return Err(Status::modified(&writer.ex.served.group_resource, name));
         }
-        writer.track(Some(live), &mut new);
+        if !self.is_apply() {
+            writer.track(Some(live), &mut new);
+        }
         Ok(new)
     }
+}
+
+/// Replicas that are applied belong to who applies them.
+fn applied(writer: &Writer<'_>, live: &Value, path: &[&str], replicas: i64) -> Result<Value> {
+    let ex = writer.ex;
+    let mut config = json!({"kind": ex.served.gvk.kind, "apiVersion": ex.served.gvk.api_version(), "metadata": {"name": ex.name()?}});
+    if ex.served.resource.namespaced {
+        config.set(&["metadata", "namespace"], ex.namespace());
+    }
+    config.set(path, replicas);
+    apply::apply(&ex.served.resource, Some(live), &config, writer.manager(), ex.call.options.force.unwrap_or(false))
 }

@@ -86,7 +86,15 @@ fn from_yaml(ex: &Exchange<'_>, body: &[u8]) -> Result<Value> {
     Ok(document.value)
 }
 
+/// Most bytes of a body that a message shows.
+const SHOWN_BYTES_MAX: usize = 20;
+
 fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
+    if !body.starts_with(b"k8s\0") {
+        let shown: String = body.iter().take(SHOWN_BYTES_MAX).map(|b| format!("{b:02x}")).collect();
+        let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", resource.kind)));
+    }
     let (found, value) = codec::decode_protobuf(body)?;
     let wanted = resource.gvk();
     if found.kind != wanted.kind {
@@ -127,6 +135,25 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     let decoded = codec::decode_json_kind(kind, &json, field_validation(ex))?;
     ex.warn_all(decoded.warnings);
     Ok(decoded.value)
+}
+
+/// The body of a delete. Unlike [`other`] it is read by a codec that knows options only, which says less about what it cannot read
+/// and passes over fields that it does not know.
+///
+/// # Errors
+/// `BadRequest` for a body that cannot be read or is of another kind.
+pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
+    let Input::Encoded { media: Media::Json, bytes } = &ex.call.input else { return other(ex, kind) };
+    let value = codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+    let found = value.str_at(&["kind"]).unwrap_or_default();
+    if !found.is_empty() && found != kind.kind {
+        let version = field::go_quote(value.str_at(&["apiVersion"]).unwrap_or_default());
+        return Err(Status::bad_request(format!(
+            "no kind {} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"",
+            field::go_quote(found)
+        )));
+    }
+    Ok(codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value)
 }
 
 /// A body of which nothing is known: a patch.

@@ -37,7 +37,7 @@ pub fn options(ex: &Exchange<'_>) -> Result<DeleteOptions> {
     let mut options = if ex.call.input.is_empty() {
         delete_options_from_query(&ex.call.query)?
     } else {
-        delete_options_from_value(&decode::other(ex, &GroupVersionKind::new("", "v1", "DeleteOptions"))?)?
+        delete_options_from_value(&decode::options(ex, &GroupVersionKind::new("", "v1", "DeleteOptions"))?)?
     };
     // A component of this process has no query.
     options.dry_run |= ex.call.options.dry_run && matches!(ex.call.input, Input::None | Input::Tree(_));
@@ -153,6 +153,9 @@ fn check_preconditions(writer: &Writer<'_>, name: &str, old: &Value, options: &D
         Err(Status::conflict(&kind, name, why))
     };
     let found = |field: &str| old.str_at(&["metadata", field]).unwrap_or_default();
+    if writer.ex.served.is("apiextensions.k8s.io", "customresourcedefinitions") {
+        return check_definition(writer, name, old, options);
+    }
     if let Some(uid) = options.preconditions.uid.as_deref().filter(|u| *u != found("uid")) {
         return conflict(format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
@@ -164,6 +167,19 @@ fn check_preconditions(writer: &Writer<'_>, name: &str, old: &Value, options: &D
             "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
             found("resourceVersion")
         ));
+    }
+    Ok(())
+}
+
+/// Definitions have a delete of their own, which words its refusals in its own way.
+fn check_definition(writer: &Writer<'_>, name: &str, old: &Value, options: &DeleteOptions) -> Result<()> {
+    let wanted = [("UID", "uid", &options.preconditions.uid), ("ResourceVersion", "resourceVersion", &options.preconditions.resource_version)];
+    for (shown, field, wanted) in wanted {
+        let found = old.str_at(&["metadata", field]).unwrap_or_default();
+        if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+            let why = format!("precondition failed: {shown} in precondition: {wanted}, {shown} in object meta: {found}");
+            return Err(Status::conflict(&writer.ex.served.group_resource, name, why));
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the server itself keeps in `metadata` (upstream: `registry/rest/meta.go`, `update.go`).
 
-use knarr_core::{Result, Status, Value, ValueExt, clock::Env, time};
+use knarr_core::{Reason, Result, Status, Value, ValueExt, clock::Env, field, time};
 
 use crate::call::Exchange;
 
@@ -103,7 +103,9 @@ pub fn dedup_owners(ex: &Exchange<'_>, object: &mut Value, after_admission: bool
 /// `metadata.resourceVersion`; 0 when there is none.
 ///
 /// # Errors
-/// `BadRequest` when it is no number.
+/// 500 when it is no number: upstream takes it for a failure of its own.
 pub fn resource_version(object: &Value) -> Result<u64> {
-    crate::read::parse_revision(object.str_at(&["metadata", "resourceVersion"]).filter(|v| !v.is_empty()))
+    let Some(text) = object.str_at(&["metadata", "resourceVersion"]).filter(|v| !v.is_empty()) else { return Ok(0) };
+    let failure = |_| Status::new(500, Reason::Unknown, format!("strconv.ParseUint: parsing {}: invalid syntax", field::go_quote(text)));
+    text.parse().map_err(failure)
 }

@@ -156,7 +156,11 @@ impl<'a> Writer<'a> {
         if errors.is_empty() {
             return Ok(());
         }
-        Err(Status::invalid(&self.ex.served.gvk, object.str_at(&["metadata", "name"]).unwrap_or_default(), errors))
+        // Events of both groups are one internal kind, that of the core group.
+        let kind = &self.ex.served.gvk;
+        let core = knarr_core::GroupVersionKind::new("", &kind.version, &kind.kind);
+        let kind = if self.ex.served.is("events.k8s.io", "events") { &core } else { kind };
+        Err(Status::invalid(kind, object.str_at(&["metadata", "name"]).unwrap_or_default(), errors))
     }
 
     pub fn key(&self, name: &str) -> ObjectKey {

@@ -25,9 +25,9 @@ use crate::{
 /// # Errors
 /// 415 for a kind of patch that the resource does not take; whatever refuses the result.
 pub async fn patch(ex: &Exchange<'_>) -> Result<Outcome> {
-    let patch_type = ex.call.patch.ok_or_else(|| unsupported(ex))?;
+    let patch_type = ex.call.patch.ok_or_else(unsupported)?;
     if patch_type == PatchType::StrategicMerge && ex.served.resource.custom.is_some() {
-        return Err(unsupported(ex));
+        return Err(unsupported());
     }
     let name = ex.name()?;
     validate_write_options(&ex.call.options, "PatchOptions", patch_type == PatchType::Apply)?;
@@ -35,13 +35,9 @@ pub async fn patch(ex: &Exchange<'_>) -> Result<Outcome> {
     replace(&Writer::new(ex), name, &Patch { patch_type, body }).await
 }
 
-/// 415 with the patches that the resource takes.
-pub fn unsupported(ex: &Exchange<'_>) -> Status {
-    http::unsupported(if ex.served.resource.custom.is_some() {
-        "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
-    } else {
-        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
-    })
+/// 415 of a patch that the resource does not take.
+pub fn unsupported() -> Status {
+    http::unsupported_patch()
 }
 
 /// The patch itself as a tree.
@@ -52,7 +48,12 @@ fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
         Input::Encoded { bytes, .. } => bytes,
     };
     if patch_type != PatchType::Apply {
-        return decode::untyped(ex);
+        let patch = codec::parse_json(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        return match (patch_type, &patch) {
+            (PatchType::Json, Value::Array(_)) | (PatchType::Merge | PatchType::StrategicMerge, Value::Object(_)) => Ok(patch),
+            (PatchType::Json, _) => Err(not_a(&patch, "[]handlers.jsonPatchOp")),
+            _ => Err(not_a(&patch, "map[string]interface {}")),
+        };
     }
     let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
     // Most appliers send JSON, which is read faster as such.
@@ -60,7 +61,7 @@ fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
         return Ok(value);
     }
     let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
-    let document = yaml::parse_document(text).map_err(|e| bad(format!("error converting YAML to JSON: {e}")))?;
+    let document = yaml::parse_document(text).map_err(|e| Status::bad_request(format!("error encoding patch: {}", without_line(&e))))?;
     if !document.value.is_object() {
         return Err(bad("error unmarshaling JSON: while decoding JSON: json: cannot unmarshal into Go value of type map[string]interface {}".into()));
     }
@@ -73,6 +74,24 @@ fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
         }
     }
     Ok(document.value)
+}
+
+/// What upstream's reader says of a document of the wrong type.
+fn not_a(value: &Value, go_type: &str) -> Status {
+    let what = match value {
+        Value::Object(_) => "object",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    };
+    Status::bad_request(format!("error decoding patch: json: cannot unmarshal {what} into Go value of type {go_type}"))
+}
+
+/// Trouble on the first line is told without the line.
+fn without_line(why: &str) -> String {
+    why.replacen("yaml: line 1: ", "yaml: ", 1)
 }
 
 /// A patch, ready to be applied as often as it takes.

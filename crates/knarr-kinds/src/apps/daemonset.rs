@@ -35,6 +35,8 @@ impl Strategy for DaemonSet {
         }
         default_to(spec, "revisionHistoryLimit", 10);
         pod::defaults::template(spec.ensure(&["template"]));
+        // The count of templates is a field of the internal kind, which becomes an annotation whenever it is written.
+        set_template_generation(object, template_generation(object));
     }
 
     fn prepare_for_create(&self, _cx: &Context<'_>, object: &mut Value) {

@@ -49,7 +49,7 @@ pub fn matches_template(selector: &LabelSelector, template: &At, e: &mut ErrorLi
     let metadata = template.get("metadata");
     let labels = metadata.get("labels");
     if !selector.is_everything() && !selector.matches(labels.value()) {
-        e.push(labels.invalid_as(labels.value().cloned().unwrap_or_else(|| knarr_core::json!({})), NO_MATCH));
+        e.push(labels.invalid_as(labels.value().cloned().unwrap_or_default(), NO_MATCH));
     }
 }
 

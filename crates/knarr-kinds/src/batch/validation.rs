@@ -265,7 +265,7 @@ pub fn selector(spec: &At, lenient: bool, e: &mut ErrorList) {
         let metadata = template.get("metadata");
         let labels = metadata.get("labels");
         if !matcher.matches(labels.value()) {
-            e.push(labels.invalid_as(labels.value().cloned().unwrap_or_else(|| knarr_core::json!({})), "`selector` does not match template `labels`"));
+            e.push(labels.invalid_as(labels.value().cloned().unwrap_or_default(), "`selector` does not match template `labels`"));
         }
     }
 }

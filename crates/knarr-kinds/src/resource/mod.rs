@@ -2,8 +2,10 @@
 
 use crate::cells::{Cells, age, is_deleting, name, since, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, time};
 
+use crate::at;
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{default_if_zero, each, is_zero_at, with};
@@ -17,6 +19,10 @@ impl Strategy for ResourceClaim {
 
     fn default(&self, claim: &mut Value) {
         default_claim_spec(claim, &["spec"]);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, claim: &Value, old: &Value) -> ErrorList {
+        at::check(claim, |root, e| root.get("spec").immutable(old.at(&["spec"]), e))
     }
 
     fn prepare_for_status_update(&self, _cx: &Context<'_>, claim: &mut Value, old: &Value) {
@@ -52,6 +58,10 @@ pub struct ResourceClaimTemplate;
 impl Strategy for ResourceClaimTemplate {
     fn default(&self, template: &mut Value) {
         default_claim_spec(template, &["spec", "spec"]);
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, template: &Value, old: &Value) -> ErrorList {
+        at::check(template, |root, e| root.get("spec").immutable(old.at(&["spec"]), e))
     }
 
     fn cells(&self, template: &Value, now: Timestamp) -> Cells {
@@ -128,7 +138,7 @@ pub struct DeviceTaintRule;
 
 impl Strategy for DeviceTaintRule {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation().status_keeps_metadata()
+        Shape::PLAIN.generation().status_keeps_metadata().needs_resource_version()
     }
 
     fn prepare_for_create(&self, cx: &Context<'_>, rule: &mut Value) {

@@ -31,6 +31,13 @@ impl Strategy for CsiDriver {
         separation::count(driver, old, changed);
     }
 
+    fn warnings(&self, driver: &Value, _old: Option<&Value>) -> Vec<String> {
+        let asks = !driver.list_at(&["spec", "tokenRequests"]).is_empty();
+        let unset = asks && driver.at(&["spec", "serviceAccountTokenInSecrets"]).is_none();
+        let text = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+        unset.then(|| text.to_owned()).into_iter().collect()
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let is = |field, otherwise| object.bool_at(&["spec", field]).unwrap_or(otherwise).into();
         let audiences: Option<Vec<&str>> =

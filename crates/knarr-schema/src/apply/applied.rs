@@ -56,7 +56,12 @@ fn plain(message: String) -> Status {
 fn check_config(resource: &Resource, config: &Value) -> Result<()> {
     let text = |key: &str| config.str_at(&[key]).unwrap_or_default();
     if text("apiVersion") != resource.api_version() || text("kind") != resource.kind {
-        return Err(Status::bad_request(format!("invalid object type: {}, Kind={}", text("apiVersion"), text("kind"))));
+        return Err(Status::bad_request(format!(
+            "invalid object type: {}{}, Kind={}",
+            if text("apiVersion").contains('/') { "" } else { "/" },
+            text("apiVersion"),
+            text("kind")
+        )));
     }
     if config.at(MANAGED_FIELDS).is_some() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));

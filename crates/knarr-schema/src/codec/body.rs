@@ -77,11 +77,8 @@ fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> S
     let given = with_defaults(given, wanted.kind);
     let registered = wanted.custom || types::of_kind(&given.group, &given.version, &given.kind).is_some();
     if !registered {
-        let why = format!(
-            "no kind {} is registered for version {} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
-            go_quote(&given.kind),
-            go_quote(&given.api_version())
-        );
+        let why =
+            format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", go_quote(&given.kind), go_quote(&given.api_version()));
         return refused(&given, wanted, &why);
     }
     match stop {

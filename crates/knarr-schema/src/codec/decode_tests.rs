@@ -133,7 +133,7 @@ fn a_body_that_is_something_else_is_refused_in_upstreams_words() {
     refused(
         "pods",
         r#"{"kind":"Nope"}"#,
-        r#"Nope in version "v1" cannot be handled as a Pod: no kind "Nope" is registered for version "v1" in scheme "k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30""#,
+        r#"Nope in version "v1" cannot be handled as a Pod: no kind "Nope" is registered for version "v1" in scheme "pkg/runtime/scheme.go:111""#,
     );
     refused(
         "deployments",

@@ -21,7 +21,7 @@ struct Entry {
     short_names: Vec<String>,
     categories: Vec<String>,
     subresources: Vec<Sub>,
-    columns: Vec<(String, String, String, i32)>,
+    columns: Vec<(String, String, String, i32, String)>,
     selectable_fields: Vec<String>,
     storage: String,
 }
@@ -73,8 +73,8 @@ impl From<Sub> for Subresource {
     }
 }
 
-impl From<(String, String, String, i32)> for Column {
-    fn from((name, column_type, format, priority): (String, String, String, i32)) -> Self {
-        Self { name, column_type, format, priority, description: String::new(), json_path: None }
+impl From<(String, String, String, i32, String)> for Column {
+    fn from((name, column_type, format, priority, description): (String, String, String, i32, String)) -> Self {
+        Self { name, column_type, format, priority, description, json_path: None }
     }
 }

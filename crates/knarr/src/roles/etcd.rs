@@ -90,7 +90,7 @@ pub async fn is_ours(url: &str) -> bool {
 
 /// The first free address of this machine, for tests.
 #[cfg(test)]
-fn free() -> SocketAddr {
+fn free() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
 }
 

@@ -24,11 +24,15 @@ impl Known {
     /// Reads a table of flags.
     pub fn new(table: &'static str) -> Self {
         let lines = table.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
-        Self(lines.map(|line| {
-            let mut words = line.splitn(3, ' ');
-            let mut word = || words.next().unwrap_or_default();
-            (word(), Flag { kind: word(), default: word() })
-        }).collect())
+        Self(
+            lines
+                .map(|line| {
+                    let mut words = line.splitn(3, ' ');
+                    let mut word = || words.next().unwrap_or_default();
+                    (word(), Flag { kind: word(), default: word() })
+                })
+                .collect(),
+        )
     }
 
     /// What `--help` says: one flag a line, as programs that look for a flag expect it.

@@ -30,10 +30,29 @@ const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
 /// Flags that are acted on; the others are only taken.
 const HONOURED: &[&str] = &[
-    "advertise-address", "anonymous-auth", "authorization-mode", "api-audiences", "bind-address", "cert-dir", "client-ca-file", "disable-admission-plugins",
-    "etcd-servers", "event-ttl", "max-mutating-requests-inflight", "max-requests-inflight", "min-request-timeout", "requestheader-client-ca-file",
-    "secure-port", "service-account-issuer", "service-account-key-file", "service-account-signing-key-file", "service-cluster-ip-range",
-    "service-node-port-range", "tls-cert-file", "tls-private-key-file", "token-auth-file",
+    "advertise-address",
+    "anonymous-auth",
+    "authorization-mode",
+    "api-audiences",
+    "bind-address",
+    "cert-dir",
+    "client-ca-file",
+    "disable-admission-plugins",
+    "etcd-servers",
+    "event-ttl",
+    "max-mutating-requests-inflight",
+    "max-requests-inflight",
+    "min-request-timeout",
+    "requestheader-client-ca-file",
+    "secure-port",
+    "service-account-issuer",
+    "service-account-key-file",
+    "service-account-signing-key-file",
+    "service-cluster-ip-range",
+    "service-node-port-range",
+    "tls-cert-file",
+    "tls-private-key-file",
+    "token-auth-file",
 ];
 
 /// Runs until told to stop.
@@ -59,7 +78,8 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let env = Env::system();
     // Bound first: who comes early waits instead of being refused.
     let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), flags.parsed("secure-port")?.unwrap_or(6443));
-    let listener = TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
     let storage = Storage::open(engine(flags, &env).await?, env.clone()).map_err(Failure::program)?;
     let client_ca = flags.get("client-ca-file").map(read).transpose()?;
     let server = build(flags, &storage, &env).await?;
@@ -140,7 +160,10 @@ fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
     let mut config = knarr_apiserver::Config::default();
     let cidrs = flags.list("service-cluster-ip-range");
     if !cidrs.is_empty() {
-        config.service_cidrs = cidrs.iter().map(|c| c.parse().map_err(|e| Failure::new("USAGE", Exit::Usage, format!("--service-cluster-ip-range: {e}"), ""))).collect::<Result<_>>()?;
+        config.service_cidrs = cidrs
+            .iter()
+            .map(|c| c.parse().map_err(|e| Failure::new("USAGE", Exit::Usage, format!("--service-cluster-ip-range: {e}"), "")))
+            .collect::<Result<_>>()?;
     }
     if let Some((low, high)) = flags.get("service-node-port-range").and_then(|r| r.split_once('-')) {
         config.node_ports = low.parse().map_err(Failure::program)?..=high.parse().map_err(Failure::program)?;
@@ -155,7 +178,8 @@ fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
 
 fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<bootstrap::Config> {
     let bound: Option<IpAddr> = flags.parsed("bind-address")?;
-    let advertise = flags.parsed("advertise-address")?.or(bound.filter(|a| !a.is_unspecified())).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let bound = bound.filter(|a| !a.is_unspecified() && !a.is_loopback());
+    let advertise = flags.parsed("advertise-address")?.or(bound).or_else(outgoing_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let cidr = config(flags)?.service_cidrs.first().copied().ok_or_else(|| Failure::program("no service CIDR"))?;
     Ok(bootstrap::Config {
         advertise,
@@ -167,13 +191,22 @@ fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<boots
     })
 }
 
+/// The machine's address towards the world, if it has one. Nothing is sent.
+fn outgoing_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(("192.0.2.1", 9)).ok()?;
+    socket.local_addr().ok().map(|a| a.ip()).filter(|a| !a.is_unspecified() && !a.is_loopback())
+}
+
 /// The key that signs tokens: the one of the flags, or one that lives as long as this process.
 fn service_account_key(flags: &Flags, issuer: &str) -> Result<Arc<ServiceAccountKey>> {
     let pem = match flags.get("service-account-signing-key-file") {
         Some(path) => read(path)?,
         None => rcgen::KeyPair::generate().map_err(Failure::program)?.serialize_pem(),
     };
-    ServiceAccountKey::from_pem(&pem, issuer).map(Arc::new).map_err(|e| Failure::program(format!("--service-account-signing-key-file: {e} (an EC P-256 key in PKCS#8 is needed)")))
+    ServiceAccountKey::from_pem(&pem, issuer)
+        .map(Arc::new)
+        .map_err(|e| Failure::program(format!("--service-account-signing-key-file: {e} (an EC P-256 key in PKCS#8 is needed)")))
 }
 
 /// What is shown to clients: the files of the flags, those in the certificates' folder, or a certificate made for this address.

@@ -1,12 +1,12 @@
 //! Printers: what `-o` asks for (`k8s.io/cli-runtime/pkg/genericclioptions/print_flags.go`).
 
 pub mod columns;
-pub mod go;
+pub use knarr_core::go;
 pub mod jsonpath;
 pub mod table;
 pub mod tabs;
 pub mod template;
-pub mod yaml;
+pub use knarr_core::yaml;
 
 use knarr_core::{Value, ValueExt};
 

@@ -3,10 +3,14 @@
 //! This is the one place that knows YAML. Plain scalars are resolved by the table of `goyaml.v2/resolve.go` (YAML 1.1:
 //! `yes`, `on` and `n` are booleans, `0644` is octal, `1_000` is a number), never by a Rust crate's own rules. `<<` merges.
 
+mod write;
+
 use std::collections::HashMap;
 
 use serde_json::{Map, Number, Value};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
+
+pub use write::{key_order, to_string};
 
 /// Most nodes that aliases may add to a document (a guard against "billion laughs").
 const ALIASED_NODES_MAX: usize = 400_000;

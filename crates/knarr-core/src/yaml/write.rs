@@ -3,7 +3,9 @@
 
 use std::cmp::Ordering;
 
-use knarr_core::{Value, yaml};
+use serde_json::Value;
+
+use super::resolve;
 
 /// The document.
 pub fn to_string(value: &Value) -> String {
@@ -102,7 +104,7 @@ fn scalar_text(value: &Value, indent: usize, column: usize) -> String {
         Value::Number(n) if n.is_f64() => {
             let f = n.as_f64().unwrap_or(0.0);
             // Read back from JSON, a whole number is one; others are printed as %g does it.
-            if f.fract() == 0.0 && f.abs() < 1e15 { (f as i64).to_string() } else { super::go::float(f) }
+            if f.fract() == 0.0 && f.abs() < 1e15 { (f as i64).to_string() } else { crate::go::float(f) }
         }
         Value::Array(_) => "[]".into(),
         Value::Object(_) => "{}".into(),
@@ -179,7 +181,7 @@ fn reads_as_itself(text: &str) -> bool {
     {
         return false;
     }
-    yaml::resolve(text) == Value::String(text.to_owned())
+    resolve(text) == Value::String(text.to_owned())
 }
 
 /// `2006-1-2`, alone or with a time, as the reader takes it for a timestamp.
@@ -342,7 +344,8 @@ fn block(text: &str, indent: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knarr_core::json;
+    use crate::yaml::parse;
+    use serde_json::json;
 
     #[test]
     fn objects_are_laid_out_as_kubectl_does_it() {
@@ -410,7 +413,7 @@ mod tests {
             json!({"a": "~"}),
             json!({"x": "-1", "a": {"y": "\ttab", "n": [[1, [2]], {"q": {"r": "s"}}]}}),
         ] {
-            assert_eq!(yaml::parse(&to_string(&value)), Ok(value));
+            assert_eq!(parse(&to_string(&value)), Ok(value));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use knarr_core::Value;
+use crate::Value;
 
 /// `fmt.Sprint` of what JSON holds: `map[a:1 b:[x y]]`, `<nil>`.
 pub fn sprint(value: &Value) -> String {
@@ -20,12 +20,12 @@ pub fn sprint(value: &Value) -> String {
 pub fn syntax(value: &Value) -> String {
     match value {
         Value::Null => "interface {}(nil)".into(),
-        Value::String(s) => knarr_core::field::go_quote(s),
+        Value::String(s) => crate::field::go_quote(s),
         Value::Number(n) => number(n),
         Value::Bool(b) => b.to_string(),
         Value::Array(list) => format!("[]interface {{}}{{{}}}", list.iter().map(syntax).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => {
-            let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}:{}", knarr_core::field::go_quote(k), syntax(v))).collect();
+            let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}:{}", crate::field::go_quote(k), syntax(v))).collect();
             format!("map[string]interface {{}}{{{}}}", entries.join(", "))
         }
     }
@@ -181,7 +181,7 @@ pub fn escape_terminal(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knarr_core::json;
+    use crate::json;
 
     #[test]
     fn values_print_as_go_prints_them() {
