@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::node::{NodeFacts, NodeState};
+use crate::volumes::Claim;
 use crate::pod::PodInfo;
 
 /// The scheduler's picture of the cluster.
@@ -14,20 +15,11 @@ pub struct Cluster {
     /// Node of each pod that takes something, by uid.
     placed: HashMap<String, String>,
     pub namespaces: HashMap<String, BTreeMap<String, String>>,
-    /// For each claim (`namespace/name`), the node terms of the volume it is bound to.
+    /// For each claim (`namespace/name`), what it demands of a node.
     pub volumes: HashMap<String, Claim>,
     /// Pods that wait for room that is being made for them on a node.
     pub nominated: HashMap<String, Arc<PodInfo>>,
     pub with_affinity: usize,
-}
-
-/// What a claim demands of a node.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Claim {
-    pub bound: bool,
-    /// Its class binds when the first pod is scheduled.
-    pub waits_for_consumer: bool,
-    pub terms: Option<Vec<crate::terms::Term>>,
 }
 
 impl Cluster {

@@ -21,5 +21,6 @@ pub mod queue;
 mod run;
 mod score;
 pub mod terms;
+mod volumes;
 
 pub use run::{NAME, start};

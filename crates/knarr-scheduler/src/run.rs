@@ -12,13 +12,13 @@ use knarr_core::{Status, json, time};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Claim, Cluster};
+use crate::cluster::Cluster;
+use crate::volumes::{self, Claim};
 use crate::decide::{NoNode, decide};
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
 use crate::preempt;
 use crate::queue::Queue;
-use crate::terms::terms;
 
 /// The name by which pods ask for this scheduler.
 pub const NAME: &str = "default-scheduler";
@@ -116,17 +116,37 @@ impl Scheduler {
         self.queue.failed(&pod.uid);
     }
 
-    /// Tells the volume binder which node a claim that waits for its first consumer will be used on.
+    /// Reserves volumes for the claims that waited for this pod, and tells the volume binder on which node the others will be used.
     async fn select_nodes_for_claims(&self, pod: &PodInfo, node: &str) -> Result<(), Status> {
-        for claim in &pod.claims {
-            let key = format!("{}/{claim}", pod.namespace);
-            let waits = self.cluster.lock().volumes.get(&key).is_some_and(|c| !c.bound && c.waits_for_consumer);
-            if waits {
-                let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
-                self.client.within::<PersistentVolumeClaim>(&pod.namespace).patch(claim, Patch::merge(patch)).await?;
+        let given = {
+            let cluster = self.cluster.lock();
+            let node = cluster.node(node).ok_or_else(|| Status::internal(format!("node {node:?} is gone")))?;
+            volumes::assign(pod, node, &cluster).ok_or_else(|| Status::internal("the volumes for the pod's claims are gone"))?
+        };
+        for (claim, volume) in given {
+            match volume {
+                Some(volume) => self.reserve(&pod.namespace, claim, &volume).await?,
+                None => {
+                    let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
+                    self.client.within::<PersistentVolumeClaim>(&pod.namespace).patch(claim, Patch::merge(patch)).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Points a volume at the claim that gets it; the volume binder does the rest.
+    async fn reserve(&self, namespace: &str, claim: &str, volume: &str) -> Result<(), Status> {
+        let gone = |what: &str, name: &str| Status::internal(format!("{what} {name:?} is gone"));
+        let claim: PersistentVolumeClaim = self.claims.store().find(namespace, claim).ok_or_else(|| gone("claim", claim))?.typed()?;
+        let known: PersistentVolume = self.volumes.store().find("", volume).ok_or_else(|| gone("volume", volume))?.typed()?;
+        // Another pod may have been faster: only the volume as it was seen.
+        let patch = json!({
+            "metadata": {"resourceVersion": known.metadata.resource_version, "annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+            "spec": {"claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim.metadata.name,
+                "uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version}},
+        });
+        self.client.all::<PersistentVolume>().patch(volume, Patch::merge(patch)).await.map(drop)
     }
 
     async fn no_node(self: &Arc<Self>, pod: &Arc<PodInfo>, no_node: &NoNode) {
@@ -244,23 +264,16 @@ impl Scheduler {
 
     /// Volumes change seldom: everything about claims is read anew.
     fn volumes_changed(&self) {
-        let volumes = self.claims.store().list().into_iter().filter_map(|item| {
+        let all: Vec<PersistentVolume> = self.volumes.store().list().iter().filter_map(|v| v.typed().ok()).collect();
+        let class = |name: &str| self.classes.store().find("", name)?.typed::<StorageClass>().ok();
+        let claims = self.claims.store().list().into_iter().filter_map(|item| {
             let claim = item.typed::<PersistentVolumeClaim>().ok()?;
-            Some((item.key.as_str().to_owned(), self.claim(&claim)))
+            let class = claim.spec.as_ref().and_then(|s| class(s.storage_class_name.as_deref()?));
+            Some((item.key.as_str().to_owned(), Claim::new(&claim, &all, class.as_ref())))
         });
-        let volumes = volumes.collect();
-        self.cluster.lock().volumes = volumes;
+        let claims = claims.collect();
+        self.cluster.lock().volumes = claims;
         self.queue.something_changed(|pod| !pod.claims.is_empty());
-    }
-
-    fn claim(&self, claim: &PersistentVolumeClaim) -> Claim {
-        let spec = claim.spec.clone().unwrap_or_default();
-        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let volume = spec.volume_name.as_deref().and_then(|name| self.volumes.store().find("", name)).and_then(|i| i.typed::<PersistentVolume>().ok());
-        let class = spec.storage_class_name.as_deref().and_then(|name| self.classes.store().find("", name)).and_then(|i| i.typed::<StorageClass>().ok());
-        let affinity = volume.and_then(|v| v.spec).and_then(|s| s.node_affinity).and_then(|a| a.required);
-        let waits_for_consumer = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
-        Claim { bound, waits_for_consumer, terms: terms(affinity.as_ref()) }
     }
 }
 

@@ -80,13 +80,27 @@ fn least_allocated(pod: &PodInfo, node: &NodeState) -> i64 {
     (free(pod.weight.0, node.weight.0, there.milli_cpu) + free(pod.weight.1, node.weight.1, there.memory)) / 2
 }
 
-/// High where CPU and memory would be used alike.
+/// High where the pod makes the use of CPU and memory more alike (upstream: `balancedResourceScorer`). A pod that asks for nothing
+/// changes nothing.
 fn balanced(pod: &PodInfo, node: &NodeState) -> i64 {
+    let (wanted, taken) = (&pod.requests, &node.requested);
+    if wanted.milli_cpu == 0 && wanted.memory == 0 {
+        return 0;
+    }
+    let with = evenness(node, wanted.milli_cpu + taken.milli_cpu, wanted.memory + taken.memory);
+    let without = evenness(node, taken.milli_cpu, taken.memory);
+    MAX / 2 + (MAX / 2 + with - without) / 2
+}
+
+/// 100 where the shares in use are the same, 50 where one is used up and the other is free.
+fn evenness(node: &NodeState, cpu: i64, memory: i64) -> i64 {
     let there = &node.facts.allocatable;
-    let share = |wanted: i64, taken: i64, there: i64| if there == 0 { 1.0 } else { ((wanted + taken) as f64 / there as f64).min(1.0) };
-    let cpu = share(pod.requests.milli_cpu, node.requested.milli_cpu, there.milli_cpu);
-    let memory = share(pod.requests.memory, node.requested.memory, there.memory);
-    ((1.0 - ((cpu - memory) / 2.0).abs()) * MAX as f64) as i64
+    let share = |taken: i64, there: i64| (there != 0).then(|| (taken as f64 / there as f64).min(1.0));
+    let deviation = match (share(cpu, there.milli_cpu), share(memory, there.memory)) {
+        (Some(cpu), Some(memory)) => ((cpu - memory) / 2.0).abs(),
+        _ => 0.0,
+    };
+    ((1.0 - deviation) * MAX as f64) as i64
 }
 
 fn images(pod: &PodInfo, node: &NodeState, cluster: &Cluster) -> i64 {

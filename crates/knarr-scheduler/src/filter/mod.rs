@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 use crate::cluster::Cluster;
 use crate::node::NodeState;
 use crate::pod::{PodInfo, Resources};
+use crate::volumes;
 
 /// Why a pod may not run on a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,11 +24,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn resolvable(plugin: &'static str, reason: impl Into<String>) -> Self {
+    pub fn resolvable(plugin: &'static str, reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: true, plugin }
     }
 
-    fn final_(plugin: &'static str, reason: impl Into<String>) -> Self {
+    pub fn final_(plugin: &'static str, reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: false, plugin }
     }
 }
@@ -51,7 +52,7 @@ pub fn check(pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prep
     node_affinity(pod, node)?;
     ports(pod, node)?;
     fits(pod, node)?;
-    volumes(pod, node, cluster)?;
+    volumes::check(pod, node, cluster)?;
     prepared.spread.check(pod, node)?;
     prepared.affinity.check(pod, node)
 }
@@ -138,21 +139,4 @@ fn lines<'a>(wanted: &'a Resources, taken: &'a Resources, there: &'a Resources) 
     let of = |map: &BTreeMap<String, i64>, name: &str| map.get(name).copied().unwrap_or(0);
     lines.extend(wanted.scalar.iter().map(|(name, amount)| (name.as_str(), *amount, of(&taken.scalar, name), of(&there.scalar, name))));
     lines
-}
-
-fn volumes(pod: &PodInfo, node: &NodeState, cluster: &Cluster) -> Result<(), Refusal> {
-    for claim in &pod.claims {
-        let key = format!("{}/{claim}", pod.namespace);
-        match cluster.volumes.get(&key) {
-            None => return Err(Refusal::final_("VolumeBinding", format!("persistentvolumeclaim \"{claim}\" not found"))),
-            Some(claim) if claim.bound => {
-                if claim.terms.as_ref().is_some_and(|terms| !terms.iter().any(|t| t.matches(node.name(), &node.facts.labels))) {
-                    return Err(Refusal::final_("VolumeBinding", "node(s) didn't match PersistentVolume's node affinity"));
-                }
-            }
-            Some(claim) if claim.waits_for_consumer => {}
-            Some(_) => return Err(Refusal::final_("VolumeBinding", "pod has unbound immediate PersistentVolumeClaims")),
-        }
-    }
-    Ok(())
 }
