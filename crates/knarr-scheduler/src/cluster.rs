@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::node::{NodeFacts, NodeState};
-use crate::volumes::Claim;
 use crate::pod::PodInfo;
+use crate::volumes::Claim;
 
 /// The scheduler's picture of the cluster.
 #[derive(Clone, Debug, Default)]

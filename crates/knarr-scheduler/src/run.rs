@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
-use crate::volumes::{self, Claim};
 use crate::decide::{NoNode, decide};
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
 use crate::preempt;
 use crate::queue::Queue;
+use crate::volumes::{self, Claim};
 
 /// The name by which pods ask for this scheduler.
 pub const NAME: &str = "default-scheduler";
