@@ -9,6 +9,7 @@ use knarr_schema::types;
 
 use crate::apiextensions::conversion as definition;
 use crate::autoscaling::conversion as autoscaler;
+use crate::certificates;
 use crate::core::event;
 
 /// Converts an object between two versions of its kind: `autoscaling/v1` and `v2`, `v1` and `events.k8s.io/v1`, ….
@@ -34,6 +35,7 @@ pub fn convert(mut object: Value, to_group: &str, to_version: &str) -> Result<Va
         ("HorizontalPodAutoscaler", _, "autoscaling/v1") => autoscaler::to_v1(&mut object),
         ("CustomResourceDefinition", "apiextensions.k8s.io/v1", _) => definition::to_v1beta1(&mut object),
         ("CustomResourceDefinition", "apiextensions.k8s.io/v1beta1", _) => definition::from_v1beta1(&mut object),
+        ("PodCertificateRequest", "certificates.k8s.io/v1beta1", _) => certificates::from_v1beta1(&mut object),
         _ => {}
     }
     object.set(&["apiVersion"], to);

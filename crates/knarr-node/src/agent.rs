@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use knarr_client::informer::{Reflector, Sink};
 use knarr_client::{Client, Query, read};
@@ -33,8 +34,9 @@ use crate::pod::spec::PodExt;
 use crate::pod::{kill, look, sandbox, work};
 use crate::services::Services;
 use crate::tokens::Tokens;
-use crate::volumes;
+use crate::volumes::followed::Shared;
 use crate::volumes::mounter::{Kernel, Mounter};
+use crate::volumes::{self, pod_certificates};
 
 /// Pause before leftovers of a pod are tried to be removed again.
 const LEFTOVERS_RETRY: Duration = Duration::from_secs(5);
@@ -117,6 +119,8 @@ impl Agent {
         let context = Arc::new(Context {
             objects: Objects::new(client.clone(), parts.env.clone()),
             tokens: Tokens::new(client.clone(), parts.env.clone()),
+            trust_bundles: Shared::new(client.clone(), parts.env.clone(), Query::all::<ClusterTrustBundle>()),
+            pod_certificates: Shared::new(client.clone(), parts.env.clone(), pod_certificates::query(&config.node_name)),
             services: Services::start(client.clone(), parts.env.clone(), stop.clone()),
             images: Images::default(),
             started: parts.env.now(),

@@ -19,6 +19,7 @@ use crate::pod::spec::ResourceList;
 use crate::probes::counts::Counts;
 use crate::services::Services;
 use crate::tokens::Tokens;
+use crate::volumes::followed::Shared;
 use crate::volumes::mounter::Mounter;
 
 pub struct Context {
@@ -31,6 +32,10 @@ pub struct Context {
     pub events: Arc<dyn Recorder>,
     pub objects: Objects,
     pub tokens: Tokens,
+    /// All ClusterTrustBundles.
+    pub trust_bundles: Shared,
+    /// The PodCertificateRequests of this node.
+    pub pod_certificates: Shared,
     pub services: Services,
     pub images: Images,
     pub machine: Machine,

@@ -6,6 +6,7 @@ use crate::cells::{Cells, NONE, age, labels, name, text, text_or};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use knarr_core::field::{Error, ErrorList, Path};
 use knarr_core::{Value, ValueExt, json, time};
 
 use crate::separation::{keep, keep_at};
@@ -139,9 +140,47 @@ impl Strategy for ClusterTrustBundle {
         Shape::PLAIN.needs_resource_version()
     }
 
+    /// The whole rule needs the signer and stands in [`bundle_name`]; every part between colons is a name.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        name.split(':').flat_map(knarr_core::names::is_path_segment).collect()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, bundle: &Value) -> ErrorList {
+        bundle_name(bundle)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, bundle: &Value, old: &Value) -> ErrorList {
+        let (signer, before) = (text(bundle, &["spec", "signerName"]), text(old, &["spec", "signerName"]));
+        let mut errors = bundle_name(bundle);
+        if signer != before {
+            errors.push(Error::invalid(&Path::new("spec").child("signerName"), signer, crate::metadata::IMMUTABLE));
+        }
+        errors
+    }
+
     fn cells(&self, bundle: &Value, _now: Timestamp) -> Cells {
         Some(vec![name(bundle), text_or(bundle, &["spec", "signerName"], NONE).into()])
     }
+}
+
+/// A bundle of a signer begins with the signer's name, its slash as a colon; one without has no colon (upstream:
+/// `ValidateClusterTrustBundleName`).
+fn bundle_name(bundle: &Value) -> ErrorList {
+    let (name, signer) = (text(bundle, &["metadata", "name"]), text(bundle, &["spec", "signerName"]));
+    let invalid = |why: String| Error::invalid(&Path::new("metadata").child("name"), name, why);
+    let rest = if signer.is_empty() {
+        if name.contains(':') {
+            return vec![invalid("ClusterTrustBundle without signer name must not have \":\" in its name".into())];
+        }
+        name
+    } else {
+        let prefix = format!("{}:", signer.replace('/', ":"));
+        let Some(rest) = name.strip_prefix(&prefix) else {
+            return vec![invalid(format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"))];
+        };
+        rest
+    };
+    knarr_core::names::is_dns1123_subdomain(rest).into_iter().map(invalid).collect()
 }
 
 /// PodCertificateRequests (upstream: `pkg/registry/certificates/podcertificaterequest`).
@@ -161,6 +200,13 @@ impl Strategy for PodCertificateRequest {
     }
 }
 
+/// The key and its proof had fields of their own in v1beta1; now the stub request holds both.
+pub fn from_v1beta1(request: &mut Value) {
+    for field in ["pkixPublicKey", "proofOfPossession"] {
+        request.remove(&["spec", field]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +220,12 @@ mod tests {
         let mut request = json!({"spec": {"username": "root", "extra": {"a": ["b"]}, "request": "x"}});
         CertificateSigningRequest.prepare_for_create(&cx, &mut request);
         assert_eq!(request, json!({"spec": {"username": "u", "groups": ["g"], "request": "x"}}));
+    }
+
+    #[test]
+    fn a_bundle_is_named_after_its_signer() {
+        let wrong = |name: &str, signer: &str| bundle_name(&json!({"metadata": {"name": name}, "spec": {"signerName": signer}})).len();
+        assert_eq!((wrong("a.b:c:d", "a.b/c"), wrong("d", ""), wrong("a.b:c:D", "a.b/c"), wrong("d", "a.b/c"), wrong("a:d", "")), (0, 0, 1, 1, 1));
     }
 
     #[test]

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{FutureExt, select_all};
+use futures::future::select_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use tokio::sync::{mpsc, watch};
 
-use super::payload::Recipe;
+use super::payload::{Recipe, Signal};
 use super::{Failure, Mounted, MountedVolumes, atomic, give_to_group, make, recipe_dir};
 use crate::context::Context;
-use crate::objects::{Changes, Watched};
 use crate::pod::spec::PodExt;
 
 /// First pause after a failure, doubled each time (upstream: `exponentialbackoff`).
@@ -63,12 +62,9 @@ struct Work {
 
 impl Work {
     async fn run(mut self, report: mpsc::UnboundedSender<Outcome>) {
-        let watched: Vec<Arc<Watched>> = self.recipes.iter().flat_map(|r| r.watched().cloned().collect::<Vec<_>>()).collect();
-        let mut cursors: Vec<(Arc<Watched>, Changes)> = Vec::new();
         let (mut good, mut retry) = (false, RETRY_BASE);
         loop {
-            cursors.clear();
-            cursors.extend(watched.iter().map(|w| (w.clone(), w.changes())));
+            let mut signals: Vec<Signal> = self.recipes.iter().flat_map(Recipe::signals).collect();
             let failures = self.round().await;
             let pause = if failures.is_empty() {
                 if !good && report.send(Ok(Arc::new(self.mounted.clone()))).is_err() {
@@ -85,7 +81,7 @@ impl Work {
                 retry = (retry * 2).min(RETRY_MAX);
                 Some(pause)
             };
-            self.wait(&mut cursors, pause).await;
+            self.wait(&mut signals, pause).await;
         }
     }
 
@@ -119,12 +115,12 @@ impl Work {
         failures
     }
 
-    async fn wait(&mut self, cursors: &mut [(Arc<Watched>, Changes)], pause: Option<Duration>) {
+    async fn wait(&mut self, signals: &mut [Signal], pause: Option<Duration>) {
         let changed = async {
-            if cursors.is_empty() {
+            if signals.is_empty() {
                 std::future::pending::<()>().await;
             } else {
-                select_all(cursors.iter_mut().map(|(w, c)| w.changed(c).boxed())).await;
+                select_all(signals.iter_mut().map(Signal::changed)).await;
             }
         };
         let paused = async {

@@ -8,13 +8,17 @@
 pub mod atomic;
 pub mod beneath;
 mod empty_dir;
+pub mod followed;
 mod host_path;
 mod keeper;
 pub mod mounter;
 mod ownership;
 pub mod payload;
+pub(crate) mod pem;
 mod persistent;
+pub mod pod_certificates;
 pub mod subpath;
+pub mod trust_bundles;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,31 +3,32 @@
 
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ServiceAccountTokenProjection, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    ClusterTrustBundleProjection, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
 
 use super::atomic::{FileData, Payload};
+use super::followed::{Followed, State};
+use super::pod_certificates::{Credential, PodCertificate};
+use super::trust_bundles;
 use crate::container::env::Data;
 use crate::container::fields;
 use crate::context::Context;
-use crate::objects::{Kind, Watched};
+use crate::objects::{Changes, Kind, Watched};
 use crate::pod::spec::{PodExt, init_containers};
+use tokio::sync::watch;
 
 const DEFAULT_MODE: i32 = 0o644;
 
 /// One thing that files are made of.
 pub enum Source {
-    Object {
-        kind: Kind,
-        name: String,
-        held: Arc<Watched>,
-        items: Vec<KeyToPath>,
-        optional: bool,
-    },
+    Object { kind: Kind, name: String, held: Arc<Watched>, items: Vec<KeyToPath>, optional: bool },
     Downward(Vec<DownwardAPIVolumeFile>),
     Token(ServiceAccountTokenProjection),
-    /// A kind of source that this node does not serve, by name.
-    Unsupported(&'static str),
+    TrustBundle(ClusterTrustBundleProjection, Arc<Followed>),
+    Certificate(PodCertificateProjection, PodCertificate),
 }
 
 /// A volume whose files come from the API.
@@ -55,7 +56,7 @@ fn mode(default: Option<i32>) -> u32 {
 
 impl Recipe {
     /// The recipe of a volume, if its files come from the API. Objects that it names are followed from now on.
-    pub fn of(context: &Context, pod: &Pod, volume: &Volume) -> Option<Self> {
+    pub fn of(context: &Arc<Context>, pod: &Pod, volume: &Volume) -> Option<Self> {
         let ns = pod.namespace();
         let (plugin, default_mode, sources) = if let Some(v) = &volume.config_map {
             ("kubernetes.io~configmap", v.default_mode, vec![object(context, ns, Kind::ConfigMap, &v.name, v.items.as_ref(), v.optional)])
@@ -65,7 +66,7 @@ impl Recipe {
         } else if let Some(v) = &volume.downward_api {
             ("kubernetes.io~downward-api", v.default_mode, vec![Source::Downward(v.items.clone().unwrap_or_default())])
         } else if let Some(v) = &volume.projected {
-            let sources = v.sources.iter().flatten().filter_map(|s| projected(context, ns, s)).collect();
+            let sources = v.sources.iter().flatten().filter_map(|s| projected(context, pod, s)).collect();
             ("kubernetes.io~projected", v.default_mode, sources)
         } else {
             return None;
@@ -78,9 +79,14 @@ impl Recipe {
         self.plugin == "kubernetes.io~secret" || self.plugin == "kubernetes.io~projected"
     }
 
-    /// The objects that its files depend on.
-    pub fn watched(&self) -> impl Iterator<Item = &Arc<Watched>> {
-        self.sources.iter().filter_map(|s| if let Source::Object { held, .. } = s { Some(held) } else { None })
+    /// Cursors into what its files depend on. They have seen everything so far.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::Object { held, .. } => Some(Signal::Object(held.clone(), held.changes())),
+            Source::TrustBundle(_, held) => Some(Signal::TrustBundles(held.changes())),
+            Source::Certificate(_, held) => Some(Signal::Certificate(held.changes())),
+            Source::Downward(_) | Source::Token(_) => None,
+        })
     }
 
     /// # Errors
@@ -118,19 +124,66 @@ impl Recipe {
             }
             Source::Token(projection) => {
                 let (token, renew_at) = context.tokens.get(pod, projection).await?;
-                let user = token_user(pod);
-                let in_group = pod.spec().security_context.as_ref().is_some_and(|s| s.fs_group.is_some());
-                let mode = if user.is_some() || in_group { 0o600 } else { self.default_mode };
-                made.payload.insert(projection.path.clone(), FileData { data: token.into_bytes(), mode, user });
+                made.payload.insert(projection.path.clone(), self.owned_file(pod, token.into_bytes()));
                 made.renew_at = Some(made.renew_at.map_or(renew_at, |at| at.min(renew_at)));
             }
-            Source::Unsupported(what) => return Err(format!("{what} projection is not supported by this node")),
+            Source::TrustBundle(projection, held) => {
+                let data = trust_bundles::anchors(held, projection).await?;
+                made.payload.insert(projection.path.clone(), self.owned_file(pod, data));
+            }
+            Source::Certificate(projection, held) => {
+                let pair = held.bundle()?;
+                let (key, chain) = (&pair.0, &pair.1);
+                let files = [
+                    (&projection.credential_bundle_path, format!("{key}{chain}")),
+                    (&projection.key_path, key.clone()),
+                    (&projection.certificate_chain_path, chain.clone()),
+                ];
+                for (path, text) in files {
+                    if let Some(path) = path.as_ref().filter(|p| !p.is_empty()) {
+                        made.payload.insert(path.clone(), self.owned_file(pod, text.into_bytes()));
+                    }
+                }
+            }
         }
         Ok(())
     }
+
+    /// A file for the pod's one user alone, if it has one.
+    fn owned_file(&self, pod: &Pod, data: Vec<u8>) -> FileData {
+        let user = token_user(pod);
+        let in_group = pod.spec().security_context.as_ref().is_some_and(|s| s.fs_group.is_some());
+        let mode = if user.is_some() || in_group { 0o600 } else { self.default_mode };
+        FileData { data, mode, user }
+    }
 }
 
-fn projected(context: &Context, namespace: &str, source: &VolumeProjection) -> Option<Source> {
+/// Something that a volume's files depend on, and how much of it has been seen.
+pub enum Signal {
+    Object(Arc<Watched>, Changes),
+    TrustBundles(watch::Receiver<State>),
+    Certificate(watch::Receiver<Credential>),
+}
+
+impl Signal {
+    /// Waits for the next change.
+    pub fn changed(&mut self) -> BoxFuture<'_, ()> {
+        match self {
+            Self::Object(watched, changes) => watched.changed(changes).boxed(),
+            Self::TrustBundles(receiver) => next(receiver).boxed(),
+            Self::Certificate(receiver) => next(receiver).boxed(),
+        }
+    }
+}
+
+async fn next<T: Send + Sync>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn projected(context: &Arc<Context>, pod: &Pod, source: &VolumeProjection) -> Option<Source> {
+    let namespace = pod.namespace();
     if let Some(s) = &source.config_map {
         Some(object(context, namespace, Kind::ConfigMap, &s.name, s.items.as_ref(), s.optional))
     } else if let Some(s) = &source.secret {
@@ -139,12 +192,10 @@ fn projected(context: &Context, namespace: &str, source: &VolumeProjection) -> O
         Some(Source::Downward(s.items.clone().unwrap_or_default()))
     } else if let Some(s) = &source.service_account_token {
         Some(Source::Token(s.clone()))
-    } else if source.cluster_trust_bundle.is_some() {
-        Some(Source::Unsupported("ClusterTrustBundle"))
-    } else if source.pod_certificate.is_some() {
-        Some(Source::Unsupported("PodCertificate"))
+    } else if let Some(s) = &source.cluster_trust_bundle {
+        Some(Source::TrustBundle(s.clone(), context.trust_bundles.follow()))
     } else {
-        None
+        source.pod_certificate.as_ref().map(|s| Source::Certificate(s.clone(), PodCertificate::start(context, pod, s)))
     }
 }
 
