@@ -3,12 +3,15 @@
 
 mod certificates;
 mod claim_resize;
+mod configurations;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod policy;
 mod priority;
 mod request;
 mod resource_quota;
@@ -240,7 +243,9 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultClass::ingress(with())),
         Arc::new(topology_labels::PodTopologyLabels(with())),
+        Arc::new(policy::mutating::Mutating::new(with())),
         Arc::new(webhook::Webhooks::mutating(with())),
+        Arc::new(policy::validating::Validating::new(with())),
         Arc::new(webhook::Webhooks::validating(with())),
         Arc::new(resource_quota::ResourceQuota::new(with())),
     ]

@@ -13,6 +13,37 @@ pub fn merge(schema: Schema<'_>, object: &Value, config: &Value) -> Value {
     both(schema, object, config).unwrap_or_default()
 }
 
+/// Paths in a configuration of lists and maps that are set as a whole (upstream: `patch.findAtomics`).
+pub fn atomics(schema: Schema<'_>, value: &Value, path: &mut String, found: &mut Vec<String>) {
+    let length = path.len();
+    match (schema.kind(Some(value)), value) {
+        (Kind::Map(map), Value::Object(entries)) => {
+            if map.is_atomic {
+                found.push(path.clone());
+            }
+            for (name, value) in entries {
+                if let Some((schema, _)) = map.field(name) {
+                    path.push('.');
+                    path.push_str(name);
+                    atomics(schema, value, path, found);
+                    path.truncate(length);
+                }
+            }
+        }
+        (Kind::List(list), Value::Array(items)) => {
+            if list.is_atomic() {
+                found.push(path.clone());
+            }
+            for (i, item) in items.iter().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                atomics(list.item, item, path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// `None` for a map or list of which nothing is left.
 fn both(schema: Schema<'_>, left: &Value, right: &Value) -> Option<Value> {
     let kind = schema.kind(Some(if right.is_null() { left } else { right }));

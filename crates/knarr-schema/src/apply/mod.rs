@@ -51,6 +51,24 @@ pub fn track_update(resource: &Resource, old: Option<&Value>, new: &mut Value, m
     track::track_update(resource, old, new, manager);
 }
 
+/// Lays a configuration over an object without any owners (upstream: `patch.ApplyStructuredMergeDiff`).
+///
+/// # Errors
+/// In upstream's words, when the configuration does not fit its type, or names a list or map that can only be set as a whole.
+pub fn merge_configuration(resource: &Resource, object: &Value, config: &Value) -> Result<Value, String> {
+    let schema = schema::Schema::of(resource);
+    let errors = validate::validate(schema, config);
+    if !errors.is_empty() {
+        return Err(format!("failed to convert patch object to typed object: {}", validate::message(&errors)));
+    }
+    let mut atomics = Vec::new();
+    merge::atomics(schema, config, &mut String::new(), &mut atomics);
+    if !atomics.is_empty() {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", ")));
+    }
+    Ok(merge::merge(schema, object, config))
+}
+
 /// Applies a configuration. `live` is the stored object (absent: it will be created). Gives the merged object with its new
 /// `managedFields`. What comes of it is to be decoded and defaulted like any body: fields that were taken away may be null.
 ///

@@ -1,10 +1,13 @@
 //! One `AdmissionReview` out and back (upstream: `webhook/request`).
 
 use base64::Engine;
-use knarr_core::{GroupVersionKind, GroupVersionResource, Status, Value, ValueExt, field, json};
+use knarr_core::{Status, Value, ValueExt, field, json};
 
-use super::{configuration::Webhook, matching::Invocation};
-use crate::admission::{Objects, Review};
+use super::configuration::Webhook;
+use crate::admission::{
+    Objects, Review,
+    matching::{self, Invocation},
+};
 
 /// Why a webhook did not let a write pass.
 #[derive(Debug)]
@@ -26,35 +29,6 @@ pub struct Answer {
     pub annotations: Vec<(String, String)>,
 }
 
-/// The request of a review without its objects, as match conditions see it, too.
-pub fn request(review: &Review<'_>, invocation: &Invocation, uid: &str) -> Option<Value> {
-    let (a, own) = (review.attributes, review.request.as_ref()?);
-    let kind = |k: &GroupVersionKind| json!({"group": k.group, "version": k.version, "kind": k.kind});
-    let resource = |r: &GroupVersionResource| json!({"group": r.group, "version": r.version, "resource": r.resource});
-    let mut user = json!({});
-    for (key, text) in [("username", &a.user.name), ("uid", &a.user.uid)] {
-        if !text.is_empty() {
-            user.set(&[key], text.as_str());
-        }
-    }
-    if !a.user.groups.is_empty() {
-        user.set(&["groups"], a.user.groups.clone());
-    }
-    if !a.user.extra.is_empty() {
-        user.set(&["extra"], serde_json::to_value(&a.user.extra).unwrap_or_default());
-    }
-    let mut request = json!({
-        "uid": uid, "kind": kind(&invocation.kind), "resource": resource(&invocation.resource), "requestKind": kind(&own.kind),
-        "requestResource": resource(&own.resource()), "operation": review.operation.as_str(), "userInfo": user, "dryRun": review.dry_run,
-        "options": own.options(review.operation),
-    });
-    let texts = [("subResource", a.subresource.as_str()), ("requestSubResource", &a.subresource), ("name", review.name()), ("namespace", &a.namespace)];
-    for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-        request.set(&[key], text);
-    }
-    Some(request)
-}
-
 /// Asks a webhook.
 ///
 /// # Errors
@@ -71,7 +45,7 @@ pub async fn ask(
     let uid = uuid::Uuid::new_v4().to_string();
     let unknown = || Problem::Calling("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into());
     let version = hook.review_version.ok_or_else(unknown)?;
-    let mut request = request(review, invocation, &uid).ok_or_else(|| Problem::Other(Status::internal("a review without a request")))?;
+    let mut request = matching::request(review, invocation, &uid).ok_or_else(|| Problem::Other(Status::internal("a review without a request")))?;
     request.set(&["object"], object.clone());
     request.set(&["oldObject"], old.clone());
     let body = json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request});

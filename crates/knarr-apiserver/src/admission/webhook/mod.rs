@@ -1,43 +1,42 @@
 //! Admission webhooks: servers of others that change or refuse writes, as MutatingWebhookConfigurations and
 //! ValidatingWebhookConfigurations name them (upstream: `apiserver/pkg/admission/plugin/webhook`).
-//!
-//! Configurations are read from the store's snapshot for each request and parsed once for each of their versions: one that was
-//! acknowledged counts from then on.
 
 mod call;
 mod configuration;
-mod matching;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json};
+use knarr_core::{Result, Status, Value, json};
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{
+    Objects, Operation, Plugin, Review,
+    configurations::Configurations,
+    matching::{Invocation, shown},
+};
 use crate::authz::Attributes;
 use call::{Answer, Problem};
-use configuration::{Configurations, Webhook};
-use matching::Invocation;
+use configuration::{Webhook, webhooks};
 
-pub use configuration::GROUP;
+pub use super::configurations::GROUP;
 
 /// Either plugin.
 pub struct Webhooks {
     mutating: bool,
     objects: Arc<dyn Objects>,
-    configurations: Configurations,
+    configurations: Configurations<Webhook>,
 }
 
 impl Webhooks {
     /// `MutatingAdmissionWebhook`.
     pub fn mutating(objects: Arc<dyn Objects>) -> Self {
-        Self { mutating: true, configurations: Configurations::new("mutatingwebhookconfigurations"), objects }
+        Self { mutating: true, configurations: Configurations::new("mutatingwebhookconfigurations", webhooks), objects }
     }
 
     /// `ValidatingAdmissionWebhook`.
     pub fn validating(objects: Arc<dyn Objects>) -> Self {
-        Self { mutating: false, configurations: Configurations::new("validatingwebhookconfigurations"), objects }
+        Self { mutating: false, configurations: Configurations::new("validatingwebhookconfigurations", webhooks), objects }
     }
 
     async fn call(&self, review: &Review<'_>, hook: &Webhook, invocation: &Invocation, object: &Value, old: &Value) -> Result<Answer, Problem> {
@@ -85,19 +84,6 @@ impl Webhooks {
     }
 }
 
-/// Object and old object as a webhook is shown them; `null` where there is none.
-fn shown(review: &Review<'_>, kind: &GroupVersionKind) -> Result<(Value, Value)> {
-    let Some(request) = &review.request else { return Ok((Value::Null, Value::Null)) };
-    let present = |object: Option<&Value>| -> Result<Value> {
-        let Some(object) = object else { return Ok(Value::Null) };
-        let mut shown = request.present(object, kind, &review.attributes.subresource)?;
-        shown.set(&["kind"], kind.kind.as_str());
-        shown.set(&["apiVersion"], kind.api_version());
-        Ok(shown)
-    };
-    Ok((present(review.object.as_ref())?, present(review.old)?))
-}
-
 #[async_trait]
 impl Plugin for Webhooks {
     fn name(&self) -> &'static str {
@@ -119,7 +105,7 @@ impl Plugin for Webhooks {
             review.reinvocation.of(name).require();
         }
         for (index, hook) in self.configurations.current(&*self.objects).iter().enumerate() {
-            let Some(invocation) = matching::invocation(&*self.objects, review, hook)? else { continue };
+            let Some(invocation) = configuration::invocation(&*self.objects, review, hook)? else { continue };
             if round > 0 && !review.reinvocation.of(name).is_required(&hook.id) {
                 continue;
             }
@@ -151,7 +137,7 @@ impl Plugin for Webhooks {
         let hooks = self.configurations.current(&*self.objects);
         let mut calls = Vec::new();
         for hook in hooks.iter() {
-            if let Some(invocation) = matching::invocation(&*self.objects, review, hook)? {
+            if let Some(invocation) = configuration::invocation(&*self.objects, review, hook)? {
                 let (object, old) = shown(review, &invocation.kind)?;
                 calls.push(async move { (hook, self.call(review, hook, &invocation, &object, &old).await) });
             }
