@@ -40,20 +40,28 @@ impl Backoff {
     }
 }
 
-/// A duration as Go prints it: `10s`, `1m20s`, `5m0s`.
+/// A duration, cut to milliseconds, as Go prints it: `236ms`, `1.964s`, `10s`, `1m20s`, `5m0s`.
 pub fn go_duration(d: SignedDuration) -> String {
-    let seconds = d.as_secs();
+    let (seconds, millis) = (d.as_secs(), d.subsec_millis());
+    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}").trim_end_matches('0').to_owned() };
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) if d.subsec_millis() != 0 => format!("{}s", s as f64 + f64::from(d.subsec_millis()) / 1000.0),
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
+        (0, 0, 0) if millis != 0 => format!("{millis}ms"),
+        (0, 0, s) => format!("{s}{fraction}s"),
+        (0, m, s) => format!("{m}m{s}{fraction}s"),
+        (h, m, s) => format!("{h}h{m}m{s}{fraction}s"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        let written = |millis| go_duration(SignedDuration::from_millis(millis));
+        let all = [0, 236, 1000, 1965, 2500, 60_000, 61_050, 3_600_000].map(written);
+        assert_eq!(all, ["0s", "236ms", "1s", "1.965s", "2.5s", "1m0s", "1m1.05s", "1h0m0s"]);
+    }
 
     #[test]
     fn waits_double_up_to_five_minutes_and_are_forgotten_in_quiet_times() {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::{self, Target, Tls};
-use super::{Connect, Streaming, log_socket};
+use super::{Connect, Streaming, log_answer, log_socket};
 use crate::admission::Objects;
 use crate::http::{Body, RequestBody};
 
@@ -87,7 +87,7 @@ impl Streaming for Backend {
             let answer = self.dial(&target, outgoing(request, &target)?).await?;
             return match client.filter(|_| answer.status().is_success()) {
                 Some(client) => log_socket::answer(&asked, client, answer),
-                None => Ok(incoming(answer, &target)),
+                None => log_answer::checked(&connect.info.name, incoming(answer, &target)).await,
             };
         }
         let mut answer = self.dial(&target, outgoing(request, &target)?).await?;
@@ -98,7 +98,8 @@ impl Streaming for Backend {
             let (parts, _) = answer.into_parts();
             return Ok(Response::from_parts(parts, Body::empty()));
         }
-        Ok(incoming(answer, &target))
+        let answer = incoming(answer, &target);
+        if connect.info.subresource == "log" { log_answer::checked(&connect.info.name, answer).await } else { Ok(answer) }
     }
 }
 

@@ -47,11 +47,7 @@ async fn round(context: &Context) -> Result<(), String> {
         freed += image.size;
     }
     if freed < wanted {
-        let text = format!(
-            "Insufficient free disk space on the node's image filesystem ({:.1}% of {} used). Failed to free sufficient space by deleting unused images. Consider resizing the disk or deleting unused files.",
-            100.0 - disk.available as f64 * 100.0 / disk.capacity.max(1) as f64,
-            disk.capacity
-        );
+        let text = still_full(disk.capacity, disk.available, freed);
         context.events.record(node_reference(&context.config.node_name, None), Level::Warning, "FreeDiskSpaceFailed", &text);
     }
     Ok(())
@@ -95,6 +91,24 @@ fn excess(capacity: u64, available: u64, high: u8, low: u8) -> Option<u64> {
     (used_percent >= u64::from(high)).then(|| (capacity / 100 * (100 - u64::from(low))).saturating_sub(available))
 }
 
+/// What is told when too little could be freed (upstream: `GarbageCollect`).
+fn still_full(capacity: u64, available: u64, freed: u64) -> String {
+    format!(
+        "Insufficient free disk space on the node's image filesystem ({}% of {} used). Failed to free sufficient space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by active images, logs, volumes, or other data.",
+        100u64.saturating_sub(available.saturating_mul(100).checked_div(capacity).unwrap_or_default()),
+        size_text(capacity)
+    )
+}
+
+/// A size for people (upstream: `formatSize`).
+fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, size)| bytes >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", bytes as f64 / *size as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// Whether an image may go: nobody uses it, and it can be pulled again. One that no registry gave could not be had back.
 fn is_free(image: &Image, used: &BTreeSet<String>) -> bool {
     !image.pinned && !image.repo_digests.is_empty() && !used.contains(&image.id)
@@ -112,6 +126,13 @@ fn candidates<'a>(images: &'a [Image], used: &BTreeSet<String>, known: &Known, n
 mod tests {
     use super::*;
     use crate::testing::second;
+
+    #[test]
+    fn a_disk_that_stays_full_is_told_with_its_size() {
+        let text = still_full(270_553_174_016, 4_058_297_610, 12);
+        assert!(text.contains("(99% of 252.0 GiB used)") && text.contains("(freed 12 bytes)"), "{text}");
+        assert_eq!([0, 1023, 1536, 5 << 20, 2 << 40].map(size_text), ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "2.0 TiB"]);
+    }
 
     #[test]
     fn only_a_disk_that_is_too_full_is_cleared() {
