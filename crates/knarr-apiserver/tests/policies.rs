@@ -96,11 +96,13 @@ async fn configurations_are_merged_and_patches_applied() {
     let cluster = cluster().await;
     let apply = |expression: &str| json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
     let patch = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {'patched': string(object.spec.replicas)}}]";
+    let never = "[JSONPatch{op: 'test', path: '/spec/replicas', value: 6}, JSONPatch{op: 'replace', path: '/spec/replicas', value: 7}]";
     let spec = json!({"reinvocationPolicy": "Never", "mutations": [
         apply("Object{metadata: Object.metadata{annotations: {'by': 'policy'}}, spec: Object.spec{replicas: 5}}"),
         apply("Object{spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: [
             Object.spec.template.spec.containers{name: 'side', image: 'j'}]}}}}"),
         {"patchType": "JSONPatch", "jsonPatch": {"expression": patch}},
+        {"patchType": "JSONPatch", "jsonPatch": {"expression": never}},
     ]});
     configure(&cluster, "Mutating", "mutating", ("apps", "deployments"), spec, json!({})).await;
     let created = cluster.post(DEPLOYMENTS, &deployment("a")).await;

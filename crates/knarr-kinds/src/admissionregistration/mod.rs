@@ -1,5 +1,6 @@
 //! Webhook configurations and admission policies (upstream: `pkg/registry/admissionregistration`).
 
+mod policy;
 pub(crate) mod webhook;
 
 use crate::at;
@@ -64,6 +65,14 @@ impl Strategy for AdmissionPolicy {
         with(spec, &["matchConstraints"], default_match_resources);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, policy: &Value) -> ErrorList {
+        at::check(policy, |root, e| policy::validate(root, None, self.mutating, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, policy: &Value, old: &Value) -> ErrorList {
+        at::check(policy, |root, e| policy::validate(root, Some(old), self.mutating, e))
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let rules = object.list_at(&["spec", if self.mutating { "mutations" } else { "validations" }]).len();
         let kind = object.at(&["spec", "paramKind"]).map_or(UNSET.into(), |k| format!("{}/{}", text(k, &["apiVersion"]), text(k, &["kind"])));
@@ -72,7 +81,9 @@ impl Strategy for AdmissionPolicy {
 }
 
 /// Bindings of either policy.
-pub struct AdmissionPolicyBinding;
+pub struct AdmissionPolicyBinding {
+    pub mutating: bool,
+}
 
 impl Strategy for AdmissionPolicyBinding {
     fn shape(&self) -> Shape {
@@ -81,6 +92,14 @@ impl Strategy for AdmissionPolicyBinding {
 
     fn default(&self, binding: &mut Value) {
         with(binding, &["spec", "matchResources"], default_match_resources);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, binding: &Value) -> ErrorList {
+        at::check(binding, |root, e| policy::validate_binding(root, self.mutating, e))
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, binding: &Value, _old: &Value) -> ErrorList {
+        at::check(binding, |root, e| policy::validate_binding(root, self.mutating, e))
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {

@@ -14,7 +14,7 @@ use crate::rules::port_number;
 use crate::tree::strings;
 
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
-const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+pub(super) const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const FORM: &str = "; desired format: https://host[/path]";
 
 /// What an update may leave wrong because it was wrong before.
@@ -54,7 +54,7 @@ pub fn validate(root: &At, old: Option<&Value>, mutating: bool, e: &mut ErrorLis
     for webhook in webhooks.items() {
         validate_one(&webhook, lenient, mutating, e);
         if !keeps_conditions {
-            match_conditions(&webhook.get("matchConditions"), e);
+            match_conditions(&webhook.get("matchConditions"), Declarations { authorizer: true, ..Declarations::default() }, e);
         }
         review_versions(&webhook.get("admissionReviewVersions"), lenient.review_versions, e);
         let name = webhook.str_of("name");
@@ -98,12 +98,12 @@ fn validate_one(webhook: &At, lenient: Leniency, mutating: bool, e: &mut ErrorLi
 const CONDITIONS_MAX: i64 = 64;
 
 /// Named expressions that compile to a boolean.
-fn match_conditions(conditions: &At, e: &mut ErrorList) {
+pub(super) fn match_conditions(conditions: &At, declared: Declarations, e: &mut ErrorList) {
     if conditions.len() as i64 > CONDITIONS_MAX {
         e.push(conditions.too_many(CONDITIONS_MAX));
     }
     let list = conditions.value().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let compiled = MatchConditions::new(list, Declarations { authorizer: true, ..Declarations::default() });
+    let compiled = MatchConditions::new(list, declared);
     let problems: BTreeMap<usize, &str> = compiled.errors().collect();
     let mut names: Vec<&str> = Vec::new();
     for (i, condition) in conditions.items().enumerate() {

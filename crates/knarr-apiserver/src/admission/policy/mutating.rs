@@ -74,12 +74,7 @@ impl Mutation {
         match self {
             Self::Patch(compiled) => {
                 let patch = evaluate(compiled).map_err(Failed::Policy)?;
-                match knarr_schema::patch::json_patch(&seen.object, &patch) {
-                    Ok(patched) => Ok(patched),
-                    // A test that fails leaves the object alone.
-                    Err(e) if e.message.contains("testing value") => Ok(seen.object.clone()),
-                    Err(e) => Err(Failed::Policy(format!("JSON Patch: {}", e.message))),
-                }
+                patched(&seen.object, &patch).map_err(Failed::Policy)
             }
             Self::Apply(compiled) => {
                 let mut config = evaluate(compiled).map_err(Failed::Policy)?;
@@ -98,6 +93,19 @@ impl Mutation {
             }
         }
     }
+}
+
+/// The object with a JSON patch applied. A test that fails leaves it alone.
+fn patched(object: &Value, patch: &Value) -> Result<Value, String> {
+    let mut document = object.clone();
+    for operation in patch.as_array().into_iter().flatten() {
+        match knarr_schema::patch::json_patch(&document, &Value::Array(vec![operation.clone()])) {
+            Ok(next) => document = next,
+            Err(_) if operation.str_at(&["op"]) == Some("test") => return Ok(object.clone()),
+            Err(e) => return Err(format!("JSON Patch: {}", e.message)),
+        }
+    }
+    Ok(document)
 }
 
 /// Whether each `Object.a.b{…}` stands at the path that its name tells.
