@@ -5,6 +5,7 @@
 //! the ones that are left. These verbs only write the file, start what is missing and wait for it.
 
 pub mod config;
+pub mod doctor;
 pub mod failure;
 pub mod kubeconfig;
 pub mod logs;
@@ -14,4 +15,6 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod supervise;
+pub mod systemd;
+pub mod token;
 pub mod verbs;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
 use super::failure::{Exit, Failure, Result};
 use super::process::{Home, Process};
-use super::{kubeconfig, preflight, status, supervise};
+use super::{kubeconfig, preflight, status, supervise, systemd};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,6 +36,12 @@ pub struct StartArgs {
     /// Stay until interrupted, then stop the cluster
     #[arg(long)]
     pub foreground: bool,
+    /// With --foreground: let the containers run on when the cluster is stopped
+    #[arg(long, requires = "foreground")]
+    pub keep_pods: bool,
+    /// Let systemd start the cluster at boot
+    #[arg(long)]
+    pub systemd: bool,
     /// Leave the kubeconfig alone
     #[arg(long)]
     pub no_kubeconfig: bool,
@@ -54,6 +60,8 @@ impl StartArgs {
             data: Some(cluster.data.clone()),
             advertise_address: None,
             foreground: false,
+            keep_pods: false,
+            systemd: false,
             no_kubeconfig: true,
             kubeconfig: None,
         }
@@ -124,18 +132,22 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
         println!("  context {:?} in {}", kubeconfig::context_name(&cluster), file.display());
     }
+    if args.systemd {
+        let unit = phases.run("systemd unit", || systemd::install(&cluster))?;
+        println!("  {}", unit.display());
+    }
     println!("Ready after {:.0} ms: {}", phases.begun.elapsed().as_secs_f64() * 1000.0, cluster.server_url());
-    if args.foreground { foreground(&cluster, machine).await } else { Ok(()) }
+    if args.foreground { foreground(&cluster, machine, args.keep_pods).await } else { Ok(()) }
 }
 
-async fn foreground(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
+async fn foreground(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -> Result<()> {
     println!("Press Ctrl-C to stop the cluster");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(Failure::program)?;
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
-    super::stop::stop_cluster(cluster, machine, false).await
+    super::stop::stop_cluster(cluster, machine, keep_pods).await
 }
 
 /// Everything before the first process: checks, and the cluster's file.
@@ -316,6 +328,8 @@ mod tests {
             data: None,
             advertise_address: None,
             foreground: false,
+            keep_pods: false,
+            systemd: false,
             no_kubeconfig: true,
             kubeconfig: None,
         }

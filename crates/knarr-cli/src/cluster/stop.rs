@@ -61,6 +61,8 @@ pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -
 
 /// Deletes the cluster.
 pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
+    // Before the stop: systemd would start the cluster again.
+    super::systemd::remove(cluster)?;
     stop_cluster(cluster, machine, false).await?;
     kubeconfig::forget(cluster)?;
     for folder in [&cluster.run, &cluster.data] {

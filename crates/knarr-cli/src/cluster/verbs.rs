@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::config::{self, Cluster, DEFAULT_PROFILE};
 use super::failure::Result;
 use super::start::{self, Machine, StartArgs};
-use super::{logs, status, stop};
+use super::{doctor, logs, status, stop, token};
 
 /// Which cluster is meant.
 #[derive(Clone, Debug, Args)]
@@ -67,6 +67,23 @@ pub enum ClusterVerb {
         #[command(subcommand)]
         verb: NodeVerb,
     },
+    /// Bootstrap tokens, by which a new node introduces itself
+    Token {
+        #[command(flatten)]
+        which: Which,
+        #[command(subcommand)]
+        verb: token::TokenVerb,
+    },
+    /// Say why a pod, claim or Service does not work, and what mends it
+    Doctor {
+        #[command(flatten)]
+        which: Which,
+        /// As KIND/NAME; without it everything is looked at
+        target: Option<String>,
+        /// Look into this namespace alone
+        #[arg(short, long)]
+        namespace: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -88,6 +105,8 @@ pub async fn run(verb: ClusterVerb, machine: &dyn Machine) -> Result<()> {
         ClusterVerb::Delete { which } => stop::delete_cluster(&which.load()?, machine).await,
         ClusterVerb::Logs { which, role, tail } => logs::print(&which.load()?, role.as_deref(), tail, &mut std::io::stdout()),
         ClusterVerb::Node { which, verb } => node(&which, verb, machine).await,
+        ClusterVerb::Token { which, verb } => token::run(&which.load()?, verb).await,
+        ClusterVerb::Doctor { which, target, namespace } => doctor::run(&which.load()?, target.as_deref(), namespace.as_deref()).await,
     }
 }
 

@@ -147,9 +147,13 @@ pub fn read(root: &'static Verb, line: &[String]) -> Result<Option<Context>> {
 
 fn without_verb(root: &'static Verb, verb: &Verb, path: &str, flags: Flags) -> Result<()> {
     match flags.words.first() {
-        None => {
+        None if std::ptr::eq(root, verb) => {
             print!("{}", verb.help(path));
-            if std::ptr::eq(root, verb) { Ok(()) } else { Err(Failure::Exit(1)) }
+            Ok(())
+        }
+        None => {
+            eprint!("{}", verb.help(path));
+            Err(Failure::Exit(1))
         }
         Some(word) if std::ptr::eq(root, verb) => {
             let mut text = format!("error: unknown command \"{word}\" for \"{path}\"");

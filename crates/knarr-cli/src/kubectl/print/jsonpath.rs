@@ -58,7 +58,7 @@ impl JsonPath {
     pub fn render(&self, data: &Value, as_json: bool) -> Result<String, String> {
         let results = self.find(data).map_err(|e| {
             format!(
-                "error executing jsonpath {}: Error executing template: {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n",
+                "error executing jsonpath {}: Error executing template: {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n\n",
                 knarr_core::field::go_quote(&self.text),
                 self.text,
                 go::syntax(data)

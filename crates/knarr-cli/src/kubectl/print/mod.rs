@@ -206,19 +206,21 @@ fn kyaml_value(value: &Value, indent: usize, out: &mut String) {
 
 /// A text of several lines stands in several lines, each ended with a backslash.
 fn kyaml_text(text: &str, indent: usize, out: &mut String) {
-    let quoted = serde_json::to_string(text).unwrap_or_default().replace("\\t", "\t");
+    let quoted = |part: &str| {
+        let json = serde_json::to_string(part).unwrap_or_default().replace("\\t", "\t");
+        json[1..json.len() - 1].to_owned()
+    };
     if !text.contains('\n') {
-        return out.push_str(&quoted);
+        return out.push_str(&format!("\"{}\"", quoted(text)));
     }
-    let inner = &quoted[1..quoted.len() - 1];
     out.push_str("\"\\\n");
-    let lines: Vec<&str> = inner.split("\\n").collect();
+    let lines: Vec<&str> = text.split('\n').collect();
     for (i, line) in lines.iter().enumerate() {
         let last = i + 1 == lines.len();
         if last && line.is_empty() {
             break;
         }
-        out.push_str(&format!("{}{line}{}\\\n", " ".repeat(indent + 3), if last { "" } else { "\\n" }));
+        out.push_str(&format!("{}{}{}\\\n", " ".repeat(indent + 3), quoted(line), if last { "" } else { "\\n" }));
     }
     out.push_str(&format!("{}\"", " ".repeat(indent + 2)));
 }

@@ -366,8 +366,11 @@ async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun
                 }
                 let info = Info::of(meant, object.clone());
                 if dry_run != DryRun::Client {
-                    let query = if dry_run == DryRun::Server { vec![("dryRun", "All".to_owned())] } else { Vec::new() };
-                    session.delete(&with_query(&info.path(), &query), &json!({"propagationPolicy": "Background"})).await?;
+                    let mut options = json!({"propagationPolicy": "Background"});
+                    if dry_run == DryRun::Server {
+                        options["dryRun"] = json!(["All"]);
+                    }
+                    session.delete(&info.path(), &options).await?;
                 }
                 println!("{} {}", info.title(), dry_run.note("pruned"));
             }

@@ -246,7 +246,8 @@ async fn one(cx: &Context, info: &Info, current: Value, field: &str, remove: boo
     }
     if info.object.at(&["roleRef"]) != current.at(&["roleRef"]) {
         // What a binding refers to cannot be changed: it is made anew.
-        session.delete(&with_query(&info.path(), query), &json!({})).await?;
+        let options = if query.is_empty() { json!({}) } else { json!({"dryRun": ["All"]}) };
+        session.delete(&info.path(), &options).await?;
         return session.post(&with_query(&info.meant.path(Some(&info.namespace), None), query), &info.object).await;
     }
     session.put(&with_query(&info.path(), query), &new).await

@@ -104,6 +104,10 @@ impl Plan {
 
     fn options(&self) -> Value {
         let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": self.propagation});
+        // With a body, the query's parameters do not count.
+        if self.dry_run == DryRun::Server {
+            options["dryRun"] = json!(["All"]);
+        }
         if self.grace >= 0 {
             options["gracePeriodSeconds"] = self.grace.into();
         }
@@ -195,8 +199,7 @@ fn confirmed(targets: &[Info]) -> Result<bool> {
 async fn delete_one(session: &Session, flags: &Flags, plan: &Plan, info: &Info) -> Result<String> {
     let mut uid = String::new();
     if plan.dry_run != DryRun::Client {
-        let query = if plan.dry_run == DryRun::Server { vec![("dryRun", "All".to_owned())] } else { Vec::new() };
-        let answer = session.delete(&with_query(&info.path(), &query), &plan.options()).await.map_err(|e| e.when("deleting", &info.source))?;
+        let answer = session.delete(&info.path(), &plan.options()).await.map_err(|e| e.when("deleting", &info.source))?;
         uid = answer.str_at(&["details", "uid"]).or_else(|| answer.str_at(&["metadata", "uid"])).unwrap_or_default().to_owned();
     }
     if flags.text("output") == "name" {

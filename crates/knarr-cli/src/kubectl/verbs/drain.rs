@@ -267,7 +267,8 @@ fn parse_taints(words: &[String]) -> std::result::Result<(Vec<Taint>, Vec<Taint>
     for word in words {
         let (text, removing) = word.strip_suffix('-').map_or((word.as_str(), false), |t| (t, true));
         let (head, effect) = text.split_once(':').map_or((text, ""), |(h, e)| (h, e));
-        let (key, value) = head.split_once('=').map_or((head, ""), |(k, v)| (k, v));
+        // Without an effect the whole word is a key.
+        let (key, value) = if effect.is_empty() { (head, "") } else { head.split_once('=').map_or((head, ""), |(k, v)| (k, v)) };
         if effect.contains(':') || value.contains('=') {
             return Err(format!("invalid taint spec: {text}"));
         }
@@ -337,7 +338,7 @@ async fn taint(cx: &Context) -> Result<()> {
             let (kind, patch) = change::difference(&info.object, &new)?;
             new = session.patch(&with_query(&info.path(), &write_query(flags, "kubectl-taint", dry_run)?), kind, &patch).await?;
         }
-        out(&Printer::of(flags, &dry_run.note(operation))?.print(&new)?)?;
+        out(&Printer::of(flags, operation)?.print(&new)?)?;
     }
     Ok(())
 }

@@ -117,10 +117,9 @@ fn overridden(cx: &Context, object: Value) -> Result<Value> {
 }
 
 /// Sends or shows a generated object.
-async fn make(cx: &Context, mut object: Value, manager: &str, operation: &str) -> Result<Value> {
+async fn make(cx: &Context, printer: &mut Printer, mut object: Value, manager: &str) -> Result<Value> {
     let flags = &cx.flags;
     let dry_run = DryRun::of(flags)?;
-    let mut printer = Printer::of(flags, &dry_run.note(operation))?;
     let (group, version) = object.str_at(&["apiVersion"]).and_then(|v| v.split_once('/')).unwrap_or(("", "v1"));
     let meant = builtin_kind(group, version, object.str_at(&["kind"]).unwrap_or_default()).unwrap_or_else(|| known("pods"));
     if dry_run == DryRun::Client {
@@ -149,13 +148,14 @@ async fn expose(cx: &Context) -> Result<()> {
     selection.labels = None;
     let found = selection.objects(cx.words()).await?;
     let mut failures = found.failures;
+    let mut printer = Printer::of(flags, &DryRun::of(flags)?.note("exposed"))?;
     for info in found.infos {
         let outcome = async {
             if !EXPOSABLE.contains(&info.meant.kind.as_str()) {
                 let title = info.meant.title.split_once('.').map_or_else(|| info.meant.kind.clone(), |(_, g)| format!("{}.{g}", info.meant.kind));
                 return Err(Failure::from(format!("cannot expose a {title}")));
             }
-            make(cx, overridden(cx, service_of(cx, &info)?)?, "kubectl-expose", "exposed").await.map(drop)
+            make(cx, &mut printer, overridden(cx, service_of(cx, &info)?)?, "kubectl-expose").await.map(drop)
         };
         failures.extend(outcome.await.err());
     }
@@ -274,6 +274,9 @@ fn service_of(cx: &Context, info: &Info) -> Result<Value> {
 
 fn check_run(cx: &Context, dry_run: DryRun, attached: bool) -> Result<()> {
     let (flags, words) = (&cx.flags, cx.words());
+    if !flags.given("image") {
+        return Err("required flag(s) \"image\" not set".into());
+    }
     if words.is_empty() || flags.dash == Some(0) {
         return Err("NAME is required for run".into());
     }
@@ -362,16 +365,17 @@ async fn run(cx: &Context) -> Result<()> {
     let dry_run = DryRun::of(flags)?;
     let attached = if flags.given("attach") { flags.on("attach") } else { flags.on("stdin") || flags.on("tty") };
     check_run(cx, dry_run, attached)?;
+    let mut printer = Printer::of(flags, &dry_run.note("created"))?;
     let pod = overridden(cx, pod_of(cx)?)?;
     let labels_of_pod = pod["metadata"]["labels"].clone();
-    let made = if attached && !flags.on("quiet") { make_quietly(cx, pod).await? } else { make(cx, pod, "kubectl-run", "created").await? };
+    let made = if attached && !flags.on("quiet") { make_quietly(cx, pod).await? } else { make(cx, &mut printer, pod, "kubectl-run").await? };
     if flags.on("expose") {
         let port = flags.int("port").max(flags.text("port").parse().unwrap_or(0));
         let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": cx.words()[0]}, "spec": {"selector": labels_of_pod, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}, "status": {"loadBalancer": {}}});
         if flags.given("labels") {
             service["metadata"]["labels"] = Value::Object(labels(flags.text("labels"))?);
         }
-        make(cx, service, "kubectl-run", "created").await?;
+        make(cx, &mut printer, service, "kubectl-run").await?;
     }
     if !attached {
         return Ok(());
@@ -443,6 +447,9 @@ async fn attach(cx: &Context, pod: &Value) -> Result<()> {
 
 async fn autoscale(cx: &Context) -> Result<()> {
     let flags = &cx.flags;
+    if !flags.given("max") {
+        return Err("required flag(s) \"max\" not set".into());
+    }
     let (min, max) = (flags.int("min"), flags.int("max"));
     if max < 1 {
         return Err(format!("--max=MAXPODS is required and must be at least 1, max: {max}").into());
@@ -462,13 +469,15 @@ async fn autoscale(cx: &Context) -> Result<()> {
     if found.is_empty() {
         return Err("no objects passed to autoscale".into());
     }
+    let dry_run = DryRun::of(flags)?;
+    let mut printer = Printer::of(flags, &dry_run.note(if dry_run == DryRun::Client { "created" } else { "autoscaled" }))?;
     for info in found {
         if !["ReplicationController", "Deployment", "ReplicaSet", "StatefulSet"].contains(&info.meant.kind.as_str()) {
             return Err(format!("cannot autoscale a {}: {}", info.meant.kind, info.meant.title).into());
         }
         let name = flags.some("name").unwrap_or(&info.name);
         let object = autoscaler(flags, name, &info.meant.api_version(), &info.meant.kind, &info.name)?;
-        make(cx, object, "kubectl-autoscale", if DryRun::of(flags)? == DryRun::Client { "created" } else { "autoscaled" }).await?;
+        make(cx, &mut printer, object, "kubectl-autoscale").await?;
     }
     Ok(())
 }
