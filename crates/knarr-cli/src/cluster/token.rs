@@ -27,7 +27,7 @@ const BINDINGS: &[(&str, &str, &str)] = &[
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum TokenVerb {
-    /// Make a token, and say how a machine joins with it
+    /// Make a token, and say by what the cluster is known
     Create {
         /// The token itself, as ID.SECRET (default: a random one)
         token: Option<String>,
@@ -107,7 +107,7 @@ async fn create(cluster: &Cluster, client: &Client, token: Option<String>, ttl: 
     publish(cluster, client).await?;
     secrets(client).create(secret(id, rest, expires, description)).await.map_err(refused)?;
     println!("{token}");
-    eprintln!("A node joins with: knarr join {} --token {token} --ca-cert-hash {}", cluster.server_url(), ca_hash(cluster)?);
+    eprintln!("It is good at {}, whose authority has the key {}", cluster.server_url(), ca_hash(cluster)?);
     Ok(())
 }
 
