@@ -152,13 +152,16 @@ fn split(name: &str) -> (String, String, String) {
     }
 }
 
-/// What our URL has before the proxied path, and the proxied path with its query.
+/// What our URL has before the proxied path, and the proxied path with its query. Namespaces and objects may be called `proxy`
+/// themselves: the word that counts is the one after the object's name.
 fn behind_proxy(raw_path: &str, raw_query: &str) -> (String, String) {
-    let (prefix, path) = match raw_path.split_once("/proxy") {
-        Some((before, after)) => (format!("{before}/proxy"), if after.is_empty() { "/" } else { after }),
-        None => (raw_path.to_owned(), "/"),
-    };
-    (prefix, if raw_query.is_empty() { path.to_owned() } else { format!("{path}?{raw_query}") })
+    // /api/v1/namespaces/NS/RESOURCE/NAME/proxy or /api/v1/nodes/NAME/proxy
+    let slashes = if raw_path.split('/').nth(3) == Some("namespaces") { 7 } else { 5 };
+    let before = raw_path.match_indices('/').nth(slashes - 1).map_or(raw_path.len(), |(at, _)| at);
+    let end = raw_path[before..].strip_prefix("/proxy").map_or(raw_path.len(), |rest| raw_path.len() - rest.len());
+    let (prefix, path) = raw_path.split_at(end);
+    let path = if path.is_empty() { "/" } else { path };
+    (prefix.to_owned(), if raw_query.is_empty() { path.to_owned() } else { format!("{path}?{raw_query}") })
 }
 
 fn proxied(ip: &str, port: u16, scheme: &str, raw_path: &str, raw_query: &str) -> Result<Target> {
@@ -248,6 +251,17 @@ mod tests {
     use super::*;
     use crate::admission::testing::Fixed;
     use knarr_core::json;
+
+    #[test]
+    fn the_proxied_path_begins_after_the_object_whatever_it_is_called() {
+        for (path, prefix, rest) in [
+            ("/api/v1/namespaces/proxy-8/services/proxy:proxy/proxy/proxy/x", "/api/v1/namespaces/proxy-8/services/proxy:proxy/proxy", "/proxy/x?a=b"),
+            ("/api/v1/namespaces/d/pods/p/proxy", "/api/v1/namespaces/d/pods/p/proxy", "/?a=b"),
+            ("/api/v1/nodes/proxy/proxy/", "/api/v1/nodes/proxy/proxy", "/?a=b"),
+        ] {
+            assert_eq!(behind_proxy(path, "a=b"), (prefix.to_owned(), rest.to_owned()), "{path}");
+        }
+    }
 
     fn objects() -> Fixed {
         Fixed(vec![
