@@ -1,9 +1,9 @@
 //! Processes of ours are killed at random, several at a time, while clients write, watch, ask the app and ask for names. Nothing
-//! that was acknowledged may be lost, no container be restarted, no request be repeated more than once, and every process must
-//! come back by itself. One process that looks after others is always left alive: when all die in the same moment, nobody is there
+//! that was acknowledged may be lost, no container be restarted, no request to the app be repeated more than once, no name be
+//! unknown for longer than an agent takes to come back, and every process must come back by itself. One process that looks after others is always left alive: when all die in the same moment, nobody is there
 //! to help.
 //!
-//! A short storm by default; `KNARR_STORM_SECONDS` (or `cargo xtask kill-storm`) makes it longer, `KNARR_STORM_SEED` repeats one.
+//! A short storm by default; `KNARR_STORM_SECONDS` makes it longer, `KNARR_STORM_SEED` repeats one.
 
 #[path = "cluster/mod.rs"]
 mod cluster;
@@ -32,6 +32,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(1200);
 /// Resolvers wait this long for an answer, and ask once more then.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// While a node's agent is away its DNS refuses at once, so that a client which asks again at once is refused again
+/// (docs/status.md). This is how long that may last.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody waits longer than this for the API.
 const API_PATIENCE: Duration = Duration::from_secs(20);
 const CLIENT_PAUSE: Duration = Duration::from_millis(10);
@@ -388,6 +391,20 @@ fn twice(shared: &Shared, what: &str, mut attempt: impl FnMut() -> std::io::Resu
     }
 }
 
+/// Asks until there is an answer, for as long as a restart may take.
+fn patiently(shared: &Shared, what: &str, mut attempt: impl FnMut() -> std::io::Result<()>) {
+    let until = Instant::now() + DNS_PATIENCE;
+    let mut again = false;
+    while let Err(error) = attempt() {
+        shared.report.lock().repeated += usize::from(!again);
+        again = true;
+        if Instant::now() > until {
+            return shared.fail(format!("{what} failed for {DNS_PATIENCE:?}: {error}"));
+        }
+        std::thread::sleep(CLIENT_PAUSE);
+    }
+}
+
 fn ask_the_app(shared: &Shared, address: SocketAddr) -> std::thread::JoinHandle<()> {
     let shared = shared.clone();
     std::thread::spawn(move || {
@@ -408,7 +425,7 @@ fn ask_for_names(shared: &Shared, cluster: &Cluster, node: usize) -> std::thread
         netns.enter().expect("the node's network");
         while !shared.is_over() {
             let id = asked.fetch_add(1, Ordering::Relaxed) as u16;
-            twice(&shared, "a question for a name", || resolve(dns, id));
+            patiently(&shared, "a question for a name", || resolve(dns, id));
             shared.report.lock().names += 1;
             std::thread::sleep(CLIENT_PAUSE);
         }
