@@ -1,11 +1,12 @@
 //! What the cluster verbs need of this machine: nodes made and cleared away.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_cli::cluster::process::Process;
+use knarr_cli::cluster::slots::Ranges;
 use knarr_cli::cluster::start::Machine;
 use knarr_cli::cluster::supervise;
 
@@ -44,8 +45,9 @@ impl Machine for Local {
     }
 
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr {
-        let part = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-        IpAddr::from([10, 89, part(cluster.slot), part(index + 1)])
+        // The first address is the machine's.
+        let host = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        IpAddr::V4(Ipv4Addr::from_bits(Ranges::of(cluster.slot).transfer.network().to_bits().saturating_add(host)))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod kubeconfig;
 pub mod logs;
 pub mod preflight;
 pub mod process;
+pub mod slots;
 pub mod start;
 pub mod status;
 pub mod stop;

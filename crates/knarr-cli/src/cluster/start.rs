@@ -1,17 +1,20 @@
 //! `knarr start`: from nothing, or from a stopped cluster, to one whose nodes are Ready. Every phase is named and timed; a phase
 //! that fails says why and what to do, and nothing is waited for in vain.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
 use super::failure::{Exit, Failure, Result};
 use super::process::{Home, Process};
+use super::slots::{self, Ranges, Registry};
 use super::{kubeconfig, preflight, status, supervise, systemd};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// DNS has this address among the Services', as with kubeadm.
+const DNS_HOST: u32 = 10;
 /// How long the nodes may take until they are Ready.
 const NODES_READY_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -158,6 +161,7 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     config::private_folder(&data)?;
     preflight::disk(&data)?;
     let mut cluster = if Cluster::exists(&data) { Cluster::load(&data)? } else { new_cluster(args, &data)? };
+    Registry::of_machine().keep(&cluster)?;
     for folder in [cluster.run.clone(), cluster.logs()] {
         config::private_folder(&folder)?;
     }
@@ -178,8 +182,13 @@ fn new_cluster(args: &StartArgs, data: &Path) -> Result<Cluster> {
             "knarr start --profile NAME",
         ));
     }
-    let slot = free_slot(data, &args.profile);
-    Ok(Cluster {
+    let slot = Registry::of_machine().claim(data, usize::from(args.profile != DEFAULT_PROFILE), &slots::ways_of_machine())?;
+    Ok(described(args, data, slot))
+}
+
+fn described(args: &StartArgs, data: &Path, slot: usize) -> Cluster {
+    let ranges = Ranges::of(slot);
+    Cluster {
         profile: args.profile.clone(),
         slot,
         desired: Desired::Running,
@@ -187,26 +196,12 @@ fn new_cluster(args: &StartArgs, data: &Path) -> Result<Cluster> {
         run: config::run_folder(&args.profile),
         advertise: args.advertise_address.unwrap_or_else(preflight::advertise_address),
         port: args.port,
-        service_cidr: format!("10.{}.0.0/16", 96 + slot),
-        pod_cidr: format!("10.{}.0.0/16", 244 - slot),
-        cluster_dns: IpAddr::from([10, 96 + u8::try_from(slot).map_err(Failure::program)?, 0, 10]),
+        service_cidr: ranges.services.to_string(),
+        pod_cidr: ranges.pods.to_string(),
+        cluster_dns: IpAddr::V4(Ipv4Addr::from_bits(ranges.services.network().to_bits() + DNS_HOST)),
         cluster_domain: "cluster.local".into(),
         nodes: Vec::new(),
-    })
-}
-
-/// The first profile of the default name has slot 0; others take the next number that no profile beside them has.
-fn free_slot(data: &Path, profile: &str) -> usize {
-    let taken: Vec<usize> = data
-        .parent()
-        .and_then(|p| std::fs::read_dir(p).ok())
-        .into_iter()
-        .flatten()
-        .filter_map(|e| Cluster::load(&e.ok()?.path()).ok())
-        .map(|c| c.slot)
-        .collect();
-    let first = usize::from(profile != DEFAULT_PROFILE);
-    (first..).find(|s| !taken.contains(s)).unwrap_or(first)
+    }
 }
 
 /// Adds nodes until there are `wanted`. Fewer than there are is no business of `start`.
@@ -337,7 +332,7 @@ mod tests {
 
     fn names(profile: &str, count: usize) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        let mut cluster = new_cluster(&args(profile), &folder.path().join(profile)).unwrap();
+        let mut cluster = described(&args(profile), &folder.path().join(profile), 1);
         set_nodes(&mut cluster, count, &NoMachine).unwrap();
         cluster.nodes.iter().map(|n| format!("{}@{}", n.name, n.index)).collect()
     }
@@ -351,7 +346,7 @@ mod tests {
     #[test]
     fn a_bad_profile_or_number_of_nodes_is_refused() {
         assert_eq!(new_cluster(&args("Big One"), Path::new("/x")).unwrap_err().code, "BAD_PROFILE");
-        let mut cluster = new_cluster(&args("knarr"), Path::new("/x")).unwrap();
+        let mut cluster = described(&args("knarr"), Path::new("/x"), 0);
         assert_eq!(set_nodes(&mut cluster, 0, &NoMachine).unwrap_err().code, "BAD_NODES");
         set_nodes(&mut cluster, 2, &NoMachine).unwrap();
         assert_eq!(set_nodes(&mut cluster, 1, &NoMachine).unwrap_err().code, "TOO_FEW_NODES");

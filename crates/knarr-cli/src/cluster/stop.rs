@@ -68,6 +68,7 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
     for folder in [&cluster.run, &cluster.data] {
         remove_folder(folder)?;
     }
+    super::slots::Registry::of_machine().release(cluster)?;
     println!("Deleted cluster {:?}", cluster.profile);
     Ok(())
 }

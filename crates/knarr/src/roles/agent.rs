@@ -8,6 +8,7 @@ use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_cli::cluster::process::Home;
+use knarr_cli::cluster::slots::Ranges;
 use knarr_client::tls::Config as ClientConfig;
 use knarr_client::{Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
@@ -37,8 +38,7 @@ impl Place {
 
 /// The namespaces of a cluster's nodes on this machine.
 pub fn local_nodes(cluster: &Cluster) -> Result<LocalNodes> {
-    let transfer = format!("10.89.{}.0/24", cluster.slot).parse().map_err(Failure::program)?;
-    Ok(LocalNodes::new(&cluster.profile, transfer))
+    Ok(LocalNodes::new(&cluster.profile, Ranges::of(cluster.slot).transfer))
 }
 
 /// Puts this process, which must have a single thread, into the network namespace of a node that does not live on the machine's.
