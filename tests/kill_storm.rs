@@ -30,8 +30,8 @@ const NODE_PORT: u16 = 30080;
 const SECONDS_DEFAULT: u64 = 20;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(1200);
-/// Resolvers wait this long for an answer, and ask once more then.
-const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// A question that an agent had taken when it was killed is lost: it is asked once more after this time.
+const DNS_TIMEOUT: Duration = Duration::from_secs(1);
 /// While a node's agent is away its DNS refuses at once, so that a client which asks again at once is refused again
 /// (docs/status.md). This is how long that may last.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
