@@ -144,7 +144,7 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
 /// `BadRequest` for a body that cannot be read or is of another kind.
 pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     let Input::Encoded { media: Media::Json, bytes } = &ex.call.input else { return other(ex, kind) };
-    let value = codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+    let mut value = codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
     let found = value.str_at(&["kind"]).unwrap_or_default();
     if !found.is_empty() && found != kind.kind {
         let version = field::go_quote(value.str_at(&["apiVersion"]).unwrap_or_default());
@@ -153,7 +153,13 @@ pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
             field::go_quote(found)
         )));
     }
-    Ok(codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value)
+    // Every group has options by that name; typed clients send those of the group of what they delete.
+    if value.is_object() {
+        value.set(&["kind"], kind.kind.as_str());
+        value.set(&["apiVersion"], kind.api_version());
+    }
+    let json = serde_json::to_vec(&value).map_err(Status::internal)?;
+    Ok(codec::decode_json_kind(kind, &json, FieldValidation::Ignore)?.value)
 }
 
 /// A body of which nothing is known: a patch.
