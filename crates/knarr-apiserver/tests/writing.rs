@@ -278,3 +278,17 @@ async fn apply_creates_owns_and_respects_other_owners() {
         "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
     );
 }
+
+/// Typed clients name the group of what they delete.
+#[tokio::test]
+async fn delete_options_may_be_of_any_group() {
+    let cluster = Cluster::start().await;
+    let path = format!("{MAPS}/a");
+    for version in ["v1", "apps/v1", "admissionregistration.k8s.io/v1"] {
+        assert_eq!(cluster.post(MAPS, &config_map("a", json!({}))).await.code, 201);
+        let options = |preconditions: Value| json!({"kind": "DeleteOptions", "apiVersion": version, "preconditions": preconditions}).to_string();
+        let headers = [("content-type", "application/json")];
+        assert_eq!(cluster.send("DELETE", &path, &headers, options(json!({"uid": "another"}))).await.code, 409, "{version}: the options are read");
+        assert_eq!(cluster.send("DELETE", &path, &headers, options(json!({}))).await.code, 200, "{version}");
+    }
+}

@@ -154,10 +154,10 @@ pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
         )));
     }
     // Every group has options by that name; typed clients send those of the group of what they delete.
-    if value.is_object() {
-        value.set(&["kind"], kind.kind.as_str());
-        value.set(&["apiVersion"], kind.api_version());
+    if value.str_at(&["apiVersion"]).is_none_or(|version| version == kind.api_version()) {
+        return Ok(codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value);
     }
+    value.set(&["apiVersion"], kind.api_version());
     let json = serde_json::to_vec(&value).map_err(Status::internal)?;
     Ok(codec::decode_json_kind(kind, &json, FieldValidation::Ignore)?.value)
 }
