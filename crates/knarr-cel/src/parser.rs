@@ -14,8 +14,15 @@ const NESTING_MAX: usize = 80;
 const SOURCE_MAX: usize = 100_000;
 
 const STARTS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
-const RESERVED: [&str; 14] = ["as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return"];
-const RESERVED_TOO: [&str; 3] = ["var", "void", "while"];
+/// Words that no variable may be called: the literals and `in`, and those that the language keeps for itself.
+const RESERVED: [&str; 17] =
+    ["as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"];
+const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
+
+/// Whether a word can be no identifier.
+pub fn is_reserved(word: &str) -> bool {
+    RESERVED.contains(&word) || KEYWORDS.contains(&word)
+}
 
 /// A parsed expression.
 #[derive(Clone, Debug)]
@@ -376,7 +383,7 @@ impl Parser {
         if let Some(found) = self.object(&name)? {
             return Ok(found);
         }
-        if RESERVED.contains(&word.as_str()) || RESERVED_TOO.contains(&word.as_str()) {
+        if RESERVED.contains(&word.as_str()) {
             return Err(Issue::new(at, format!("reserved identifier: {word}")));
         }
         if self.eat("(") {

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use crate::{
     env::TypeProvider,
+    parser::is_reserved,
     types::{self, Type},
     value::{Semantics, Text},
 };
@@ -170,33 +171,9 @@ impl TypeProvider for Types {
 
     fn field(&self, type_name: &str, field: &str) -> Option<Type> {
         let fields = self.0.get(type_name)?;
-        fields.get(field).or_else(|| RESERVED.contains(&field).then(|| fields.get(&format!("__{field}__"))).flatten()).cloned()
+        fields.get(field).or_else(|| is_reserved(field).then(|| fields.get(&format!("__{field}__"))).flatten()).cloned()
     }
 }
-
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// The name of a property in expressions (upstream: `Escape`). None where there is no way to write it.
 pub fn escape(name: &str) -> Option<String> {
@@ -206,7 +183,7 @@ pub fn escape(name: &str) -> Option<String> {
     if first.is_ascii_digit() || !allowed(first) || !chars.all(allowed) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     Some(name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__"))

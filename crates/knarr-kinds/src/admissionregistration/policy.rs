@@ -1,6 +1,7 @@
 //! What admission policies and their bindings must look like (upstream: `pkg/apis/admissionregistration/validation`).
 
 use knarr_cel::admission::{Compiled, Composition, Declarations, Schemas, environment};
+use knarr_cel::parser::is_reserved;
 use knarr_cel::{Type, mutation};
 use knarr_core::field::ErrorList;
 use knarr_core::names::{is_dns1035_label, is_dns1123_subdomain, is_qualified_name};
@@ -14,28 +15,6 @@ const ANNOTATIONS_MAX: usize = 20;
 /// Longest expression of an audit annotation.
 const ANNOTATION_EXPRESSION_MAX: usize = 5 << 10;
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-const RESERVED: [&str; 20] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-];
 
 /// Validates a policy; `old` on update.
 pub fn validate(root: &At, old: Option<&Value>, mutating: bool, e: &mut ErrorList) {
@@ -154,7 +133,7 @@ fn path_segment(name: &At, e: &mut ErrorList) {
 
 fn is_identifier(name: &str) -> bool {
     let starts = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
-    starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !RESERVED.contains(&name) && name != "while"
+    starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !is_reserved(name)
 }
 
 fn variable(variable: &At, composition: &mut Composition, declared: Declarations, e: &mut ErrorList) {
