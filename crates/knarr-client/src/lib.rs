@@ -17,6 +17,7 @@ pub mod fake;
 pub mod informer;
 pub mod kubeconfig;
 pub mod leader;
+pub mod node_affinity;
 pub mod queue;
 pub mod read;
 pub mod tls;

@@ -1,7 +1,7 @@
-//! Which nodes a pod may run on: `nodeSelector` and the required node affinity. Pure.
-//! Upstream: `k8s.io/component-helpers/scheduling/corev1/nodeaffinity`.
+//! Which nodes a pod may run on, read off nodes at rest.
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, PodSpec};
+use k8s_openapi::api::core::v1::PodSpec;
+use knarr_client::node_affinity;
 use knarr_core::Object;
 use knarr_schema::codec;
 
@@ -24,34 +24,7 @@ impl<'a> NodeFacts<'a> {
 
 /// Whether the spec's selector and required affinity let the pod onto the node.
 pub fn fits(spec: &PodSpec, node: &NodeFacts<'_>) -> bool {
-    let selected = spec.node_selector.iter().flatten().all(|(k, v)| node.label(k) == Some(v));
-    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()).and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|selector| matches(selector, node))
-}
-
-/// Whether one of the terms matches. A term without requirements matches nothing.
-pub fn matches(selector: &NodeSelector, node: &NodeFacts<'_>) -> bool {
-    selector.node_selector_terms.iter().any(|term| {
-        let (labels, fields) = (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
-        (!labels.is_empty() || !fields.is_empty())
-            && labels.iter().all(|r| holds(r, node.label(&r.key)))
-            && fields.iter().all(|r| holds(r, (r.key == "metadata.name").then_some(node.name)))
-    })
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|w| w == v));
-    let compared = || value.and_then(|v| v.parse::<i64>().ok()).zip(values.first().and_then(|v| v.parse::<i64>().ok()));
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(|(a, b)| a > b),
-        "Lt" => compared().is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
+    node_affinity::fits(spec, node.name, |key| node.label(key))
 }
 
 #[cfg(test)]

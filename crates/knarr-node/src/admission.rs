@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, NodeSelector, NodeSelectorRequirement, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Container, Pod, Taint, Toleration};
+use knarr_client::node_affinity;
 
 use crate::node::Pressure;
 use crate::pod::resources::pod_requests;
@@ -219,38 +220,11 @@ fn is_extended(name: &str) -> bool {
 
 fn unwanted_here(pod: &Pod, node: &NodeFacts<'_>) -> Option<Refusal> {
     let spec = pod.spec();
-    let selected = spec.node_selector.iter().flatten().all(|(k, v)| node.labels.get(k) == Some(v));
-    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()).and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
-    if !selected || !required.is_none_or(|s| selects(s, node)) {
+    if !node_affinity::fits(spec, node.name, |key| node.labels.get(key).map(String::as_str)) {
         return Some(Refusal::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
     let elsewhere = spec.node_name.as_deref().is_some_and(|name| !name.is_empty() && name != node.name);
     elsewhere.then(|| Refusal::predicate("NodeName", "node(s) didn't match the requested node name"))
-}
-
-/// A term without requirements matches nothing.
-fn selects(selector: &NodeSelector, node: &NodeFacts<'_>) -> bool {
-    selector.node_selector_terms.iter().any(|term| {
-        let (labels, fields) = (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
-        (!labels.is_empty() || !fields.is_empty())
-            && labels.iter().all(|r| holds(r, node.labels.get(&r.key).map(String::as_str)))
-            && fields.iter().all(|r| holds(r, (r.key == "metadata.name").then_some(node.name)))
-    })
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|w| w == v));
-    let compared = || value.and_then(|v| v.parse::<i64>().ok()).zip(values.first().and_then(|v| v.parse::<i64>().ok()));
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(|(a, b)| a > b),
-        "Lt" => compared().is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
 }
 
 /// Address, protocol and port that a pod claims on the node.
