@@ -27,8 +27,6 @@ use crate::resources::Resources;
 use scale::Scale;
 
 const OWN: &str = "poddisruptionbudgets";
-/// In the bytes of every pod that was to be disrupted.
-const MARK: &[u8] = b"DisruptionTarget";
 /// A pod that was to be disrupted and still stands after this time is told so.
 const STALE: jiff::SignedDuration = plan::DELETION_TIMEOUT;
 
@@ -92,8 +90,7 @@ fn start_stale(context: &ControllerContext, this: Arc<Controller>) {
     let queue = context.queue("stale_pod_disruption");
     let woken = queue.clone();
     this.pods.on_change(move |change| {
-        let Some(pod) = change.new.as_ref().filter(|p| p.view.deleting.is_none() && !p.view.is_over()) else { return };
-        if pod.object.bytes.windows(MARK.len()).any(|w| w == MARK) {
+        if let Some(pod) = change.new.as_ref().filter(|p| is_stale_target(&p.view)) {
             woken.add(pod.key.clone());
         }
     });
@@ -101,6 +98,11 @@ fn start_stale(context: &ControllerContext, this: Arc<Controller>) {
         let this = this.clone();
         async move { this.reconcile_stale(key).await }
     });
+}
+
+/// Whether a pod was to be taken away and still stands.
+fn is_stale_target(pod: &PodView) -> bool {
+    pod.disruption_target && pod.is_active()
 }
 
 struct Controller {
@@ -185,7 +187,7 @@ impl Controller {
     }
 
     async fn reconcile_stale(&self, key: Key) -> Result<Outcome> {
-        let Some(item) = self.pods.store().get(&key).filter(|p| p.view.deleting.is_none() && !p.view.is_over()) else {
+        let Some(item) = self.pods.store().get(&key).filter(|p| is_stale_target(&p.view)) else {
             return Ok(Outcome::Done);
         };
         let pod: Pod = item.typed()?;

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::ReplicationController;
-use knarr_client::{Client, read};
-use knarr_core::api::Reply;
-use knarr_core::{Object, Result, Status, ValueExt};
+use knarr_client::{Client, client, read};
+use knarr_core::{Object, Result, Status};
 use serde::Deserialize;
 
 use crate::ownership::ControllerRef;
@@ -27,7 +26,7 @@ pub struct Scale {
     pub resources: Resources,
 }
 
-/// The fields of a workload that matter here.
+/// The fields of a workload, or of a scale, that matter here.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Workload {
@@ -82,7 +81,7 @@ impl Scale {
         }
     }
 
-    async fn workload<T: knarr_client::client::Resource>(&self, namespace: &str, of: &ControllerRef) -> Result<Option<Workload>> {
+    async fn workload<T: client::Resource>(&self, namespace: &str, of: &ControllerRef) -> Result<Option<Workload>> {
         let found = self.client.within::<T>(namespace).dynamic().get(&of.name).await;
         let found: Option<Workload> = present(found)?.map(|object: Object| read::typed(&object)).transpose()?;
         Ok(found.filter(|w| w.metadata.uid == *of.uid))
@@ -100,13 +99,8 @@ impl Scale {
                 Some(_) => Err(Status::internal(format!("{} does not implement the scale subresource", info.gvr))),
             };
         };
-        let scale = match reply {
-            Reply::Value(value) => value,
-            Reply::Object(object) => read::value(&object)?,
-        };
-        let uid = scale.str_at(&["metadata", "uid"]).unwrap_or_default();
-        let replicas = scale.i64_at(&["spec", "replicas"]).and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
-        Ok((uid == &*of.uid).then(|| (uid.to_owned(), replicas)))
+        let scale: Workload = client::typed_reply(reply)?;
+        Ok((scale.metadata.uid == *of.uid).then(|| counted(scale)))
     }
 }
 

@@ -68,6 +68,7 @@ mod tests {
     fn pod(name: &str, change: impl FnOnce(&mut PodView)) -> PodItem {
         let at = Timestamp::from_second(1_000_000).unwrap();
         let mut view = PodView {
+            disruption_target: false,
             uid: name.into(),
             controller: None,
             node: Some("n".into()),

@@ -36,6 +36,8 @@ pub struct PodView {
     pub deleting: Option<Timestamp>,
     /// Most restarts of a container, and of a sidecar.
     pub restarts: (i32, i32),
+    /// Somebody is about to take the pod away (condition `DisruptionTarget`).
+    pub disruption_target: bool,
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub deletion_cost: i32,
     /// `status.podIPs`.
@@ -196,7 +198,8 @@ impl Project for PodView {
     fn project(object: &Object) -> Result<Self> {
         let Wire { metadata, spec, status } = read::typed(object)?;
         let is_sidecar = |c: &&WireContainer| spec.init_containers.iter().any(|i| i.name == c.name && i.restart_policy == "Always");
-        let ready = status.conditions.iter().find(|c| c.r#type == "Ready" && c.status == "True");
+        let true_one = |kind: &str| status.conditions.iter().find(|c| c.r#type == kind && c.status == "True");
+        let ready = true_one("Ready");
         Ok(Self {
             uid: metadata.uid.into(),
             controller: ControllerRef::of(&metadata.owner_references),
@@ -209,6 +212,7 @@ impl Project for PodView {
                 _ => Phase::Pending,
             },
             ready: ready.map(|c| c.last_transition_time.as_ref().map(|t| t.0)),
+            disruption_target: true_one("DisruptionTarget").is_some(),
             created: metadata.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |t| t.0),
             deleting: metadata.deletion_timestamp.map(|t| t.0),
             restarts: (
