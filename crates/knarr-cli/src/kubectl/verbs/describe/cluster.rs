@@ -134,22 +134,7 @@ pub async fn namespace(asker: &Asker<'_>, object: &Value) -> Result<String> {
     page.field(0, "Status", text(object, &["status", "phase"]));
     let conditions = object.list_at(&["status", "conditions"]);
     if !conditions.is_empty() {
-        page.line(0, "Conditions:");
-        page.line(1, "Type\tStatus\tLastTransitionTime\tReason\tMessage");
-        page.line(1, "----\t------\t------------------\t------\t-------");
-        for c in conditions {
-            page.line(
-                1,
-                format!(
-                    "{}\t{}\t{}\t{}\t{}",
-                    text(c, &["type"]),
-                    text(c, &["status"]),
-                    date(c.str_at(&["lastTransitionTime"])),
-                    text(c, &["reason"]),
-                    text(c, &["message"])
-                ),
-            );
-        }
+        page.conditions(conditions);
     }
     page.line(0, "");
     if quotas.is_empty() {

@@ -3,7 +3,7 @@
 use knarr_core::{Value, ValueExt};
 
 use super::Asker;
-use super::page::{Page, date, format_labels, format_selector, go_date, int, or, text, texts};
+use super::page::{Page, format_labels, format_selector, go_date, int, or, text, texts};
 use crate::kubectl::failure::Result;
 use crate::kubectl::print::go;
 use crate::kubectl::verbs::common::known;
@@ -246,22 +246,7 @@ pub async fn service_cidr(asker: &Asker<'_>, object: &Value) -> String {
     let conditions = object.list_at(&["status", "conditions"]);
     if !conditions.is_empty() {
         page.line(0, "Status:");
-        page.line(0, "Conditions:");
-        page.line(1, "Type\tStatus\tLastTransitionTime\tReason\tMessage");
-        page.line(1, "----\t------\t------------------\t------\t-------");
-        for c in conditions {
-            page.line(
-                1,
-                format!(
-                    "{}\t{}\t{}\t{}\t{}",
-                    text(c, &["type"]),
-                    text(c, &["status"]),
-                    date(c.str_at(&["lastTransitionTime"])),
-                    text(c, &["reason"]),
-                    text(c, &["message"])
-                ),
-            );
-        }
+        page.conditions(conditions);
     }
     page.events(asker.events(object).await.as_deref());
     page.finish()

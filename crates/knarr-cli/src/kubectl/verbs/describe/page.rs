@@ -31,6 +31,18 @@ impl Page {
         self.0.push_str(text.as_ref());
     }
 
+    /// The table of conditions that have no heartbeat.
+    pub fn conditions(&mut self, conditions: &[Value]) {
+        self.line(0, "Conditions:");
+        self.line(1, "Type\tStatus\tLastTransitionTime\tReason\tMessage");
+        self.line(1, "----\t------\t------------------\t------\t-------");
+        for c in conditions {
+            let cell = |field| text(c, &[field]);
+            let since = date(c.str_at(&["lastTransitionTime"]));
+            self.line(1, format!("{}\t{}\t{since}\t{}\t{}", cell("type"), cell("status"), cell("reason"), cell("message")));
+        }
+    }
+
     /// `Name:` and a value, in two columns.
     pub fn field(&mut self, level: usize, name: &str, value: impl std::fmt::Display) {
         self.line(level, format!("{name}:\t{value}"));
