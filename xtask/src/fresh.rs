@@ -11,6 +11,9 @@ use crate::tools;
 /// What a fresh Debian must have by itself for a Rust toolchain to link.
 const PACKAGES: &str = "ca-certificates,gcc,libc6-dev,git";
 
+/// How this machine reaches the package registries: names, and whom it trusts.
+const NETWORK_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"];
+
 pub fn run() -> Result<()> {
     tools::need_root("a fresh root")?;
     tools::need_packages(&["debootstrap"])?;
@@ -48,7 +51,7 @@ impl Mounts {
         for kernel in ["/proc", "/sys", "/dev"] {
             mounts.bind(Path::new(kernel), &root.join(&kernel[1..]))?;
         }
-        for file in ["/etc/resolv.conf", "/etc/hosts"] {
+        for file in NETWORK_FILES {
             std::fs::copy(file, root.join(&file[1..])).with_context(|| format!("copy {file}"))?;
         }
         let clone = root.join("src");
