@@ -6,6 +6,7 @@ mod claim_resize;
 mod configurations;
 mod default_class;
 mod default_toleration_seconds;
+mod escalation;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
@@ -226,6 +227,7 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
     let with = || Arc::clone(objects);
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(with())),
+        Arc::new(escalation::Escalation(with())),
         Arc::new(limit_ranger::LimitRanger(with())),
         Arc::new(service_account::ServiceAccount(with())),
         Arc::new(node_restriction::NodeRestriction(with())),

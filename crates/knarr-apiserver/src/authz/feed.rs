@@ -8,9 +8,7 @@ use knarr_store::{ChangeKind, Item, ResourceKey, Storage, WatchFilter, WatchFrom
 use tokio::sync::oneshot;
 
 use super::node::NodeAuthorizer;
-use super::rbac::Rbac;
-
-const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+use super::rbac::{self, Rbac};
 
 /// What an index is told.
 enum Told<'a> {
@@ -38,7 +36,7 @@ pub async fn start(storage: &Arc<Storage>, rbac: &Arc<Rbac>, node: &Arc<NodeAuth
                 index
             });
         });
-        synced.push(follow(storage, ResourceKey::new(RBAC_GROUP, resource), sink));
+        synced.push(follow(storage, ResourceKey::new(rbac::GROUP, resource), sink));
     }
     let pods = Arc::clone(node);
     let sink = Box::new(move |told: Told<'_>| match told {

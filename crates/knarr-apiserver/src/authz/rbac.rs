@@ -10,6 +10,9 @@ use knarr_core::{Value, ValueExt, json};
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::authn::User;
 
+/// The API group of roles and bindings.
+pub const GROUP: &str = "rbac.authorization.k8s.io";
+
 /// One rule of a role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
@@ -175,17 +178,11 @@ impl Index {
     fn allows(&self, a: &Attributes) -> bool {
         self.rules_for(&a.user, &a.namespace).any(|rule| rule.allows(a))
     }
+}
 
-    /// The rules of a role that a binding would refer to.
-    pub fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<Vec<Rule>> {
-        self.rules_of(&RoleRef { cluster: kind == "ClusterRole", name: name.to_owned() }, namespace).map(|rules| rules.as_ref().clone())
-    }
-
-    /// Those of `wanted` that the user does not have: who grants must have (upstream: `ConfirmNoEscalation`).
-    pub fn missing(&self, user: &User, namespace: &str, wanted: &[Rule]) -> Vec<Rule> {
-        let owned: Vec<&Rule> = self.rules_for(user, namespace).collect();
-        wanted.iter().flat_map(breakdown).filter(|rule| !owned.iter().any(|o| covers(o, rule))).collect()
-    }
+/// Those of `wanted` that `owned` does not hold, of one verb and one thing each (upstream: `validation.Covers`).
+pub fn missing(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+    wanted.iter().flat_map(breakdown).filter(|rule| !owned.iter().any(|o| covers(o, rule))).collect()
 }
 
 fn set<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) {
@@ -337,8 +334,9 @@ mod tests {
             resources: resources.iter().map(|s| (*s).to_owned()).collect(),
             ..Rule::default()
         };
-        assert!(index.missing(&jane, "a", &[rule(&["get"], &["pods"])]).is_empty());
-        assert_eq!(index.missing(&jane, "a", &[rule(&["get", "delete"], &["pods"])]), [rule(&["delete"], &["pods"])]);
-        assert_eq!(index.missing(&jane, "", &[rule(&["get"], &["pods"])]).len(), 1);
+        let missing = |namespace: &str, wanted: Rule| super::missing(&index.rules_for(&jane, namespace).cloned().collect::<Vec<_>>(), &[wanted]);
+        assert!(missing("a", rule(&["get"], &["pods"])).is_empty());
+        assert_eq!(missing("a", rule(&["get", "delete"], &["pods"])), [rule(&["delete"], &["pods"])]);
+        assert_eq!(missing("", rule(&["get"], &["pods"])).len(), 1);
     }
 }
