@@ -70,10 +70,7 @@ fn aggregates(role: &Value) -> bool {
 /// Every verb on everything.
 fn full_authority() -> [Rule; 2] {
     let all = || vec!["*".to_owned()];
-    [
-        Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() },
-        Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() },
-    ]
+    [Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() }, Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() }]
 }
 
 impl Escalation {
