@@ -32,7 +32,6 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone())?;
     let objects: Arc<dyn Objects> = Arc::new(Stored(storage.clone()));
     let server = ServerBuilder::new(storage).env(env).authenticator(Arc::new(Everybody)).plugins(admission::default_plugins(&objects)).build();
-    server.health().add("ping", || Ok(()));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     serve(server, listener, None, Limits::default()).await?;
     Ok(())

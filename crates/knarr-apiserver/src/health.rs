@@ -1,11 +1,12 @@
 //! `/healthz`, `/livez`, `/readyz`: named checks, each with a path of its own, `?verbose` and `?exclude=`
 //! (upstream: `server/healthz`).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use knarr_core::field::go_quote;
 use parking_lot::RwLock;
 
-use crate::request::Query;
+use crate::{metrics::HealthChecks, request::Query};
 
 /// Says why not, when something is not well.
 type Probe = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -22,6 +23,8 @@ struct Check {
 #[derive(Default)]
 pub struct Health {
     checks: RwLock<Vec<Check>>,
+    /// What came of the checks.
+    pub results: HealthChecks,
 }
 
 /// What an endpoint answers.
@@ -58,26 +61,29 @@ impl Health {
                 },
             };
         }
-        let excluded: Vec<&str> = query.all("exclude").flat_map(|e| e.split(',')).collect();
-        let (mut lines, mut failed) = (String::new(), Vec::new());
+        let excluded: BTreeSet<&str> = query.all("exclude").collect();
+        let (mut lines, mut failed) = (String::new(), false);
         for check in &checks {
-            if excluded.contains(&check.name.as_str()) {
+            if excluded.contains(check.name.as_str()) {
                 lines += &format!("[+]{} excluded: ok\n", check.name);
                 continue;
             }
-            match (check.probe)() {
+            let result = (check.probe)();
+            self.results.observe(&check.name, endpoint, result.is_ok());
+            match result {
                 Ok(()) => lines += &format!("[+]{} ok\n", check.name),
                 Err(why) => {
                     tracing::warn!(endpoint, check = check.name, why, "health check failed");
                     lines += &format!("[-]{} failed: reason withheld\n", check.name);
-                    failed.push(check.name.as_str());
+                    failed = true;
                 }
             }
         }
-        for unknown in excluded.iter().filter(|e| !checks.iter().any(|c| c.name == **e)) {
-            lines += &format!("warn: some health checks cannot be excluded: no matches for {unknown:?}\n");
+        let unknown: Vec<String> = excluded.iter().filter(|e| !checks.iter().any(|c| c.name == **e)).map(|e| go_quote(e)).collect();
+        if !unknown.is_empty() {
+            lines += &format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(","));
         }
-        if !failed.is_empty() {
+        if failed {
             return Report { healthy: false, found: true, text: format!("{lines}{endpoint} check failed\n") };
         }
         let text = if query.get("verbose").is_some() { format!("{lines}{endpoint} check passed\n") } else { "ok".into() };
@@ -109,6 +115,12 @@ mod tests {
         assert_eq!(report("readyz", None, ""), "[+]ping ok\n[-]poststarthook/rbac failed: reason withheld\nreadyz check failed\n");
         assert_eq!(report("readyz", None, "exclude=poststarthook/rbac"), "ok");
         assert_eq!(report("readyz", Some("ping"), ""), "ok");
+        assert_eq!(report("readyz", Some("poststarthook/rbac"), ""), "internal server error: not yet\n");
+        let unknown = "[+]ping excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"a,b\",\"c\"\nlivez check passed\n";
+        assert_eq!(report("livez", None, "verbose&exclude=c&exclude=a,b&exclude=ping"), unknown);
+        let results = health.results.text();
+        assert!(results.contains("kubernetes_healthcheck{name=\"poststarthook/rbac\",type=\"readyz\"} 0\n"), "{results}");
+        assert!(results.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"livez\"} 2\n"), "{results}");
         assert!(!health.report("readyz", Some("nothing"), &Query::default()).found);
     }
 }

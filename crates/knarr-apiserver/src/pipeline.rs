@@ -98,7 +98,7 @@ impl Inner {
             return (Err(nothing.into()), Vec::new());
         };
         let ex = Exchange::new(self, catalog, served, call);
-        ex.warn_all(deprecation(&ex.call.info).map(str::to_owned));
+        ex.warn_all(deprecation(&ex.call.info.group, &ex.call.info.resource).map(str::to_owned));
         let outcome = match AssertUnwindSafe(dispatch(&ex)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => Err(panicked(panic.as_ref(), call).into()),
@@ -108,8 +108,8 @@ impl Inner {
 }
 
 /// What every request for a kind on its way out is told (upstream: `APILifecycleDeprecated` of the type).
-fn deprecation(info: &RequestInfo) -> Option<&'static str> {
-    match (info.group.as_str(), info.resource.as_str()) {
+pub fn deprecation(group: &str, resource: &str) -> Option<&'static str> {
+    match (group, resource) {
         ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
         _ => None,

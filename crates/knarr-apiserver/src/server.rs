@@ -59,6 +59,9 @@ impl Default for Config {
     }
 }
 
+/// Tells how many bytes the store takes on disk.
+pub type StorageSize = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// The parts that handlers reach. One for each server, behind [`Server`].
 pub struct Inner {
     pub config: Config,
@@ -74,6 +77,7 @@ pub struct Inner {
     pub aggregation: Aggregation,
     pub metrics: Arc<Metrics>,
     pub health: Health,
+    pub storage_size: Option<StorageSize>,
     pub inflight: crate::pipeline::Inflight,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
@@ -98,6 +102,7 @@ pub struct ServerBuilder {
     tokens: Option<Arc<dyn TokenIssuer>>,
     streaming: Option<Arc<dyn Streaming>>,
     proxy_identity: Option<Identity>,
+    storage_size: Option<StorageSize>,
 }
 
 impl ServerBuilder {
@@ -113,6 +118,7 @@ impl ServerBuilder {
             tokens: None,
             streaming: None,
             proxy_identity: None,
+            storage_size: None,
         }
     }
 
@@ -175,6 +181,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Without one, `apiserver_storage_size_bytes` is not told: the store is not on disk.
+    #[must_use]
+    pub fn storage_size(mut self, size: StorageSize) -> Self {
+        self.storage_size = Some(size);
+        self
+    }
+
     /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
     pub fn build(self) -> Server {
         let inner = Arc::new(Inner {
@@ -189,16 +202,31 @@ impl ServerBuilder {
             metrics: Arc::default(),
             health: Health::default(),
             inflight: crate::pipeline::Inflight::new(self.config.read_inflight_max, self.config.write_inflight_max),
+            storage_size: self.storage_size,
             shutdown: CancellationToken::new(),
             config: self.config,
             env: self.env,
             storage: self.storage,
         });
+        add_checks(&inner);
         let server = Server { inner };
         crate::crd::start(&server);
         crate::aggregate::start(&server);
         server
     }
+}
+
+/// The checks that every server has (upstream: `healthz.PingHealthz`, `EtcdOptions.addEtcdHealthEndpoint`, `NewShutdownHealthz`).
+fn add_checks(inner: &Inner) {
+    let stored = |storage: &Arc<Storage>| {
+        let storage = storage.clone();
+        move || storage.failure().map_or(Ok(()), Err)
+    };
+    inner.health.add("ping", || Ok(()));
+    inner.health.add("etcd", stored(&inner.storage));
+    inner.health.add_ready("etcd-readiness", stored(&inner.storage));
+    let shutdown = inner.shutdown.clone();
+    inner.health.add_ready("shutdown", move || if shutdown.is_cancelled() { Err("process is shutting down".into()) } else { Ok(()) });
 }
 
 impl Server {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod field;
 pub mod go;
 pub mod gvk;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod quantity;

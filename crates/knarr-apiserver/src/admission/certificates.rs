@@ -6,7 +6,7 @@ use base64::Engine;
 use knarr_core::{Result, Value, ValueExt, field};
 use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
 
-use super::{Operation, Plugin, Review, is_resource};
+use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authn::MASTERS;
 use crate::authz::{Attributes, Decision};
 
@@ -49,6 +49,10 @@ impl Plugin for CertificateApproval {
         "CertificateApproval"
     }
 
+    fn passes(&self) -> Passes {
+        Passes::Validating
+    }
+
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {
         operation == Operation::Update && is_subresource(a, "approval")
     }
@@ -69,6 +73,10 @@ pub struct CertificateSigning;
 impl Plugin for CertificateSigning {
     fn name(&self) -> &'static str {
         "CertificateSigning"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {
@@ -93,6 +101,10 @@ pub struct CertificateSubjectRestriction;
 impl Plugin for CertificateSubjectRestriction {
     fn name(&self) -> &'static str {
         "CertificateSubjectRestriction"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {
@@ -126,6 +138,10 @@ pub struct ClusterTrustBundleAttest;
 impl Plugin for ClusterTrustBundleAttest {
     fn name(&self) -> &'static str {
         "ClusterTrustBundleAttest"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use knarr_core::{Result, Value, ValueExt, quantity::Quantity};
 
-use super::{Objects, Operation, Plugin, Review, is_resource};
+use super::{Objects, Operation, Passes, Plugin, Review, is_resource};
 use crate::authz::Attributes;
 
 pub struct PersistentVolumeClaimResize(pub Arc<dyn Objects>);
@@ -33,6 +33,10 @@ impl PersistentVolumeClaimResize {
 impl Plugin for PersistentVolumeClaimResize {
     fn name(&self) -> &'static str {
         "PersistentVolumeClaimResize"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use knarr_core::{Result, ValueExt};
 
-use super::{Objects, Operation, Plugin, Review, is_resource};
+use super::{Objects, Operation, Passes, Plugin, Review, is_resource};
 use crate::authz::Attributes;
 
 pub struct DefaultClass {
@@ -59,6 +59,10 @@ impl DefaultClass {
 impl Plugin for DefaultClass {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

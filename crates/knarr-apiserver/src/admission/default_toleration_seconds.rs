@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use knarr_core::{Result, Value, ValueExt, json};
 
-use super::{Operation, Plugin, Review, is_resource};
+use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authz::Attributes;
 
 const TOLERATED: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
@@ -16,6 +16,10 @@ pub struct DefaultTolerationSeconds;
 impl Plugin for DefaultTolerationSeconds {
     fn name(&self) -> &'static str {
         "DefaultTolerationSeconds"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

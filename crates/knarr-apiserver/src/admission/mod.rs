@@ -2,6 +2,7 @@
 //! [`default_plugins`] is the list, in upstream's order.
 
 mod certificates;
+pub mod chain;
 mod claim_resize;
 mod configurations;
 mod default_class;
@@ -180,10 +181,22 @@ impl<'a> Review<'a> {
     }
 }
 
+/// In which passes a plugin takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    Mutating,
+    Validating,
+    Both,
+}
+
 /// One admission plugin. Both passes may be left empty.
 #[async_trait]
 pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
+
+    fn passes(&self) -> Passes {
+        Passes::Both
+    }
 
     /// Whether the plugin wants to see this write at all.
     fn handles(&self, operation: Operation, attributes: &Attributes) -> bool;

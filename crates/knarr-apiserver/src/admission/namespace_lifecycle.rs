@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use knarr_core::status::{Cause, Details};
 use knarr_core::{GroupResource, Result, Status, ValueExt};
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -18,6 +18,10 @@ pub struct NamespaceLifecycle(pub Arc<dyn Objects>);
 impl Plugin for NamespaceLifecycle {
     fn name(&self) -> &'static str {
         "NamespaceLifecycle"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use knarr_core::{Result, Value, ValueExt};
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 
 const RESTRICTED_LABEL_DOMAIN: &str = "node-restriction.kubernetes.io";
@@ -24,6 +24,10 @@ fn node_of(a: &Attributes) -> Option<&str> {
 impl Plugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, _: Operation, a: &Attributes) -> bool {

@@ -13,7 +13,7 @@ use knarr_kinds::quota::{self, Charge};
 use knarr_schema::codec;
 use parking_lot::Mutex;
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 
 /// How often a charge is tried that somebody else's change of the quota made void.
@@ -73,6 +73,10 @@ impl ResourceQuota {
 impl Plugin for ResourceQuota {
     fn name(&self) -> &'static str {
         "ResourceQuota"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

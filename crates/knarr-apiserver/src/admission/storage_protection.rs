@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use knarr_core::{Result, Value, ValueExt};
 
-use super::{Operation, Plugin, Review, is_resource};
+use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authz::Attributes;
 
 pub struct StorageObjectInUseProtection;
@@ -24,6 +24,10 @@ fn finalizer(a: &Attributes) -> Option<&'static str> {
 impl Plugin for StorageObjectInUseProtection {
     fn name(&self) -> &'static str {
         "StorageObjectInUseProtection"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

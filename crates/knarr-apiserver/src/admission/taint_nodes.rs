@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use knarr_core::{Result, Value, ValueExt, json};
 
-use super::{Operation, Plugin, Review, is_resource};
+use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authz::Attributes;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -14,6 +14,10 @@ pub struct TaintNodesByCondition;
 impl Plugin for TaintNodesByCondition {
     fn name(&self) -> &'static str {
         "TaintNodesByCondition"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

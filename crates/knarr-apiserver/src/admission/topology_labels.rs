@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use knarr_core::{Result, ValueExt};
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 
 pub struct PodTopologyLabels(pub Arc<dyn Objects>);
@@ -17,6 +17,10 @@ const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.i
 impl Plugin for PodTopologyLabels {
     fn name(&self) -> &'static str {
         "PodTopologyLabels"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

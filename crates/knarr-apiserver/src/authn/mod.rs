@@ -13,7 +13,7 @@ use knarr_core::{Result, Status};
 
 pub use service_account::{BoundObject, Claims, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
 pub use token_file::TokenFile;
-pub use x509::ClientCertificates;
+pub use x509::{ClientCertificates, expires};
 
 pub const ANONYMOUS: &str = "system:anonymous";
 pub const AUTHENTICATED: &str = "system:authenticated";

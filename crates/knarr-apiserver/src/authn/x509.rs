@@ -18,6 +18,11 @@ impl Authenticator for ClientCertificates {
     }
 }
 
+/// When a certificate ends, in seconds since 1970.
+pub fn expires(der: &[u8]) -> Option<i64> {
+    X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
+}
+
 /// The user that a certificate names; none without a common name.
 fn user_of(der: &[u8]) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

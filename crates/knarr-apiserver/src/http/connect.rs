@@ -71,15 +71,9 @@ where
 }
 
 async fn admit(inner: &Inner, catalog: &Catalog, served: &Served, attributes: &Attributes, query: &str) -> Result<()> {
-    let plugins = inner.plugins.load_full();
     let request = admission::Request::new(inner, catalog, served, &attributes.subresource, None);
     let object = connect_options(&request.kind, attributes, query);
     let mut review = Review { object: Some(object), request: Some(request), ..Review::new(Operation::Connect, attributes, &served.gvk) };
-    for plugin in plugins.iter().filter(|p| p.handles(Operation::Connect, attributes)) {
-        plugin.mutate(&mut review).await?;
-    }
-    for plugin in plugins.iter().filter(|p| p.handles(Operation::Connect, attributes)) {
-        plugin.validate(&review).await?;
-    }
-    Ok(())
+    admission::chain::mutate(inner, &mut review).await?;
+    admission::chain::validate(inner, &review).await
 }

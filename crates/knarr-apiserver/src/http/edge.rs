@@ -1,12 +1,16 @@
 //! From a request off the wire to its answer (upstream: the filter chain of `server/config.go`).
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use knarr_core::{Result, Status, api::PatchType};
+use knarr_core::{Result, Status, api::PatchType, metrics::OTHER};
 
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
@@ -20,7 +24,7 @@ use crate::{
     call::{Call, Input},
     catalog::Catalog,
     encode::{Format, table::Include},
-    metrics::Labels,
+    metrics::{Labels, Requests, timed},
     pipeline::attributes_for,
     request::{Query, RequestInfo, options_from_query},
     server::{Inner, Server},
@@ -32,6 +36,8 @@ pub struct Peer {
     /// DER of its certificates, leaf first, verified against the client CA.
     pub certificates: Arc<Vec<Vec<u8>>>,
     pub address: Option<SocketAddr>,
+    /// When the leaf of its certificates ends, in seconds since 1970.
+    pub expires: Option<i64>,
 }
 
 const AUDIT_ID: &str = "audit-id";
@@ -51,7 +57,8 @@ impl Server {
             Ok(info) => info,
             Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };
-        let labels = labels(&info, &query);
+        let counted = counted(inner, request.method(), request.headers(), &info, &query);
+        let sized = matches!(*request.method(), http::Method::GET) && matches!(info.verb.as_str(), "get" | "list") && !info.is_long_running();
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
         let errors_as = || error_format(wanted, agent);
         let lasting = info.is_long_running();
@@ -59,22 +66,22 @@ impl Server {
             (true, _) => None,
             (false, Ok(guard)) => Some(guard),
             (false, Err(status)) => {
-                inner.metrics.terminate(labels.clone(), 429);
-                inner.metrics.observe(labels, 429, started.elapsed());
+                counted.terminate(429);
+                counted.observe(429, started.elapsed(), Duration::ZERO);
                 return finish(inner, audit_id, respond::failure(&status.into(), &errors_as()));
             }
         };
-        let work = self.route(request, info, query, peer);
-        let response = if lasting {
+        let work = timed(self.route(request, info, query, peer));
+        let (response, webhooks) = if lasting {
             work.await
         } else {
             match tokio::time::timeout(inner.config.request_timeout, work).await {
-                Ok(response) => response,
+                Ok(done) => done,
                 Err(_) => {
-                    inner.metrics.terminate(labels.clone(), 504);
+                    counted.terminate(504);
                     let seconds = inner.config.request_timeout.as_secs();
                     let status = Status::timeout(format!("request did not complete within requested timeout - context deadline exceeded ({seconds}s)"), 0);
-                    Err(Refused { status: status.into(), warnings: Vec::new() })
+                    (Err(Refused { status: status.into(), warnings: Vec::new() }), Duration::ZERO)
                 }
             }
         };
@@ -89,10 +96,13 @@ impl Server {
         let code = response.status().as_u16();
         let response = if lasting && code < 300 {
             // Counted when its body ends.
-            let counted = inner.metrics.long_running(labels, code);
+            let counted = counted.long_running(code, started);
             response.map(|body| body.holding(Box::new(counted)))
         } else {
-            inner.metrics.observe(labels, code, started.elapsed());
+            counted.observe(code, started.elapsed(), webhooks);
+            if let Some(bytes) = response.body().size_hint().exact().filter(|_| sized) {
+                counted.sized(bytes);
+            }
             response
         };
         finish(inner, audit_id, response)
@@ -105,6 +115,9 @@ impl Server {
     {
         let inner = &self.inner;
         let user = inner.authenticate(request.headers(), peer).await?;
+        if let Some(expires) = peer.expires {
+            inner.metrics.certificate((expires - inner.env.now().as_second()) as f64);
+        }
         let user = impersonate::apply(inner, user, request.headers())?;
         if let Some(remote) = inner.aggregation.find(&info)
             && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
@@ -221,33 +234,89 @@ where
     Ok(Input::Encoded { media, bytes: read_all(body).await? })
 }
 
-/// What the request is counted under (upstream: `metrics.CleanVerb`, `CleanScope`).
-fn labels(info: &RequestInfo, query: &Query) -> Labels {
-    let verb = match info.verb.as_str() {
-        "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection" | "proxy" => info.verb.to_ascii_uppercase(),
-        "post" | "put" | "head" | "options" => info.verb.to_ascii_uppercase(),
-        "connect" => "CONNECT".into(),
-        _ => "other".into(),
+/// What the request is counted under (upstream: `metrics.CleanVerb`, `CleanScope`, `cleanDryRun`). What is not served is not
+/// told apart: no client can fill the memory with paths that it made up.
+fn counted(inner: &Inner, method: &http::Method, headers: &HeaderMap, info: &RequestInfo, query: &Query) -> Arc<Requests> {
+    let (scope, dry_run) = (scope(info), dry_run(query));
+    let verb = verb(method, headers, info, scope);
+    let nowhere = Labels { verb, group: "", version: "", resource: "", subresource: "", scope, dry_run };
+    if !info.is_resource_request {
+        let endpoint = ["/healthz", "/livez", "/readyz"].into_iter().find(|e| info.path == *e).unwrap_or_default();
+        return inner.metrics.requests(&Labels { subresource: endpoint, ..nowhere });
+    }
+    let catalog = inner.catalog.load();
+    let labels = match catalog.find(&info.group, &info.version, &info.resource) {
+        Some(served) => {
+            let known = info.subresource.is_empty() || served.resource.subresource(&info.subresource).is_some();
+            let subresource = if known { &info.subresource } else { OTHER };
+            Labels { group: &info.group, version: &info.version, resource: &info.resource, subresource, ..nowhere }
+        }
+        None if inner.aggregation.find(info).is_some() => Labels { group: &info.group, version: &info.version, resource: OTHER, ..nowhere },
+        None => Labels { resource: OTHER, ..nowhere },
     };
-    let verb = match verb.as_str() {
-        "CREATE" => "POST".into(),
-        "UPDATE" => "PUT".into(),
-        "PATCH" if query.get("fieldManager").is_some() && query.get("force").is_some() => "APPLY".into(),
-        _ => verb,
-    };
-    let scope = match (info.is_resource_request, info.name.is_empty(), info.namespace.is_empty()) {
+    inner.metrics.requests(&labels)
+}
+
+fn verb(method: &http::Method, headers: &HeaderMap, info: &RequestInfo, scope: &str) -> &'static str {
+    if info.is_resource_request && matches!(info.subresource.as_str(), "log" | "exec" | "portforward" | "attach" | "proxy") {
+        return "CONNECT";
+    }
+    match method.as_str() {
+        "GET" | "HEAD" if info.verb == "watch" => "WATCH",
+        "GET" | "HEAD" if matches!(scope, "namespace" | "cluster") => "LIST",
+        "GET" | "HEAD" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" if patch_type(headers) == Some(PatchType::Apply) => "APPLY",
+        "PATCH" => "PATCH",
+        "CONNECT" => "CONNECT",
+        _ => OTHER,
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    // The name of a collection's request is that of its field selector.
+    let one = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+    match (info.is_resource_request, one || info.verb == "create", info.namespace.is_empty()) {
         (false, ..) => "",
-        (true, false, _) => "resource",
-        (true, true, false) => "namespace",
-        (true, true, true) => "cluster",
-    };
-    Labels {
-        verb,
-        group: info.group.clone(),
-        version: info.version.clone(),
-        resource: info.resource.clone(),
-        subresource: if info.is_resource_request { info.subresource.clone() } else { String::new() },
-        scope,
-        dry_run: query.get("dryRun").is_some(),
+        (true, true, _) => "resource",
+        (true, false, false) => "namespace",
+        (true, false, true) => "cluster",
+    }
+}
+
+fn dry_run(query: &Query) -> &'static str {
+    if query.get("dryRun").is_none() {
+        return "";
+    }
+    if query.all("dryRun").all(|v| v == "All") { "All" } else { "invalid" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_what_they_do() {
+        let check = |method: &str, url: &str, wanted: (&str, &str, &str)| {
+            let (path, query) = url.split_once('?').unwrap_or((url, ""));
+            let (method, query) = (http::Method::from_bytes(method.as_bytes()).unwrap(), Query::parse(query));
+            let info = RequestInfo::parse(&method, path, &query).unwrap();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/apply-patch+yaml"));
+            let scope = scope(&info);
+            assert_eq!((verb(&method, &headers, &info, scope), scope, dry_run(&query)), wanted, "{method} {url}");
+        };
+        check("GET", "/api/v1/pods", ("LIST", "cluster", ""));
+        check("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", ("LIST", "namespace", ""));
+        check("GET", "/api/v1/namespaces/a/pods?watch=1", ("WATCH", "namespace", ""));
+        check("GET", "/api/v1/namespaces/a/pods/b", ("GET", "resource", ""));
+        check("GET", "/api/v1/namespaces/a/pods/b/log", ("CONNECT", "resource", ""));
+        check("POST", "/api/v1/namespaces/a/pods?dryRun=All", ("POST", "resource", "All"));
+        check("PATCH", "/api/v1/namespaces/a/pods/b?dryRun=x", ("APPLY", "resource", "invalid"));
+        check("DELETE", "/api/v1/namespaces/a/pods", ("DELETE", "namespace", ""));
+        check("GET", "/version", ("GET", "", ""));
+        check("BREW", "/version", (OTHER, "", ""));
     }
 }

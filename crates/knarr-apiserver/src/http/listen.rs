@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{body::Body, edge::Peer};
-use crate::server::Server;
+use crate::{authn, server::Server};
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +123,7 @@ async fn connection(
         Ok(Ok(tls)) => {
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
+            peer.expires = peer.certificates.first().and_then(|der| authn::expires(der));
             exchange(server, tls, peer, &builder, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use knarr_core::{KUBERNETES_VERSION, Result, Status, Value, json};
+use knarr_core::{KUBERNETES_VERSION, Result, Status, Value, json, metrics::CONTENT_TYPE};
 
 use super::{
     body::Body,
@@ -13,6 +13,8 @@ use crate::{
     authn::User,
     authz::Attributes,
     encode::json,
+    metrics::Now,
+    pipeline::deprecation,
     request::{Query, RequestInfo},
     server::Inner,
 };
@@ -34,7 +36,8 @@ pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query
     match path {
         "" => index(inner),
         "/version" | "/version/" => Ok(pretty(&version())),
-        "/metrics" => Ok(answer(200, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", metrics(inner))),
+        "/metrics" => Ok(answer(200, CONTENT_TYPE, metrics(inner))),
+        "/metrics/slis" => Ok(answer(200, CONTENT_TYPE, inner.health.results.text())),
         "/openapi/v2" => openapi_v2(inner, headers).await,
         "/openapi/v3" => Ok(answer(200, JSON, inner.catalog.load().documents().openapi.v3_index().to_string())),
         "/.well-known/openid-configuration" => keys(inner, |t| (t.discovery(), JSON)),
@@ -75,7 +78,9 @@ fn nothing() -> Response<Body> {
 fn index(inner: &Inner) -> Result<Response<Body>> {
     let mut paths = inner.catalog.load().documents().paths();
     paths.extend(inner.health.paths());
-    paths.extend(["/.well-known/openid-configuration", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/.well-known/openid-configuration", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"].map(str::to_owned),
+    );
     paths.extend(inner.catalog.load().documents().openapi.v3_paths().into_iter().map(|p| format!("/openapi/v3/{p}")));
     paths.sort();
     Ok(pretty(&json!({"paths": paths})))
@@ -114,6 +119,9 @@ fn health(inner: &Inner, endpoint: &str, check: Option<&str>, query: &Query) -> 
         return page_not_found();
     }
     let mut response = answer(if report.healthy { 200 } else { 500 }, "text/plain; charset=utf-8", report.text);
+    if report.healthy && check.is_some() {
+        return response;
+    }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
@@ -123,8 +131,14 @@ fn metrics(inner: &Inner) -> String {
     let mut keys: Vec<_> = catalog.registry.all().iter().filter(|r| r.is_stored()).map(|r| knarr_store::ResourceKey::new(&r.storage.0, &r.plural)).collect();
     keys.sort();
     keys.dedup();
-    let objects: Vec<(String, usize)> = keys.iter().map(|k| (k.to_string(), inner.storage.snapshot(k).len())).collect();
-    inner.metrics.text(inner.inflight.current(), &objects)
+    let objects: Vec<_> = keys.iter().map(|k| (k.group.to_string(), k.resource.to_string(), inner.storage.snapshot(k).len())).collect();
+    inner.metrics.text(&Now {
+        inflight: inner.inflight.current(),
+        objects: &objects,
+        storage_size: inner.storage_size.as_ref().map(|size| size()),
+        version: &version(),
+        deprecated: &|group, _, resource| deprecation(group, resource).is_some(),
+    })
 }
 
 fn keys(inner: &Inner, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> (Value, &'static str)) -> Result<Response<Body>> {

@@ -25,7 +25,7 @@ pub use patch::patch;
 pub use update::{Change, replace, update};
 
 use crate::{
-    admission::{Operation, Request, Review},
+    admission::{Operation, Request, Review, chain},
     authz::Attributes,
     call::Exchange,
     catalog::Behaviour,
@@ -85,22 +85,9 @@ impl<'a> Writer<'a> {
     /// What a plugin says.
     pub async fn mutate_other(&self, operation: Operation, object: Value, old: Option<&Value>) -> Result<Value> {
         let mut review = self.review(operation, Some(object), old);
-        let result = self.mutate_rounds(operation, &mut review).await;
+        let result = chain::mutate(self.ex.server, &mut review).await;
         self.note(&review);
         result.map(|()| review.object.unwrap_or_default())
-    }
-
-    async fn mutate_rounds(&self, operation: Operation, review: &mut Review<'_>) -> Result<()> {
-        let plugins = self.ex.server.plugins.load_full();
-        loop {
-            for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
-                plugin.mutate(review).await?;
-            }
-            if review.reinvocation.again || !review.reinvocation.wanted {
-                return Ok(());
-            }
-            review.reinvocation.again = true;
-        }
     }
 
     /// Lets the plugins refuse. Gives the object back.
@@ -108,15 +95,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// What a plugin says.
     pub async fn admit(&self, operation: Operation, object: Option<Value>, old: Option<&Value>) -> Result<Option<Value>> {
-        let plugins = self.ex.server.plugins.load_full();
         let review = self.review(operation, object, old);
-        let mut verdict = Ok(());
-        for plugin in plugins.iter().filter(|p| p.handles(operation, &self.attributes)) {
-            verdict = plugin.validate(&review).await;
-            if verdict.is_err() {
-                break;
-            }
-        }
+        let verdict = chain::validate(self.ex.server, &review).await;
         self.note(&review);
         verdict.map(|()| review.object)
     }
@@ -126,12 +106,8 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// What a plugin says.
     pub async fn admit_delete(&self, old: &Value) -> Result<()> {
-        let plugins = self.ex.server.plugins.load_full();
-        let handles = |p: &&Arc<dyn crate::admission::Plugin>| p.handles(Operation::Delete, &self.attributes);
         let mut review = self.review(Operation::Delete, None, Some(old));
-        for plugin in plugins.iter().filter(handles) {
-            plugin.mutate(&mut review).await?;
-        }
+        chain::mutate(self.ex.server, &mut review).await?;
         self.note(&review);
         self.admit(Operation::Delete, None, Some(old)).await.map(drop)
     }

@@ -60,8 +60,7 @@ impl Cluster {
     pub async fn start_with(config: Config) -> Self {
         let env = Env::system();
         let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
-        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).build();
-        server.health().add("ping", || Ok(()));
+        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).storage_size(Arc::new(|| 4096)).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(server.clone(), listener, None, Limits::default()));

@@ -1,6 +1,8 @@
 //! The control plane: store, API server, controllers, scheduler, in one process and with one way in for all of them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,7 +44,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let config = tls::server(&identity, Some(&pki.ca.certificate), &["h2", "http/1.1"])?;
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
-    server.health().add_ready("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
+    server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits::default()));
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
@@ -103,9 +105,18 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         .authorizer(Arc::new(authz::Union(authorizers)))
         .plugins(admission::default_plugins(&objects))
         .tokens(key)
+        .storage_size(Arc::new(storage_size(cluster.data.join("store"))))
         .proxy_identity(front_proxy)
         .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, &identity)?)))
         .build())
+}
+
+/// What the files of the store take on disk, as the file system has it.
+fn storage_size(folder: PathBuf) -> impl Fn() -> u64 {
+    move || {
+        let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        files.filter_map(|f| f.metadata().ok()).map(|m| m.blocks() * 512).sum()
+    }
 }
 
 async fn listen(cluster: &Cluster) -> Result<TcpListener> {

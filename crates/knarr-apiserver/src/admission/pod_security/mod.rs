@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field};
 
-use super::{Objects, Operation, Plugin, Review};
+use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 use checks::{Finding, evaluate};
 use policy::{Level, LevelVersion, Policy};
@@ -176,6 +176,10 @@ fn is_significant(pod: &Value, old: &Value) -> bool {
 impl Plugin for PodSecurity {
     fn name(&self) -> &'static str {
         "PodSecurity"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {

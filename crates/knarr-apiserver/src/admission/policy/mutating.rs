@@ -12,7 +12,7 @@ use knarr_core::{Result, Status, Value, ValueExt, status::Cause};
 
 use super::{Binding, Bound, Policy, Seen, Sources, binding, bound, conditions_hold};
 use crate::{
-    admission::{Objects, Operation, Plugin, Review, configurations::Configurations, matching::Invocation},
+    admission::{Objects, Operation, Passes, Plugin, Review, configurations::Configurations, matching::Invocation},
     authz::Attributes,
 };
 
@@ -238,6 +238,10 @@ fn refusal(review: &Review<'_>, problems: &[(Arc<Mutations>, Problem)]) -> Statu
 impl Plugin for Mutating {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Mutating
     }
 
     fn handles(&self, _operation: Operation, attributes: &Attributes) -> bool {

@@ -11,7 +11,7 @@ use knarr_core::{Reason, Result, Status, Value, ValueExt, json, status::Cause};
 
 use super::{Binding, Bound, Misconfigured, Policy, Seen, Sources, binding, bound, conditions_hold};
 use crate::{
-    admission::{Objects, Operation, Plugin, Review, configurations::Configurations},
+    admission::{Objects, Operation, Passes, Plugin, Review, configurations::Configurations},
     authz::Attributes,
 };
 
@@ -272,6 +272,10 @@ impl Validating {
 impl Plugin for Validating {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionPolicy"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
     }
 
     fn handles(&self, _operation: Operation, attributes: &Attributes) -> bool {

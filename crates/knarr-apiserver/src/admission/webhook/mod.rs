@@ -4,22 +4,31 @@
 mod call;
 mod configuration;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use futures::future::join_all;
 use knarr_core::{Result, Status, Value, json};
 
 use super::{
-    Objects, Operation, Plugin, Review,
+    Objects, Operation, Passes, Plugin, Review,
     configurations::Configurations,
     matching::{Invocation, shown},
 };
-use crate::authz::Attributes;
+use crate::{
+    authz::Attributes,
+    metrics::{Called, Step, waited},
+};
 use call::{Answer, Problem};
 use configuration::{Webhook, webhooks};
 
 pub use super::configurations::GROUP;
+
+/// Under which code calls that failed are counted.
+const CALLING_FAILED: u16 = 503;
 
 /// Either plugin.
 pub struct Webhooks {
@@ -50,6 +59,18 @@ impl Webhooks {
         }
         answer.warnings.iter().for_each(|w| review.notes.warn(w));
         if answer.allowed { Ok(answer) } else { Err(Problem::Denied(crate::hook::denied(&hook.name, answer.result.as_ref()))) }
+    }
+
+    fn measure(&self, review: &Review<'_>, hook: &Webhook, problem: Option<&Problem>, took: Duration) {
+        let Some(request) = &review.request else { return };
+        let called = match problem {
+            None => Called::Allowed,
+            Some(Problem::Denied(status)) => Called::Denied(status.code),
+            Some(Problem::Calling(_)) => Called::Failed { code: CALLING_FAILED, open: hook.ignores_failures },
+            Some(Problem::Other(_)) => Called::OwnError,
+        };
+        let step = if self.mutating { Step::Admit } else { Step::Validate };
+        request.server.metrics.admission.webhook(&hook.name, step, review.operation, called, took);
     }
 
     /// What becomes of the write when a webhook did not let it pass.
@@ -90,6 +111,10 @@ impl Plugin for Webhooks {
         if self.mutating { "MutatingAdmissionWebhook" } else { "ValidatingAdmissionWebhook" }
     }
 
+    fn passes(&self) -> Passes {
+        if self.mutating { Passes::Mutating } else { Passes::Validating }
+    }
+
     fn handles(&self, _operation: Operation, attributes: &Attributes) -> bool {
         // Nobody can lock himself out of taking a configuration back.
         attributes.group != GROUP && !self.configurations.current(&*self.objects).is_empty()
@@ -109,7 +134,10 @@ impl Plugin for Webhooks {
             if round > 0 && !review.reinvocation.of(name).is_required(&hook.id) {
                 continue;
             }
+            let started = Instant::now();
             let result = self.mutate_by(review, hook, &invocation).await;
+            waited(started.elapsed());
+            self.measure(review, hook, result.as_ref().err(), started.elapsed());
             let changed = matches!(result, Ok(true));
             let told = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed}).to_string();
             review.notes.annotate(format!("mutation.webhook.admission.k8s.io/round_{round}_index_{index}"), told);
@@ -139,10 +167,18 @@ impl Plugin for Webhooks {
         for hook in hooks.iter() {
             if let Some(invocation) = configuration::invocation(&*self.objects, review, hook)? {
                 let (object, old) = shown(review, &invocation.kind)?;
-                calls.push(async move { (hook, self.call(review, hook, &invocation, &object, &old).await) });
+                calls.push(async move {
+                    let started = Instant::now();
+                    let result = self.call(review, hook, &invocation, &object, &old).await;
+                    self.measure(review, hook, result.as_ref().err(), started.elapsed());
+                    (hook, result)
+                });
             }
         }
-        for (index, (hook, result)) in join_all(calls).await.into_iter().enumerate() {
+        let started = Instant::now();
+        let results = join_all(calls).await;
+        waited(started.elapsed());
+        for (index, (hook, result)) in results.into_iter().enumerate() {
             if let Err(problem) = result {
                 Self::verdict(review, hook, problem, &format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}"))?;
             }
