@@ -1,5 +1,8 @@
 //! `cargo xtask fresh`: proves both README commands on a fresh machine, which is a new debootstrap root with only the toolchains
 //! mounted, an empty home folder and a clean clone.
+//!
+//! The root holds mounts of the machine's own folders. They are made in a mount namespace that no other process sees, and the toolchains
+//! cannot be written through them: however this ends, nothing is left in the root that removing it could reach.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,20 +17,36 @@ const PACKAGES: &str = "ca-certificates,gcc,libc6-dev,git";
 /// How this machine reaches the package registries: names, and whom it trusts.
 const NETWORK_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"];
 
-pub fn run() -> Result<()> {
+/// Options of `cargo xtask fresh`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// This process has a mount namespace for itself already
+    #[arg(long, hide = true)]
+    own_mounts: bool,
+}
+
+pub fn run(options: &Options) -> Result<()> {
     tools::need_root("a fresh root")?;
     tools::need_packages(&["debootstrap"])?;
+    if options.own_mounts { prove() } else { tools::run(&mut with_own_mounts()?) }
+}
+
+/// This command once more, in a mount namespace that ends with it.
+fn with_own_mounts() -> Result<Command> {
+    let mut command = tools::command("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe()?).args(["fresh", "--own-mounts"]);
+    Ok(command)
+}
+
+fn prove() -> Result<()> {
     ensure!(
         tools::output(tools::command("git").args(["status", "--porcelain"]))?.is_empty(),
         "there are uncommitted changes: a clean clone would not have them. Commit first"
     );
     let root = tools::work().join("fresh");
     tools::step("debootstrap", || debootstrap(&root))?;
-    let mounts = Mounts::make(&root)?;
-    let result =
-        ["cargo xtask demo && target/*/release/knarr delete", "cargo xtask test"].iter().try_for_each(|line| tools::step(line, || inside(&root, line)));
-    drop(mounts);
-    result
+    populate(&root)?;
+    ["cargo xtask demo && target/*/release/knarr delete", "cargo xtask test"].iter().try_for_each(|line| tools::step(line, || inside(&root, line)))
 }
 
 fn debootstrap(root: &Path) -> Result<()> {
@@ -37,48 +56,27 @@ fn debootstrap(root: &Path) -> Result<()> {
     tools::run(tools::command("debootstrap").args(["--variant=minbase", &format!("--include={PACKAGES}"), "stable"]).arg(root))
 }
 
-/// Toolchains, the kernel's file systems and the clone, mounted into the root for as long as this lives.
-struct Mounts {
-    made: Vec<std::path::PathBuf>,
+/// Mounts the toolchains and the kernel's file systems into the root, and puts a clean clone there.
+fn populate(root: &Path) -> Result<()> {
+    for (source, target) in toolchains()? {
+        mount("bind,ro", &source, &root.join(target))?;
+    }
+    for kernel in ["/proc", "/sys", "/dev"] {
+        mount("rbind", Path::new(kernel), &root.join(&kernel[1..]))?;
+    }
+    for file in NETWORK_FILES {
+        std::fs::copy(file, root.join(&file[1..])).with_context(|| format!("copy {file}"))?;
+    }
+    let clone = root.join("src");
+    if clone.exists() {
+        std::fs::remove_dir_all(&clone)?;
+    }
+    tools::run(tools::command("git").args(["clone", "--quiet", "--no-hardlinks"]).arg(tools::root()).arg(&clone))
 }
 
-impl Mounts {
-    fn make(root: &Path) -> Result<Self> {
-        let mut mounts = Self { made: Vec::new() };
-        for (source, target) in toolchains()? {
-            mounts.bind(&source, &root.join(target))?;
-        }
-        for kernel in ["/proc", "/sys", "/dev"] {
-            mounts.bind(Path::new(kernel), &root.join(&kernel[1..]))?;
-        }
-        for file in NETWORK_FILES {
-            std::fs::copy(file, root.join(&file[1..])).with_context(|| format!("copy {file}"))?;
-        }
-        let clone = root.join("src");
-        if clone.exists() {
-            std::fs::remove_dir_all(&clone)?;
-        }
-        tools::run(tools::command("git").args(["clone", "--quiet", "--no-hardlinks"]).arg(tools::root()).arg(&clone))?;
-        Ok(mounts)
-    }
-
-    fn bind(&mut self, source: &Path, target: &Path) -> Result<()> {
-        std::fs::create_dir_all(target)?;
-        tools::run(Command::new("mount").arg("--rbind").arg(source).arg(target))?;
-        tools::run(Command::new("mount").arg("--make-rslave").arg(target))?;
-        self.made.push(target.to_owned());
-        Ok(())
-    }
-}
-
-impl Drop for Mounts {
-    fn drop(&mut self) {
-        for target in self.made.iter().rev() {
-            if let Err(e) = tools::run(Command::new("umount").arg("-Rl").arg(target)) {
-                eprintln!("{}: {e}", target.display());
-            }
-        }
-    }
+fn mount(options: &str, source: &Path, target: &Path) -> Result<()> {
+    std::fs::create_dir_all(target)?;
+    tools::run(Command::new("mount").args(["-o", options]).arg(source).arg(target))
 }
 
 /// Rust's and Go's folders, with the places they are mounted to.

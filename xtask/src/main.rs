@@ -29,7 +29,7 @@ enum Command {
     /// Install what the tests need and pass them all (needs root)
     Test(test::Options),
     /// Prove `demo` and `test` inside a new root with only the toolchains mounted
-    Fresh,
+    Fresh(fresh::Options),
     /// Run knarr and upstream in one go and print the ratios
     Bench(bench::Options),
     /// Run official Kubernetes specs against a knarr cluster
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
         Command::Demo => demo::run(),
         Command::Pack => demo::pack_hello("debug").map(|archive| println!("{}", archive.display())),
         Command::Test(options) => test::run(&options),
-        Command::Fresh => fresh::run(),
+        Command::Fresh(options) => fresh::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Differential(options) => differential::run(&options),

@@ -9,5 +9,6 @@ pub mod netlink;
 pub mod nft;
 pub mod privilege;
 pub mod process;
+pub mod tree;
 pub mod watch;
 pub mod xattr;

@@ -74,8 +74,5 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
 }
 
 fn remove_folder(folder: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::file(folder, &e)),
-        _ => Ok(()),
-    }
+    knarr_sys::tree::remove(folder).map_err(|e| Failure::file(folder, &e))
 }

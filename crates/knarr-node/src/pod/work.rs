@@ -559,12 +559,8 @@ pub async fn remove_leftovers(context: &crate::context::Context, pod: &k8s_opena
     }
     volumes::remove_pod_dir(context, pod.uid()).map_err(|e| e.to_string())?;
     let logs = crate::container::config::pod_log_dir(context, pod);
-    match std::fs::remove_dir_all(&logs) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {e}", logs.display())),
-        _ => {
-            context.images.forget(pod.uid());
-            context.probes.forget(pod.uid());
-            Ok(())
-        }
-    }
+    knarr_sys::tree::remove(&logs).map_err(|e| format!("{}: {e}", logs.display()))?;
+    context.images.forget(pod.uid());
+    context.probes.forget(pod.uid());
+    Ok(())
 }

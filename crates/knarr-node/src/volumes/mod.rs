@@ -26,6 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use knarr_sys::tree;
 
 pub use keeper::{Keeper, Outcome};
 
@@ -158,8 +159,8 @@ pub fn tear_down(context: &Context, uid: &str) -> io::Result<()> {
     let pod = pod_dir(root, uid);
     subpath::clean(&*context.mounter, &pod)?;
     empty_dir::unmount_all(&*context.mounter, &pod)?;
-    remove_all(&pod.join("volumes"))?;
-    remove_all(&memory_dir(root).join(uid))
+    tree::remove(&pod.join("volumes"))?;
+    tree::remove(&memory_dir(root).join(uid))
 }
 
 /// Removes the pod's folder after its volumes.
@@ -167,14 +168,7 @@ pub fn tear_down(context: &Context, uid: &str) -> io::Result<()> {
 /// # Errors
 /// The file system's.
 pub fn remove_pod_dir(context: &Context, uid: &str) -> io::Result<()> {
-    remove_all(&pod_dir(&context.config.root_dir, uid))
-}
-
-fn remove_all(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    tree::remove(&pod_dir(&context.config.root_dir, uid))
 }
 
 /// Mounts the memory for secrets, once, when the agent starts. Without the privilege a plain folder has to do.

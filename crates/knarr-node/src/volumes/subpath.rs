@@ -84,7 +84,7 @@ pub fn clean(mounter: &dyn Mounter, pod_dir: &Path) -> std::io::Result<()> {
             }
         }
     }
-    fs::remove_dir_all(root)
+    knarr_sys::tree::remove(&root)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl Embedded {
             let Ok(record) = read_json::<SandboxRecord>(&sandbox_file(&folder)) else {
                 tracing::warn!(folder = %folder.display(), "half a sandbox was left behind: removed");
                 knarr_sys::mount::unmount(&folder.join("shm")).map_err(failed("unmounting /dev/shm"))?;
-                std::fs::remove_dir_all(&folder).map_err(failed(folder.display()))?;
+                knarr_sys::tree::remove(&folder).map_err(failed(folder.display()))?;
                 continue;
             };
             let id = record.id.clone();
@@ -45,7 +45,7 @@ impl Embedded {
         for folder in subfolders(&self.0.root.join("containers"))? {
             let known = folder.file_name().is_some_and(|name| self.0.containers.read().contains_key(&*name.to_string_lossy()));
             if !known {
-                std::fs::remove_dir_all(&folder).map_err(failed(folder.display()))?;
+                knarr_sys::tree::remove(&folder).map_err(failed(folder.display()))?;
             }
         }
         for entry in std::fs::read_dir(self.0.run.join("netns")).map_err(failed("netns"))?.flatten() {

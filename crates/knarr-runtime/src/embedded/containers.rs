@@ -275,8 +275,5 @@ fn make_own_layer(spec: &ContainerSpec) -> Result<()> {
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(folder.display())(error)),
-        _ => Ok(()),
-    }
+    knarr_sys::tree::remove(folder).map_err(failed(folder.display()))
 }

@@ -116,10 +116,7 @@ impl Embedded {
         let sandbox = sandbox.clone();
         in_background(move || {
             release_mounts(&sandbox)?;
-            match std::fs::remove_dir_all(&sandbox.folder) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(sandbox.folder.display())(error)),
-                _ => Ok(()),
-            }
+            knarr_sys::tree::remove(&sandbox.folder).map_err(failed(sandbox.folder.display()))
         })
         .await
     }

@@ -374,11 +374,7 @@ fn file_names(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 fn remove_any(path: &Path) -> io::Result<()> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    knarr_sys::tree::remove(path)
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {

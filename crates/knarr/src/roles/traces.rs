@@ -26,10 +26,11 @@ pub fn remove(cluster: &Cluster, node: &Node) -> Result<()> {
 
 /// A folder that somebody mounted for us is emptied, but stays.
 fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => Err(Failure::file(folder, &e)),
-        _ => Ok(()),
+    match knarr_sys::tree::remove(folder) {
+        Err(e) if e.kind() == io::ErrorKind::ResourceBusy => knarr_sys::tree::empty(folder),
+        other => other,
     }
+    .map_err(|e| Failure::file(folder, &e))
 }
 
 /// Mount points below these folders, the deepest first.
