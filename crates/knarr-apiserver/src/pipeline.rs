@@ -8,10 +8,11 @@ use std::{
 
 use futures::FutureExt;
 use knarr_core::{GroupResource, Reason, Result, Status};
+use tokio::runtime::Handle;
 
 use crate::{
     authn::User,
-    authz::{Attributes, Decision, forbidden_message},
+    authz::{Attributes, Opinion, Verdict, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
     catalog::{no_page, not_served},
     read,
@@ -69,26 +70,40 @@ pub fn forbidden(attributes: &Attributes, reason: &str) -> Status {
 }
 
 impl Inner {
-    pub fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
-        if attributes.user.is_in(crate::authn::MASTERS) {
-            return (Decision::Allow, String::new());
+    /// Asks the chain of authorizers.
+    pub async fn authorize(&self, attributes: &Attributes) -> Verdict {
+        if let Opinion::Formed(verdict) = self.authorizer.load().authorize(attributes) {
+            return verdict;
         }
-        self.authorizer.load().authorize(attributes)
+        // Whoever must be waited for keeps its chain alive, should another take its place meanwhile.
+        let authorizer = self.authorizer.load_full();
+        authorizer.authorize(attributes).verdict().await
+    }
+
+    /// The same within code that is not asynchronous: the thread waits, and hands its other work on.
+    pub fn authorize_blocking(&self, attributes: &Attributes) -> Verdict {
+        let authorizer = self.authorizer.load_full();
+        match authorizer.authorize(attributes) {
+            Opinion::Formed(verdict) => verdict,
+            Opinion::Pending(work) => tokio::task::block_in_place(|| Handle::current().block_on(work)),
+        }
     }
 
     /// # Errors
-    /// `Forbidden` unless an authorizer allows it.
-    pub fn check(&self, attributes: &Attributes) -> Result<()> {
-        match self.authorize(attributes) {
-            (Decision::Allow, _) => Ok(()),
-            (_, reason) => Err(forbidden(attributes, &reason)),
+    /// `Forbidden` unless an authorizer allows it; 500 when one that might have allowed it could not tell.
+    pub async fn check(&self, attributes: &Attributes) -> Result<()> {
+        let verdict = self.authorize(attributes).await;
+        match (verdict.is_allowed(), verdict.error) {
+            (true, _) => Ok(()),
+            (false, Some(error)) => Err(Status::internal(error)),
+            (false, None) => Err(forbidden(attributes, &verdict.reason)),
         }
     }
 
     /// Answers a call for a resource: authorization first, then existence, as upstream has it. The second part of the result
     /// are warnings.
     pub async fn answer(&self, call: &Call) -> (Result<Outcome, Failure>, Vec<String>) {
-        if let Err(refused) = self.check(&attributes_of(call)) {
+        if let Err(refused) = self.check(&attributes_of(call)).await {
             return (Err(refused.into()), Vec::new());
         }
         let catalog = self.catalog.load_full();

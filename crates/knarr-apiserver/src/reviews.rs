@@ -28,10 +28,10 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     }
     match (info.group.as_str(), info.resource.as_str()) {
         ("", "bindings") => return subresource::bind(ex, object).await,
-        ("authentication.k8s.io", "tokenreviews") => review_token(ex, &mut object).await,
+        ("authentication.k8s.io", "tokenreviews") => review_token(ex, &mut object).await?,
         ("authentication.k8s.io", "selfsubjectreviews") => return Ok(who_am_i(ex, &object)),
         ("authorization.k8s.io", "selfsubjectrulesreviews") => rules(ex, &mut object)?,
-        ("authorization.k8s.io", resource) => review_access(ex, resource, &mut object)?,
+        ("authorization.k8s.io", resource) => review_access(ex, resource, &mut object).await?,
         _ => return Err(not_allowed()),
     }
     object.remove(&["metadata", "creationTimestamp"]);
@@ -57,8 +57,11 @@ fn user_info(user: &crate::authn::User) -> Value {
     info
 }
 
-async fn review_token(ex: &Exchange<'_>, review: &mut Value) {
+async fn review_token(ex: &Exchange<'_>, review: &mut Value) -> Result<()> {
     let token = review.str_at(&["spec", "token"]).unwrap_or_default().to_owned();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
     let audiences: Vec<String> = review.list_at(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let authenticator = ex.server.authenticator.load_full();
     let status = match authenticator.review_token(&token, &audiences).await {
@@ -67,9 +70,10 @@ async fn review_token(ex: &Exchange<'_>, review: &mut Value) {
         Err(e) => json!({"user": {}, "error": e.message}),
     };
     review.set(&["status"], status);
+    Ok(())
 }
 
-fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) -> Result<()> {
+async fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) -> Result<()> {
     let own = resource == "selfsubjectaccessreviews";
     let spec = review.at(&["spec"]).cloned().unwrap_or_default();
     let text = |path: &[&str]| spec.str_at(path).unwrap_or_default().to_owned();
@@ -112,13 +116,16 @@ fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) -> Resul
     if resource == "localsubjectaccessreviews" {
         attributes.namespace = ex.call.info.namespace.clone();
     }
-    let (decision, reason) = ex.server.authorize(&attributes);
-    let mut status = json!({"allowed": decision == Decision::Allow});
-    if decision == Decision::Deny {
+    let verdict = ex.server.authorize(&attributes).await;
+    let mut status = json!({"allowed": verdict.is_allowed()});
+    if verdict.decision == Decision::Deny {
         status.set(&["denied"], true);
     }
-    if !reason.is_empty() {
-        status.set(&["reason"], reason);
+    if !verdict.reason.is_empty() {
+        status.set(&["reason"], verdict.reason);
+    }
+    if let Some(error) = verdict.error {
+        status.set(&["evaluationError"], error);
     }
     review.set(&["status"], status);
     Ok(())

@@ -40,6 +40,9 @@ pub struct Config {
     pub write_inflight_max: usize,
     /// How long events are kept (`--event-ttl`).
     pub event_ttl: Duration,
+    /// Headers by which a front proxy names users, beside the usual ones: nobody behind authentication sees them. A prefix ends
+    /// with a dash.
+    pub front_proxy_headers: Vec<String>,
     /// `host:port` that discovery tells clients; empty: what the client asked for.
     pub advertise_address: String,
 }
@@ -54,6 +57,7 @@ impl Default for Config {
             read_inflight_max: 400,
             write_inflight_max: 200,
             event_ttl: Duration::from_secs(3600),
+            front_proxy_headers: Vec::new(),
             advertise_address: String::new(),
         }
     }

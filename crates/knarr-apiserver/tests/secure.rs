@@ -51,7 +51,7 @@ async fn a_client_certificate_names_its_user_over_http2() {
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
     let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
-    let authenticator = Arc::new(Union::new(vec![Arc::new(ClientCertificates)], true));
+    let authenticator = Arc::new(Union::new(vec![Arc::new(ClientCertificates::default())], true));
     let server = ServerBuilder::new(storage).env(env.clone()).authenticator(authenticator).authorizer(Arc::new(authz::Union(vec![]))).build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -8,16 +8,16 @@ use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x5
 
 use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authn::MASTERS;
-use crate::authz::{Attributes, Decision};
+use crate::authz::Attributes;
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
 /// Whether the user has `verb` on the signer, or on all of its domain (upstream: `certauthorization.IsAuthorizedForSignerName`).
-fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
+async fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
     let Some(request) = &review.request else { return false };
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    [signer, &domain].into_iter().any(|name| {
+    for name in [signer, &domain] {
         let asked = Attributes {
             user: review.attributes.user.clone(),
             verb: verb.into(),
@@ -28,8 +28,11 @@ fn may(review: &Review<'_>, verb: &str, signer: &str) -> bool {
             is_resource_request: true,
             ..Attributes::default()
         };
-        request.server.authorize(&asked).0 == Decision::Allow
-    })
+        if request.server.authorize(&asked).await.is_allowed() {
+            return true;
+        }
+    }
+    false
 }
 
 fn is_subresource(a: &Attributes, subresource: &str) -> bool {
@@ -59,7 +62,7 @@ impl Plugin for CertificateApproval {
 
     async fn validate(&self, review: &Review<'_>) -> Result<()> {
         let signer = signer(review.old);
-        if may(review, "approve", signer) {
+        if may(review, "approve", signer).await {
             return Ok(());
         }
         Err(review.forbidden(format!("user not permitted to approve requests with signerName {}", field::go_quote(signer))))
@@ -87,7 +90,7 @@ impl Plugin for CertificateSigning {
         let (new, old) = (review.object.as_ref(), review.old);
         let same = |key: &str| new.and_then(|o| o.at(&["status", key])) == old.and_then(|o| o.at(&["status", key]));
         let signer = signer(old);
-        if same("certificate") && same("conditions") || may(review, "sign", signer) {
+        if same("certificate") && same("conditions") || may(review, "sign", signer).await {
             return Ok(());
         }
         Err(review.forbidden(format!("user not permitted to sign requests with signerName {}", field::go_quote(signer))))
@@ -151,7 +154,7 @@ impl Plugin for ClusterTrustBundleAttest {
     async fn validate(&self, review: &Review<'_>) -> Result<()> {
         let signer = signer(review.object.as_ref());
         let unchanged = review.old.is_some_and(|old| review.object.as_ref().is_some_and(|new| new.at(&["spec"]) == old.at(&["spec"])));
-        if signer.is_empty() || unchanged || may(review, "attest", signer) {
+        if signer.is_empty() || unchanged || may(review, "attest", signer).await {
             return Ok(());
         }
         Err(review.forbidden(format!("user not permitted to attest for signerName {}", field::go_quote(signer))))

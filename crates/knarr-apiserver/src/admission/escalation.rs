@@ -11,8 +11,8 @@ use knarr_core::{GroupResource, Result, Status, Value, ValueExt};
 
 use super::{Objects, Operation, Plugin, Review};
 use crate::authn::User;
+use crate::authz::Attributes;
 use crate::authz::rbac::{GROUP, Rule, missing};
-use crate::authz::{Attributes, Decision};
 
 /// Metadata by which the garbage collector lets an object go.
 const COLLECTORS_FIELDS: [&str; 5] = ["ownerReferences", "finalizers", "selfLink", "managedFields", "resourceVersion"];
@@ -35,7 +35,7 @@ impl Plugin for Escalation {
         if review.old.is_some_and(|old| only_collected(object, old)) {
             return Ok(());
         }
-        if is_role(review.attributes) { self.role(review, object) } else { self.binding(review, object) }
+        if is_role(review.attributes) { self.role(review, object).await } else { self.binding(review, object).await }
     }
 }
 
@@ -74,9 +74,9 @@ fn full_authority() -> [Rule; 2] {
 }
 
 impl Escalation {
-    fn role(&self, review: &Review<'_>, role: &Value) -> Result<()> {
+    async fn role(&self, review: &Review<'_>, role: &Value) -> Result<()> {
         let a = review.attributes;
-        if may(review, "escalate", &a.resource, &a.name) {
+        if may(review, "escalate", &a.resource, &a.name).await {
             return Ok(());
         }
         let owned = owned(review);
@@ -88,13 +88,13 @@ impl Escalation {
         Ok(())
     }
 
-    fn binding(&self, review: &Review<'_>, binding: &Value) -> Result<()> {
+    async fn binding(&self, review: &Review<'_>, binding: &Value) -> Result<()> {
         let name = binding.str_at(&["roleRef", "name"]).unwrap_or_default();
         let (resource, namespace) = match binding.str_at(&["roleRef", "kind"]) {
             Some("ClusterRole") => ("clusterroles", ""),
             _ => ("roles", review.attributes.namespace.as_str()),
         };
-        if may(review, "bind", resource, name) {
+        if may(review, "bind", resource, name).await {
             return Ok(());
         }
         let role = self.0.value(GROUP, resource, namespace, name).ok_or_else(|| Status::not_found(&GroupResource::new(GROUP, resource), name))?;
@@ -103,7 +103,7 @@ impl Escalation {
 }
 
 /// Whether the user has the verb on a role, where the object under review stands.
-fn may(review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
+async fn may(review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
     let Some(request) = &review.request else { return false };
     let asked = Attributes {
         user: review.attributes.user.clone(),
@@ -116,7 +116,7 @@ fn may(review: &Review<'_>, verb: &str, resource: &str, name: &str) -> bool {
         is_resource_request: true,
         ..Attributes::default()
     };
-    request.server.authorize(&asked).0 == Decision::Allow
+    request.server.authorize(&asked).await.is_allowed()
 }
 
 /// What the user has where the object under review stands.

@@ -5,11 +5,7 @@ use knarr_cel::authz::{Answer, Authorizer, Question};
 use knarr_core::{GroupResource, GroupVersionKind, GroupVersionResource, Result, Status, Value, ValueExt, json, selector::LabelSelector};
 
 use super::{Objects, Operation, Review};
-use crate::{
-    authn::User,
-    authz::{Attributes, Decision},
-    server::Inner,
-};
+use crate::{authn::User, authz::Attributes, server::Inner};
 
 /// One line of `rules`.
 pub struct Rule {
@@ -203,8 +199,8 @@ impl Authorizer for Asked<'_> {
             label_selector: selector(&question.label_selector),
             field_selector: selector(&question.field_selector),
         };
-        let (decision, reason) = self.server.authorize(&attributes);
-        Answer { allowed: decision == Decision::Allow, reason, error: None }
+        let verdict = self.server.authorize_blocking(&attributes);
+        Answer { allowed: verdict.is_allowed(), reason: verdict.reason, error: verdict.error }
     }
 }
 

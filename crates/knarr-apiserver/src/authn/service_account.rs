@@ -14,7 +14,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::{Authenticator, Credentials, User};
+use super::{Authenticator, User};
 
 /// Clocks of token holders may differ by this much.
 const LEEWAY_SECONDS: i64 = 60;
@@ -217,10 +217,6 @@ fn user(claims: &Claims) -> User {
 
 #[async_trait]
 impl Authenticator for ServiceAccountAuthenticator {
-    async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
-        Ok(credentials.bearer().and_then(|token| self.check(token, &self.audiences)).map(|(user, _)| user))
-    }
-
     async fn review_token(&self, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>> {
         let audiences = if audiences.is_empty() { &self.audiences } else { audiences };
         Ok(self.check(token, audiences))

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use knarr_core::Result;
 
-use super::{Authenticator, Credentials, User};
+use super::{Authenticator, User};
 
 /// The users of a file by token.
 pub struct TokenFile(HashMap<String, User>);
@@ -48,10 +48,6 @@ fn columns(line: &str) -> Vec<String> {
 
 #[async_trait]
 impl Authenticator for TokenFile {
-    async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
-        Ok(credentials.bearer().and_then(|token| self.0.get(token)).cloned())
-    }
-
     async fn review_token(&self, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>> {
         Ok(self.0.get(token).map(|user| (user.clone(), audiences.to_vec())))
     }

@@ -1,7 +1,15 @@
 //! Client certificates: the common name is the user, each organization a group. TLS has verified the chain before.
 
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
 use async_trait::async_trait;
-use knarr_core::Result;
+use knarr_core::{Result, clock::Env};
+use parking_lot::Mutex;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Authenticator, Credentials, User};
@@ -9,13 +17,90 @@ use super::{Authenticator, Credentials, User};
 /// Extra of a user that came by certificate: SHA-256 of the certificate (KEP-4872).
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-pub struct ClientCertificates;
+/// Most certificates whose verification is remembered.
+const KNOWN_MAX: usize = 4096;
+
+type Fingerprint = [u8; 32];
+
+/// Which clients' certificates a bundle of CAs has signed. TLS lets in whom any CA of the server has signed; authenticators must
+/// tell them apart.
+pub struct SignedBy {
+    verifier: Arc<dyn ClientCertVerifier>,
+    env: Env,
+    /// By the leaf: until when it holds (seconds since 1970), or nothing if it is of somebody else.
+    known: Mutex<HashMap<Fingerprint, Option<i64>>>,
+}
+
+impl SignedBy {
+    /// # Errors
+    /// Text that holds no certificates.
+    pub fn new(ca_pem: &str, env: Env) -> std::result::Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+            roots.add(certificate.map_err(|e| format!("client CA: {e}"))?).map_err(|e| format!("client CA: {e}"))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| format!("client CA: {e}"))?;
+        Ok(Self { verifier, env, known: Mutex::default() })
+    }
+
+    /// Whether this chain, leaf first, is one of ours and holds now.
+    pub fn has_signed(&self, certificates: &[Vec<u8>]) -> bool {
+        let Some(leaf) = certificates.first() else { return false };
+        let now = self.env.now().as_second();
+        let key = fingerprint(leaf);
+        if let Some(known) = self.known.lock().get(&key) {
+            return known.is_some_and(|end| now <= end);
+        }
+        let end = self.verify(certificates, now).then(|| expires(leaf)).flatten();
+        let mut known = self.known.lock();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(key, end);
+        end.is_some()
+    }
+
+    fn verify(&self, certificates: &[Vec<u8>], now: i64) -> bool {
+        let chain: Vec<CertificateDer<'_>> = certificates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or_default()));
+        self.verifier.verify_client_cert(&chain[0], &chain[1..], now).is_ok()
+    }
+}
+
+/// Takes certificates for users: those that TLS has let in, or of them those that one bundle of CAs has signed.
+#[derive(Default)]
+pub struct ClientCertificates {
+    signed_by: Option<SignedBy>,
+}
+
+impl ClientCertificates {
+    /// Of these CAs alone, where TLS knows others too.
+    pub fn of(signed_by: SignedBy) -> Self {
+        Self { signed_by: Some(signed_by) }
+    }
+}
 
 #[async_trait]
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
-        Ok(credentials.peer_certificates.first().and_then(|der| user_of(der)))
+        let chain = credentials.peer_certificates;
+        if !chain.is_empty() && self.signed_by.as_ref().is_some_and(|ca| !ca.has_signed(chain)) {
+            return Ok(None);
+        }
+        Ok(chain.first().and_then(|der| user_of(der)))
     }
+}
+
+fn fingerprint(der: &[u8]) -> Fingerprint {
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    std::array::from_fn(|i| digest.as_ref()[i])
+}
+
+/// The first common name of a certificate.
+pub(super) fn common_name(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    certificate.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
 }
 
 /// When a certificate ends, in seconds since 1970.
@@ -32,15 +117,39 @@ fn user_of(der: &[u8]) -> Option<User> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    let fingerprint: String = ring::digest::digest(&ring::digest::SHA256, der).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let fingerprint: String = fingerprint(der).iter().map(|b| format!("{b:02x}")).collect();
     let extra = [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
     Some(User { name, uid: String::new(), groups, extra })
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::pki::{Leaf, Pki};
+    use crate::pki::{Authority, Leaf, Pki};
+
+    /// The chain that a client with a certificate of this CA shows.
+    pub fn chain_of(ca: &Authority, name: &str, env: &Env) -> Vec<Vec<u8>> {
+        let leaf = Leaf { common_name: name, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
+        let pem = ca.issue(&leaf, env.now()).unwrap().certificate;
+        CertificateDer::pem_slice_iter(pem.as_bytes()).map(|c| c.unwrap().to_vec()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_another_ca_is_nobodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Env::system();
+        let pki = Pki::load_or_create(folder.path(), env.now()).unwrap();
+        let headers = http::HeaderMap::new();
+        let ours = ClientCertificates::of(SignedBy::new(&pki.ca.certificate, env.clone()).unwrap());
+        for (ca, wanted) in [(&pki.ca, Some("jane")), (&pki.front_proxy_ca, None)] {
+            let chain = chain_of(ca, "jane", &env);
+            // The second time it is remembered.
+            for _ in 0..2 {
+                let user = ours.authenticate(&Credentials { headers: &headers, peer_certificates: &chain, path: "/" }).await.unwrap();
+                assert_eq!(user.as_ref().map(|u| u.name.as_str()), wanted);
+            }
+        }
+    }
 
     #[test]
     fn a_certificate_names_user_and_group() {

@@ -9,7 +9,7 @@ use knarr_core::{Value, ValueExt};
 use parking_lot::RwLock;
 
 use super::rbac::{Index, Rule};
-use super::{Attributes, Authorizer, Decision, Rules};
+use super::{Attributes, Authorizer, Decision, Opinion, Rules};
 use crate::authn::User;
 
 const NODES_GROUP: &str = "system:nodes";
@@ -176,15 +176,19 @@ impl Authorizer for NodeAuthorizer {
         Rules::default()
     }
 
-    fn authorize(&self, a: &Attributes) -> (Decision, String) {
+    fn name(&self) -> &'static str {
+        "node"
+    }
+
+    fn authorize<'a>(&'a self, a: &'a Attributes) -> Opinion<'a> {
         let Some(node) = a.user.name.strip_prefix(NODE_USER_PREFIX).filter(|_| a.user.is_in(NODES_GROUP)) else {
-            return (Decision::NoOpinion, String::new());
+            return (Decision::NoOpinion, String::new()).into();
         };
         let (allowed, reason) = match self.by_relation(node, a) {
             Some(related) => (related, format!("no relationship found between node '{node}' and this object")),
             None => (self.rules.rules_for(&a.user, "").any(|r: &Rule| r.allows(a)), String::new()),
         };
-        if allowed { (Decision::Allow, String::new()) } else { (Decision::NoOpinion, reason) }
+        if allowed { (Decision::Allow, String::new()) } else { (Decision::NoOpinion, reason) }.into()
     }
 }
 
@@ -207,7 +211,7 @@ mod tests {
             is_resource_request: true,
             ..Attributes::default()
         };
-        authorizer.authorize(&a).0 == Decision::Allow
+        matches!(authorizer.authorize(&a), Opinion::Formed(v) if v.is_allowed())
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use knarr_core::{Value, ValueExt, json};
 
-use super::{Attributes, Authorizer, Decision, Rules};
+use super::{Attributes, Authorizer, Decision, Opinion, Rules};
 use crate::authn::User;
 
 /// The API group of roles and bindings.
@@ -236,8 +236,13 @@ pub struct Rbac {
 }
 
 impl Authorizer for Rbac {
-    fn authorize(&self, attributes: &Attributes) -> (Decision, String) {
-        if self.index.load().allows(attributes) { (Decision::Allow, String::new()) } else { (Decision::NoOpinion, String::new()) }
+    fn name(&self) -> &'static str {
+        "rbac"
+    }
+
+    fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Opinion<'a> {
+        let decision = if self.index.load().allows(attributes) { Decision::Allow } else { Decision::NoOpinion };
+        (decision, String::new()).into()
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {

@@ -51,11 +51,11 @@ where
         is_resource_request: true,
         ..Attributes::default()
     };
-    inner.check(&attributes)?;
+    inner.check(&attributes).await?;
     let interactive = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
     if interactive && info.verb == "get" {
         // Opening a stream takes the right to create one, also for those who open it by a GET.
-        inner.check(&Attributes { verb: "create".into(), ..attributes.clone() })?;
+        inner.check(&Attributes { verb: "create".into(), ..attributes.clone() }).await?;
     }
     let served = catalog.find(&info.group, &info.version, &info.resource).ok_or_else(not_served)?;
     let subresource = served.resource.subresource(&info.subresource).ok_or_else(not_served)?;

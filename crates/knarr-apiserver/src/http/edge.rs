@@ -20,7 +20,7 @@ use super::{
     respond::{self, Shape},
 };
 use crate::{
-    authn::{Credentials, User},
+    authn::{Credentials, User, request_header, websocket},
     call::{Call, Input},
     catalog::Catalog,
     encode::{Format, table::Include},
@@ -108,21 +108,23 @@ impl Server {
         finish(inner, audit_id, response)
     }
 
-    async fn route<B>(&self, request: Request<B>, info: RequestInfo, query: Query, peer: &Peer) -> Result<Response<Body>, Refused>
+    async fn route<B>(&self, mut request: Request<B>, info: RequestInfo, query: Query, peer: &Peer) -> Result<Response<Body>, Refused>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
-        let user = inner.authenticate(request.headers(), peer).await?;
+        websocket::take_token(request.headers_mut())?;
+        let user = inner.authenticate(request.headers(), &info.path, peer).await?;
+        request_header::clear(request.headers_mut(), &inner.config.front_proxy_headers);
         if let Some(expires) = peer.expires {
             inner.metrics.certificate((expires - inner.env.now().as_second()) as f64);
         }
-        let user = impersonate::apply(inner, user, request.headers())?;
+        let user = impersonate::apply(inner, user, &info, request.headers_mut()).await?;
         if let Some(remote) = inner.aggregation.find(&info)
             && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
         {
-            inner.check(&attributes_for(&user, &info))?;
+            inner.check(&attributes_for(&user, &info)).await?;
             let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
             let answer = crate::aggregate::forward(inner, &remote, &user, request).await;
             return Ok(answer.unwrap_or_else(|status| respond::plain_error(status.code, &status.message)));
@@ -145,7 +147,7 @@ impl Server {
         let inner = &self.inner;
         let (parts, body) = request.into_parts();
         if parts.method == http::Method::HEAD {
-            inner.check(&attributes_for(&user, &info))?;
+            inner.check(&attributes_for(&user, &info)).await?;
             return Err(crate::pipeline::not_allowed().into());
         }
         let served = catalog.find(&info.group, &info.version, &info.resource);
@@ -182,12 +184,16 @@ impl From<Status> for Refused {
 }
 
 impl Inner {
-    async fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<User> {
-        let credentials = Credentials { headers, peer_certificates: &peer.certificates };
+    async fn authenticate(&self, headers: &HeaderMap, path: &str, peer: &Peer) -> Result<User> {
+        let credentials = Credentials { headers, peer_certificates: &peer.certificates, path };
         let authenticator = self.authenticator.load_full();
         match authenticator.authenticate(&credentials).await {
             Ok(Some(user)) => Ok(user),
-            Ok(None) | Err(_) => Err(Status::unauthorized("Unauthorized")),
+            Ok(None) => Err(Status::unauthorized("Unauthorized")),
+            Err(why) => {
+                tracing::debug!(why = why.message, "a request could not be authenticated");
+                Err(Status::unauthorized("Unauthorized"))
+            }
         }
     }
 }

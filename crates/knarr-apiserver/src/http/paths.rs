@@ -27,7 +27,7 @@ const JSON: &str = "application/json";
 /// `Forbidden`, 405 and 406.
 pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
     let path = info.path.trim_end_matches('/');
-    inner.check(&Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() })?;
+    inner.check(&Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() }).await?;
     let routed =
         path == "/version" || ["/api", "/apis"].iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if routed && info.verb != "get" {

@@ -12,7 +12,6 @@ use knarr_store::{Error, Item};
 use super::{ATTEMPTS_MAX, Writer, create, decode, meta};
 use crate::{
     admission::Operation,
-    authz::Decision,
     call::{Exchange, Outcome},
     read::store_error,
     request::validate_write_options,
@@ -97,7 +96,7 @@ async fn create_instead(writer: &Writer<'_>, name: &str, change: &impl Change) -
     if let Some(uid) = change.uid() {
         return Err(uid_mismatch(writer, name, uid, ""));
     }
-    authorize_create(writer)?;
+    authorize_create(writer).await?;
     let mut object = change.apply(writer, None)?;
     meta::ensure_namespace(&mut object, if ex.served.is("", "namespaces") { "" } else { ex.namespace() })?;
     if meta::resource_version(&object)? != 0 {
@@ -117,13 +116,10 @@ async fn create_instead(writer: &Writer<'_>, name: &str, change: &impl Change) -
 }
 
 /// Creating by an update takes the right to create (upstream: `withAuthorization`).
-fn authorize_create(writer: &Writer<'_>) -> Result<()> {
+async fn authorize_create(writer: &Writer<'_>) -> Result<()> {
     let mut attributes = writer.attributes.clone();
     attributes.verb = "create".into();
-    match writer.ex.server.authorize(&attributes) {
-        (Decision::Allow, _) => Ok(()),
-        (_, reason) => Err(crate::pipeline::forbidden(&attributes, &reason)),
-    }
+    writer.ex.server.check(&attributes).await
 }
 
 fn uid_mismatch(writer: &Writer<'_>, name: &str, wanted: &str, found: &str) -> Status {

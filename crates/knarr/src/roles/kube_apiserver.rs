@@ -122,7 +122,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env) -> Result<Serve
     let key = service_account_key(flags, issuer)?;
     let audiences: Vec<String> = flags.list("api-audiences").into_iter().map(str::to_owned).collect();
     let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
-    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates)];
+    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates::default())];
     if let Some(path) = flags.get("token-auth-file") {
         authenticators.push(Arc::new(TokenFile::parse(&read(path)?).map_err(Failure::program)?));
     }
