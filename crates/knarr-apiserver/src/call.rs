@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::{
     authn::User,
     catalog::{Catalog, Served},
+    flowcontrol::Seat,
     http::Media,
     read::{Page, Watching},
     request::{Query, RequestInfo},
@@ -45,7 +46,7 @@ impl Input {
 #[derive(Debug)]
 pub struct Call {
     pub user: Arc<User>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub options: Options,
     pub query: Query,
     pub input: Input,
@@ -89,6 +90,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Hands the seat of the request to a watch, which needs it until its first state is told. Of anything else it comes back.
+    pub fn hold(&mut self, server: &Inner, call: &Call, seat: Option<Seat>) -> Option<Seat> {
+        let Self::Watch { watching, .. } = self else { return seat };
+        watching.hold(seat, server.flow.register(&call.info));
+        None
+    }
+
     pub fn value(value: Value) -> Self {
         Self::Value { value, code: 200 }
     }

@@ -21,6 +21,7 @@ pub mod catalog;
 pub mod crd;
 pub mod discovery;
 pub mod encode;
+pub mod flowcontrol;
 pub mod health;
 pub mod hook;
 pub mod http;

@@ -1,10 +1,7 @@
 //! The way of a request through the server, after somebody has read it and before somebody writes its answer: authorize,
 //! find the resource, hand it to the verb. The wire and the in-process transport share all of it.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 use knarr_core::{GroupResource, Reason, Result, Status};
@@ -15,6 +12,7 @@ use crate::{
     authz::{Attributes, Opinion, Verdict, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
     catalog::{no_page, not_served},
+    flowcontrol::Stored,
     read,
     request::RequestInfo,
     reviews,
@@ -22,42 +20,16 @@ use crate::{
     subresource, write,
 };
 
-/// How many requests are under way, and how many may be (upstream: `WithMaxInFlightLimit`).
-pub struct Inflight {
-    reading: AtomicUsize,
-    writing: AtomicUsize,
-    reading_max: usize,
-    writing_max: usize,
-}
+/// Objects whose size is looked at to know that of all.
+const SAMPLE: usize = 8;
 
-/// Counts one request while it lives.
-pub struct InflightGuard<'a>(&'a AtomicUsize);
-
-impl Drop for InflightGuard<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Inflight {
-    pub fn new(reading_max: usize, writing_max: usize) -> Self {
-        Self { reading: AtomicUsize::new(0), writing: AtomicUsize::new(0), reading_max, writing_max }
-    }
-
-    /// # Errors
-    /// 429 when as many requests as may be are under way.
-    pub fn enter(&self, read_only: bool) -> Result<InflightGuard<'_>> {
-        let (count, max) = if read_only { (&self.reading, self.reading_max) } else { (&self.writing, self.writing_max) };
-        let guard = InflightGuard(count);
-        if count.fetch_add(1, Relaxed) >= max {
-            return Err(Status::too_many_requests("Too many requests, please try again later.", 1));
-        }
-        Ok(guard)
-    }
-
-    /// Requests under way: reading, writing.
-    pub fn current(&self) -> (usize, usize) {
-        (self.reading.load(Relaxed), self.writing.load(Relaxed))
+impl Stored for Inner {
+    fn size(&self, info: &RequestInfo) -> Option<(usize, usize)> {
+        let catalog = self.catalog.load();
+        let served = catalog.find(&info.group, &info.version, &info.resource).filter(|s| s.resource.is_stored())?;
+        let snapshot = self.storage.snapshot(&served.key);
+        let (count, bytes) = snapshot.iter(None, None).take(SAMPLE).fold((0, 0), |(n, sum), item| (n + 1, sum + item.object.bytes.len()));
+        Some((snapshot.len(), bytes.checked_div(count).unwrap_or_default()))
     }
 }
 

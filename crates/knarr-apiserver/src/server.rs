@@ -16,6 +16,7 @@ use crate::{
     authn::{self, Authenticator, User},
     authz::{self, Authorizer},
     catalog::Catalog,
+    flowcontrol::FlowControl,
     health::Health,
     metrics::Metrics,
     pki::Identity,
@@ -34,9 +35,9 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Shortest time a watch lasts that names no timeout; up to twice as long, at random (`--min-request-timeout`).
     pub watch_timeout_min: Duration,
-    /// Concurrent requests that only read (`--max-requests-inflight`).
+    /// With the next one: the seats that priority levels share (`--max-requests-inflight`).
     pub read_inflight_max: usize,
-    /// Concurrent requests that write (`--max-mutating-requests-inflight`).
+    /// See the one before (`--max-mutating-requests-inflight`).
     pub write_inflight_max: usize,
     /// How long events are kept (`--event-ttl`).
     pub event_ttl: Duration,
@@ -82,7 +83,7 @@ pub struct Inner {
     pub metrics: Arc<Metrics>,
     pub health: Health,
     pub storage_size: Option<StorageSize>,
-    pub inflight: crate::pipeline::Inflight,
+    pub flow: Arc<FlowControl>,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
 }
@@ -205,7 +206,7 @@ impl ServerBuilder {
             aggregation: Aggregation::new(self.proxy_identity),
             metrics: Arc::default(),
             health: Health::default(),
-            inflight: crate::pipeline::Inflight::new(self.config.read_inflight_max, self.config.write_inflight_max),
+            flow: FlowControl::new(seats(&self.config)),
             storage_size: self.storage_size,
             shutdown: CancellationToken::new(),
             config: self.config,
@@ -216,8 +217,14 @@ impl ServerBuilder {
         let server = Server { inner };
         crate::crd::start(&server);
         crate::aggregate::start(&server);
+        crate::flowcontrol::start(&server);
         server
     }
+}
+
+/// Both limits together, as upstream has it since there are priority levels.
+fn seats(config: &Config) -> u32 {
+    u32::try_from(config.read_inflight_max + config.write_inflight_max).unwrap_or(u32::MAX)
 }
 
 /// The checks that every server has (upstream: `healthz.PingHealthz`, `EtcdOptions.addEtcdHealthEndpoint`, `NewShutdownHealthz`).
@@ -274,6 +281,11 @@ impl Server {
 
     pub fn registry(&self) -> Registry {
         self.inner.catalog.load().registry.clone()
+    }
+
+    /// Looks after the default FlowSchemas and PriorityLevelConfigurations from here on: once the server has been bootstrapped.
+    pub fn keep_flow_control(&self) {
+        self.inner.flow.keep_defaults();
     }
 
     /// Ends watches and accepts nothing new; requests under way go on.

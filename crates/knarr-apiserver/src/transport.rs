@@ -12,10 +12,12 @@ use knarr_core::{
     Result, Status,
     api::{Event, List, Reply, Request, Transport, Verb, Watch},
 };
+use tokio::time::Instant;
 
 use crate::{
     authn::User,
     call::{Call, Input, Outcome},
+    flowcontrol::Asked,
     read::Watching,
     request::{Query, RequestInfo},
     server::Server,
@@ -45,7 +47,7 @@ impl InProcess {
 
     fn call_of(&self, request: Request) -> Call {
         let patch = if let Verb::Patch(patch_type) = request.verb { Some(patch_type) } else { None };
-        let info = RequestInfo {
+        let info = Arc::new(RequestInfo {
             is_resource_request: true,
             path: String::new(),
             verb: request.verb.as_str().to_owned(),
@@ -59,7 +61,7 @@ impl InProcess {
             rest: Vec::new(),
             label_selector: request.options.label_selector.clone(),
             field_selector: request.options.field_selector.clone(),
-        };
+        });
         Call {
             user: self.user.clone(),
             info,
@@ -72,8 +74,18 @@ impl InProcess {
     }
 
     async fn answer(&self, request: Request) -> Result<Outcome> {
-        let call = self.call_of(request);
-        let (outcome, warnings) = self.server.inner.answer(&call).await;
+        let (call, inner) = (self.call_of(request), &self.server.inner);
+        let class = inner.flow.classify(&call.user, &call.info);
+        let options = &call.options;
+        let initial_events = options.send_initial_events == Some(true) || matches!(options.resource_version.as_deref(), None | Some("" | "0"));
+        let asked = Asked { limit: options.limit, initial_events };
+        let patience = inner.config.request_timeout / 4;
+        let (seat, _) = inner.flow.enter(&class, &call.user, &call.info, asked, &**inner, (Instant::now(), patience)).await?;
+        let (mut outcome, warnings) = inner.answer(&call).await;
+        let _seat = match &mut outcome {
+            Ok(outcome) => outcome.hold(inner, &call, Some(seat)),
+            Err(_) => Some(seat),
+        };
         for warning in warnings {
             tracing::debug!(user = self.user.name, warning, "a write was warned about");
         }

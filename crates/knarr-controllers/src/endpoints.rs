@@ -54,8 +54,6 @@ struct Wire {
     spec: WireSpec,
 }
 
-knarr_client::partial!(Wire);
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

@@ -71,8 +71,6 @@ struct PodGrace {
     status: GraceStatus,
 }
 
-knarr_client::partial!(PodGrace);
-
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct GraceSpec {

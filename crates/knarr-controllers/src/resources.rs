@@ -43,8 +43,6 @@ struct Wire {
     status: WireStatus,
 }
 
-knarr_client::partial!(Wire);
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

@@ -67,8 +67,6 @@ struct Wire {
     spec: WireSpec,
 }
 
-knarr_client::partial!(Wire);
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

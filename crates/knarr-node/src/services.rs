@@ -22,8 +22,6 @@ struct Narrow {
     spec: Spec,
 }
 
-knarr_client::partial!(Narrow);
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Name {

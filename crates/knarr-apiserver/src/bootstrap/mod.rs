@@ -13,6 +13,8 @@ use knarr_core::api::{PatchType, Reply, Request, Transport, Verb};
 use knarr_core::{GroupVersionResource, Result, Status, Value, ValueExt, json};
 use knarr_schema::registry::Registry;
 
+use crate::flowcontrol::ensure as flow_control;
+
 const OBJECTS: &str = include_str!("../../data/bootstrap.jsonl");
 
 /// What differs from cluster to cluster.
@@ -34,7 +36,7 @@ pub fn system_node_role() -> Value {
     objects().find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "system:node").unwrap_or_default()
 }
 
-fn objects() -> impl Iterator<Item = Value> {
+pub(crate) fn objects() -> impl Iterator<Item = Value> {
     OBJECTS.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
@@ -43,10 +45,11 @@ fn objects() -> impl Iterator<Item = Value> {
 /// # Errors
 /// What the pipeline says.
 pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &Config) -> Result<()> {
-    let (first, rest): (Vec<Value>, Vec<Value>) = objects().partition(|o| o["kind"] == "Namespace");
+    let (first, rest): (Vec<Value>, Vec<Value>) = objects().filter(|o| !flow_control::is_ours(o)).partition(|o| o["kind"] == "Namespace");
     let own = [service_cidr(config), authentication(config)?, storage_class()];
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
+    flow_control::run(transport).await?;
     ensure(transport, registry, kubernetes_service(config)).await?;
     if let Some(address) = config.cluster_dns {
         ensure(transport, registry, dns_service(address)).await?;

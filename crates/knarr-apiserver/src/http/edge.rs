@@ -2,12 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use knarr_core::{Result, Status, api::PatchType, metrics::OTHER};
@@ -24,9 +24,10 @@ use crate::{
     call::{Call, Input},
     catalog::Catalog,
     encode::{Format, table::Include},
-    metrics::{Labels, Requests, timed},
+    flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
+    metrics::{Labels, Requests, timed, waited},
     pipeline::attributes_for,
-    request::{Query, RequestInfo, options_from_query},
+    request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
 };
 
@@ -50,7 +51,7 @@ impl Server {
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
-        let started = Instant::now();
+        let (started, arrived) = (Instant::now(), tokio::time::Instant::now());
         let audit_id = request.headers().get(AUDIT_ID).cloned();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
@@ -62,16 +63,8 @@ impl Server {
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
         let errors_as = || error_format(wanted, agent);
         let lasting = info.is_long_running();
-        let _guard = match (lasting, inner.inflight.enter(info.is_read_only())) {
-            (true, _) => None,
-            (false, Ok(guard)) => Some(guard),
-            (false, Err(status)) => {
-                counted.terminate(429);
-                counted.observe(429, started.elapsed(), Duration::ZERO);
-                return finish(inner, audit_id, respond::failure(&status.into(), &errors_as()));
-            }
-        };
-        let work = timed(self.route(request, info, query, peer));
+        let passage = Passage { info: Arc::new(info), query, arrived, class: OnceLock::new() };
+        let work = timed(self.route(request, peer, &passage));
         let (response, webhooks) = if lasting {
             work.await
         } else {
@@ -81,18 +74,23 @@ impl Server {
                     counted.terminate(504);
                     let seconds = inner.config.request_timeout.as_secs();
                     let status = Status::timeout(format!("request did not complete within requested timeout - context deadline exceeded ({seconds}s)"), 0);
-                    (Err(Refused { status: status.into(), warnings: Vec::new() }), Duration::ZERO)
+                    (Err(status.into()), Duration::ZERO)
                 }
             }
         };
         let response = match response {
             Ok(response) => response,
+            Err(refused) if refused.too_many => {
+                counted.terminate(429);
+                too_many(&refused)
+            }
             Err(refused) => {
                 let mut response = respond::failure(&refused.status, &errors_as());
                 respond::warn(response.headers_mut(), &refused.warnings);
                 response
             }
         };
+        let response = passage.classified(response);
         let code = response.status().as_u16();
         let response = if lasting && code < 300 {
             // Counted when its body ends.
@@ -108,46 +106,57 @@ impl Server {
         finish(inner, audit_id, response)
     }
 
-    async fn route<B>(&self, mut request: Request<B>, info: RequestInfo, query: Query, peer: &Peer) -> Result<Response<Body>, Refused>
+    async fn route<B>(&self, mut request: Request<B>, peer: &Peer, passage: &Passage) -> Result<Response<Body>, Refused>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
         websocket::take_token(request.headers_mut())?;
+        let info = &*passage.info;
         let user = inner.authenticate(request.headers(), &info.path, peer).await?;
         request_header::clear(request.headers_mut(), &inner.config.front_proxy_headers);
         if let Some(expires) = peer.expires {
             inner.metrics.certificate((expires - inner.env.now().as_second()) as f64);
         }
-        let user = impersonate::apply(inner, user, &info, request.headers_mut()).await?;
-        if let Some(remote) = inner.aggregation.find(&info)
+        let user = Arc::new(impersonate::apply(inner, user, info, request.headers_mut()).await?);
+        let seat = inner.admit(&user, passage).await?;
+        if let Some(remote) = inner.aggregation.find(info)
             && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
         {
-            inner.check(&attributes_for(&user, &info)).await?;
+            inner.check(&attributes_for(&user, info)).await?;
             let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
             let answer = crate::aggregate::forward(inner, &remote, &user, request).await;
             return Ok(answer.unwrap_or_else(|status| respond::plain_error(status.code, &status.message)));
         }
         if !info.is_resource_request {
-            return Ok(paths::serve(inner, &user, &info, &query, request.headers()).await?);
+            return Ok(paths::serve(inner, &user, info, &passage.query, request.headers()).await?);
         }
         let catalog = inner.catalog.load_full();
-        if connect::is_connect(&catalog, &info) {
-            return Ok(connect::serve(inner, &catalog, Arc::new(user), info, request).await?);
+        if connect::is_connect(&catalog, info) {
+            return Ok(connect::serve(inner, &catalog, user, info.clone(), request).await?);
         }
-        self.serve_resource(request, info, query, user, &catalog).await
+        self.serve_resource(request, passage, user, &catalog, seat).await
     }
 
-    async fn serve_resource<B>(&self, request: Request<B>, info: RequestInfo, query: Query, user: User, catalog: &Catalog) -> Result<Response<Body>, Refused>
+    /// `seat` is free again when the answer stands; of a watch, when its first state is told.
+    async fn serve_resource<B>(
+        &self,
+        request: Request<B>,
+        passage: &Passage,
+        user: Arc<User>,
+        catalog: &Catalog,
+        seat: Option<Seat>,
+    ) -> Result<Response<Body>, Refused>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
         let (parts, body) = request.into_parts();
+        let (info, query) = (&*passage.info, &passage.query);
         if parts.method == http::Method::HEAD {
-            inner.check(&attributes_for(&user, &info)).await?;
+            inner.check(&attributes_for(&user, info)).await?;
             return Err(crate::pipeline::not_allowed().into());
         }
         let served = catalog.find(&info.group, &info.version, &info.resource);
@@ -155,17 +164,18 @@ impl Server {
         let tables = served.is_none_or(|s| !s.resource.list_kind.is_empty());
         let raw_query = parts.uri.query().unwrap_or_default();
         let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch")?;
-        let include = if accepted.convert.is_some() { Include::from_query(&query)? } else { Include::Metadata };
-        let options = options_from_query(&query)?;
+        let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
+        let options = options_from_query(query)?;
         let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
-        let input = read_input(&parts.headers, &info, patch, body).await?;
+        let input = read_input(&parts.headers, info, patch, body).await?;
         let user_agent = parts.headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();
-        let call = Call { user: Arc::new(user), info, options, query, input, patch, user_agent };
+        let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent };
         let (outcome, warnings) = inner.answer(&call).await;
-        let outcome = outcome.map_err(|status| Refused { status, warnings: warnings.clone() })?;
+        let mut outcome = outcome.map_err(|status| Refused::new(status, warnings.clone()))?;
+        let _seat = outcome.hold(inner, &call, seat);
         let format = Format { accepted, include, now: inner.env.now() };
         let response = respond::outcome(outcome, format, Shape::of(&parts.headers)).await;
-        let mut response = response.map_err(|s| Refused { status: s.into(), warnings: warnings.clone() })?;
+        let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;
         respond::warn(response.headers_mut(), &warnings);
         Ok(response)
     }
@@ -175,15 +185,78 @@ impl Server {
 pub(super) struct Refused {
     pub status: crate::call::Failure,
     pub warnings: Vec<String>,
+    /// There was no place for it.
+    pub too_many: bool,
+}
+
+impl Refused {
+    fn new(status: crate::call::Failure, warnings: Vec<String>) -> Self {
+        Self { status, warnings, too_many: false }
+    }
 }
 
 impl From<Status> for Refused {
     fn from(status: Status) -> Self {
-        Self { status: status.into(), warnings: Vec::new() }
+        Self::new(status.into(), Vec::new())
     }
 }
 
+/// What is known of a request from its first line on, and what its way leaves for its end.
+pub(super) struct Passage {
+    pub info: Arc<RequestInfo>,
+    pub query: Query,
+    pub arrived: tokio::time::Instant,
+    class: OnceLock<Class>,
+}
+
+impl Passage {
+    /// Tells the client how its request was classified.
+    fn classified(&self, mut response: Response<Body>) -> Response<Body> {
+        if let Some(class) = self.class.get() {
+            let (schema, level) = class.headers();
+            let headers = response.headers_mut();
+            headers.insert(HeaderName::from_static(LEVEL_HEADER), level);
+            headers.insert(HeaderName::from_static(SCHEMA_HEADER), schema);
+        }
+        response
+    }
+
+    fn asked(&self) -> Asked {
+        let flag = |name: &str| self.query.get(name).is_some_and(parse_bool);
+        Asked {
+            limit: self.query.get("limit").and_then(|l| l.parse().ok()),
+            initial_events: flag("sendInitialEvents") || matches!(self.query.get("resourceVersion"), None | Some("" | "0")),
+        }
+    }
+}
+
+/// As Go's `http.Error` tells it.
+fn too_many(refused: &Refused) -> Response<Body> {
+    let mut response = respond::plain_error(429, &refused.status.status.message);
+    let retry = refused.status.status.details.as_ref().map_or(1, |d| d.retry_after_seconds);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
+    response
+}
+
 impl Inner {
+    /// Finds the request a place. What lasts takes none, but for the beginning of a watch.
+    async fn admit(&self, user: &Arc<User>, passage: &Passage) -> Result<Option<Seat>, Refused> {
+        let info = &passage.info;
+        if info.is_long_running() && info.verb != "watch" {
+            return Ok(None);
+        }
+        let class = self.flow.classify(user, info);
+        passage.class.get_or_init(|| class.clone());
+        let patience = self.config.request_timeout / 4;
+        match self.flow.enter(&class, user, info, passage.asked(), self, (passage.arrived, patience)).await {
+            Ok((seat, waiting)) => {
+                waited(waiting);
+                Ok(Some(seat))
+            }
+            Err(refused) => Err(Refused { too_many: true, ..Status::from(refused).into() }),
+        }
+    }
+
     async fn authenticate(&self, headers: &HeaderMap, path: &str, peer: &Peer) -> Result<User> {
         let credentials = Credentials { headers, peer_certificates: &peer.certificates, path };
         let authenticator = self.authenticator.load_full();

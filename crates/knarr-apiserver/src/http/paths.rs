@@ -65,6 +65,10 @@ async fn below(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) ->
     if path == "/openapi/v3" {
         return Ok(nothing());
     }
+    if let Some(page) = path.strip_prefix("/debug/api_priority_and_fairness/") {
+        let details = query.get("includeRequestDetails").is_some_and(|v| !v.is_empty());
+        return Ok(inner.flow.dump(page, details, &inner.env).map_or_else(page_not_found, |text| answer(200, "text/plain; charset=utf-8", text)));
+    }
     Ok(page_not_found())
 }
 
@@ -133,7 +137,8 @@ fn metrics(inner: &Inner) -> String {
     keys.dedup();
     let objects: Vec<_> = keys.iter().map(|k| (k.group.to_string(), k.resource.to_string(), inner.storage.snapshot(k).len())).collect();
     inner.metrics.text(&Now {
-        inflight: inner.inflight.current(),
+        inflight: inner.flow.current(),
+        flow: &inner.flow,
         objects: &objects,
         storage_size: inner.storage_size.as_ref().map(|size| size()),
         version: &version(),

@@ -18,6 +18,8 @@ use std::{
 use knarr_core::metrics::{Counters, Gauges, Histogram, Text, Vector};
 use parking_lot::RwLock;
 
+use crate::flowcontrol::FlowControl;
+
 pub use admission::{Admission, Called, Step, timed, waited};
 
 /// What a request is counted under. All values are bounded: verbs and resources that are not served are [`OTHER`].
@@ -158,6 +160,7 @@ impl HealthChecks {
 pub struct Now<'a> {
     /// Requests under way: reading, writing.
     pub inflight: (usize, usize),
+    pub flow: &'a FlowControl,
     /// Stored objects: group, resource, number.
     pub objects: &'a [(String, String, usize)],
     /// Bytes on disk, where the store is on disk.
@@ -209,6 +212,7 @@ impl Metrics {
         out.open(&descs::CERTIFICATES);
         out.histogram(&descs::CERTIFICATES, &[], &self.certificates);
         self.admission.write(&mut out);
+        now.flow.write_metrics(&mut out);
         write_now(&mut out, now);
         out.single(&descs::CONNECTIONS, self.connections.load(Relaxed) as f64);
         knarr_core::metrics::write_process(&mut out, now.version);
@@ -311,7 +315,15 @@ mod tests {
     fn text(metrics: &Metrics) -> String {
         let objects = [("apps".to_owned(), "deployments".to_owned(), 3)];
         let deprecated = |group: &str, _: &str, resource: &str| (group, resource) == ("", "endpoints");
-        metrics.text(&Now { inflight: (1, 2), objects: &objects, storage_size: Some(4096), version: &knarr_core::json!({}), deprecated: &deprecated })
+        let flow = FlowControl::new(600);
+        metrics.text(&Now {
+            inflight: (1, 2),
+            flow: &flow,
+            objects: &objects,
+            storage_size: Some(4096),
+            version: &knarr_core::json!({}),
+            deprecated: &deprecated,
+        })
     }
 
     fn assert_lines(text: &str, wanted: &[&str]) {

@@ -22,6 +22,7 @@ use super::{INITIAL_EVENTS_END, parse_revision, selection::Selection, store_erro
 use crate::{
     call::{Exchange, Outcome},
     catalog::Served,
+    flowcontrol::{Registration, Seat},
     request::validate_list_options,
 };
 
@@ -56,6 +57,9 @@ pub struct Watching {
     deadline: Instant,
     end: Pin<Box<Sleep>>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Kept until the first state has been told.
+    seat: Option<Seat>,
+    registration: Option<Registration>,
 }
 
 /// Starts a watch.
@@ -114,10 +118,17 @@ impl Watching {
             deadline,
             end: Box::pin(tokio::time::sleep_until(deadline)),
             stopped: Box::pin(shutdown.cancelled_owned()),
+            seat: None,
+            registration: None,
             served,
         };
         watching.plan_bookmark();
         watching
+    }
+
+    /// Keeps the seat of the request until the first state has been told, and the registration until the end.
+    pub fn hold(&mut self, seat: Option<Seat>, registration: Option<Registration>) {
+        (self.seat, self.registration) = (seat, registration);
     }
 
     fn plan_bookmark(&mut self) {
@@ -153,6 +164,7 @@ impl Watching {
                 return Poll::Ready(Some(Ok(shown)));
             }
         }
+        self.seat = None;
         self.poll_timers(cx)
     }
 

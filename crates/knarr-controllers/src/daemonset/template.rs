@@ -81,8 +81,6 @@ struct Wire {
     spec: WireSpec,
 }
 
-knarr_client::partial!(Wire);
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

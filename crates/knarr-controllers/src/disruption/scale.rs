@@ -34,8 +34,6 @@ struct Workload {
     spec: WorkloadSpec,
 }
 
-knarr_client::partial!(Workload);
-
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WorkloadSpec {

@@ -14,8 +14,6 @@ struct Wire {
     spec: WireSpec,
 }
 
-knarr_client::partial!(Wire);
-
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WireSpec {

@@ -162,8 +162,6 @@ struct OnlyOwners {
     metadata: Owners,
 }
 
-knarr_client::partial!(OnlyOwners);
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Owners {

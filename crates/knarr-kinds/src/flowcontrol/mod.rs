@@ -1,10 +1,14 @@
 //! FlowSchemas and PriorityLevelConfigurations (upstream: `pkg/registry/flowcontrol`).
 
+mod validation;
+
 use crate::cells::{Cells, NONE, age, name, number, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use crate::strategy::{Shape, Strategy};
+use crate::at;
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to, with};
 
 pub struct FlowSchema;
@@ -16,6 +20,18 @@ impl Strategy for FlowSchema {
 
     fn default(&self, schema: &mut Value) {
         default_if_zero(schema.ensure(&["spec"]), "matchingPrecedence", 1000);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, validation::flow_schema)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, validation::flow_schema)
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, validation::conditions)
     }
 
     fn cells(&self, schema: &Value, now: Timestamp) -> Cells {
@@ -52,6 +68,18 @@ impl Strategy for PriorityLevelConfiguration {
                 default_if_zero(queuing, "queueLengthLimit", 50);
             });
         });
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
+        at::check(object, validation::priority_level)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, validation::priority_level)
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
+        at::check(object, validation::conditions)
     }
 
     fn cells(&self, level: &Value, now: Timestamp) -> Cells {

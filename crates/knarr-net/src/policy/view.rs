@@ -33,8 +33,6 @@ struct OnlyMetadata {
     metadata: Metadata,
 }
 
-knarr_client::partial!(OnlyMetadata);
-
 impl Project for Labels {
     fn project(object: &Object) -> Result<Self> {
         Ok(Self(read::typed::<OnlyMetadata>(object)?.metadata.labels))
@@ -101,8 +99,6 @@ mod wire {
         pub ip: String,
     }
 }
-
-knarr_client::partial!(wire::Pod);
 
 impl Project for Pod {
     fn project(object: &Object) -> Result<Self> {

@@ -92,6 +92,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
     bootstrap::run(&own, &server.registry(), &config).await.map_err(Failure::program)?;
     ready.store(true, Ordering::Release);
+    server.keep_flow_control();
     tracing::info!(%address, "the API server is ready");
     super::until_told_to_stop().await?;
     server.stop();

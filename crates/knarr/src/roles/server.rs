@@ -49,6 +49,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
     bootstrapped.store(true, Ordering::Release);
+    server.keep_flow_control();
     tracing::info!(address = %cluster.server_url(), "the API server is ready");
     ready();
     let stop = CancellationToken::new();
