@@ -1,9 +1,9 @@
 //! `cargo xtask test`: installs what the tests need and passes them all: unit, in-process server, and end-to-end with real
-//! containers. Without root it says so and fails; nothing is skipped silently.
+//! containers, and official specs. Without root it says so and fails; nothing is skipped silently.
 
 use anyhow::Result;
 
-use crate::{demo, lint, tools};
+use crate::{conformance, demo, lint, tools};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -22,5 +22,6 @@ pub fn run(options: &Options) -> Result<()> {
     let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
     tools::step("unit, in-process and end-to-end tests", || {
         tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("KNARR_KUBECTL", bin.join("kubectl")).env("KNARR_HELLO_IMAGE", &hello))
-    })
+    })?;
+    tools::step("official specs", conformance::run_in_ci)
 }

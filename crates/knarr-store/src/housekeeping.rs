@@ -20,6 +20,9 @@ const EXPIRY_GRAIN: Duration = Duration::from_secs(1);
 /// History and kept snapshots may stay this much longer than promised.
 const AGING_GRAIN: Duration = Duration::from_secs(10);
 
+/// While history ages, the revision is noted at least this often: a page of a list may be asked for this much longer than promised.
+const NOTES: Duration = Duration::from_secs(60);
+
 /// An object that will expire, unless it is written again before.
 struct Expiry {
     at_ms: u64,
@@ -68,7 +71,8 @@ async fn run_until_dropped(storage: Weak<Storage>, cache: Arc<Cache>) {
         gather(&cache, &mut expiries);
         expire(&alive, &mut expiries).await;
         let now = Instant::now();
-        let aging = [cache.trim_age(now), alive.trim_kept(now)].into_iter().flatten().min().map(|at| at.max(now + AGING_GRAIN));
+        alive.note_revision(now);
+        let aging = [cache.trim_age(now), alive.trim_kept(now)].into_iter().flatten().min().map(|at| at.clamp(now + AGING_GRAIN, now + NOTES));
         let next = [aging, expiries.peek().map(|Reverse(e)| alive.instant_of(e.at_ms))].into_iter().flatten().min();
         drop(alive);
         match next {

@@ -27,6 +27,7 @@ pub mod item;
 pub mod key;
 pub mod log;
 pub mod memory;
+mod passed;
 pub mod seal;
 mod sequence;
 pub mod storage;

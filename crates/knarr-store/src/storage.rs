@@ -17,6 +17,7 @@ use crate::engine::{Engine, Request};
 use crate::history::{Limits, WINDOW};
 use crate::item::Item;
 use crate::log::backup;
+use crate::passed::Passed;
 use crate::watch::{WatchFilter, WatchFrom, Watcher};
 use crate::world::{Snapshot, World};
 use crate::{Error, ObjectKey, ResourceKey, Result, Write, housekeeping};
@@ -33,6 +34,7 @@ pub struct Storage {
     cache: Arc<Cache>,
     env: Env,
     kept: Mutex<VecDeque<Kept>>,
+    passed: Mutex<Passed>,
     encoded: Mutex<Encoded>,
 }
 
@@ -66,7 +68,7 @@ impl Storage {
     pub fn open_with(engine: Arc<dyn Engine>, env: Env, limits: Limits) -> Result<Arc<Self>> {
         let cache = Arc::new(Cache::new(limits));
         engine.start(cache.clone())?;
-        let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), encoded: Mutex::default() });
+        let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), passed: Mutex::default(), encoded: Mutex::default() });
         let waking = tokio::spawn({
             let cache = cache.clone();
             async move { cache.run_wakes().await }
@@ -189,14 +191,25 @@ impl Storage {
     /// All objects of a resource at an earlier revision: one that was kept, or one that can be made of the history.
     ///
     /// # Errors
-    /// [`Error::TooOld`] when neither is there any more, [`Error::TooLarge`] when the revision has not come yet.
+    /// [`Error::TooOld`] when neither is there any more, or the revision had been replaced [`WINDOW`] ago; [`Error::TooLarge`] when the revision has not come yet.
     pub fn snapshot_at(&self, resource: &ResourceKey, revision: u64) -> Result<Snapshot> {
         let resource = self.cache.resource(resource);
         let kept = self.kept.lock().iter().find(|k| k.resource == resource.id && k.snapshot.revision() == revision).map(|k| k.snapshot.clone());
         match kept {
             Some(snapshot) => Ok(snapshot),
-            None => self.cache.snapshot_at(&resource, revision),
+            None => {
+                let oldest = self.passed.lock().begin(Instant::now(), WINDOW);
+                if revision < oldest {
+                    return Err(Error::TooOld { asked: revision, oldest });
+                }
+                self.cache.snapshot_at(&resource, revision)
+            }
         }
+    }
+
+    /// Notes the current revision, so that it is known later when it was replaced.
+    pub(crate) fn note_revision(&self, now: Instant) {
+        self.passed.lock().note(now, self.current_revision(), WINDOW);
     }
 
     /// Keeps a snapshot for the pages that will follow, about as long as history is kept. Call it when a list is cut.

@@ -59,6 +59,21 @@ async fn a_kept_snapshot_outlives_the_history_for_its_pages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pages_end_after_a_while_even_if_nothing_happened_to_what_they_show() {
+    let s = storage();
+    create(&s, "default/a").await;
+    s.keep_snapshot(&pods(), &s.snapshot(&pods()));
+    let mut lasted = 0;
+    while s.snapshot_at(&pods(), 1).is_ok() {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        s.create(&ResourceKey::new("", "events"), &key(&format!("default/{lasted}")), bytes(json!({})), None).await.unwrap();
+        lasted += 10;
+        assert!(lasted < 600, "a page was served for ever");
+    }
+    assert!(lasted >= 300, "{lasted}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_waits_for_a_revision_that_is_on_its_way() {
     let s = storage();
     create(&s, "default/a").await;
