@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: knarr and upstream on this machine in one go, alternating, with the same driver; prints the ratios as
-//! the table of `docs/performance.md`. Figures are CPU per operation of every server process, beside rate and memory.
+//! the tables of `docs/performance.md`: CPU per operation of every server process, beside rate and memory; and what somebody feels who starts
+//! a cluster and pods on it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -26,7 +28,17 @@ pub struct Options {
     /// Leave out upstream: print knarr's figures alone
     #[arg(long)]
     alone: bool,
+    /// Measure this binary instead of building the release binary
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// Leave out pods, for which images are built first
+    #[arg(long)]
+    no_pods: bool,
 }
+
+/// How long a started cluster is left in peace before it is looked at, and then looked at.
+const SETTLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30);
 
 /// One line of apibench.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,39 +50,131 @@ struct Figure {
 
 type Figures = BTreeMap<String, Vec<Figure>>;
 
+/// What was measured of one system: the lines of apibench, and single values by name.
+#[derive(Default)]
+struct Measured {
+    api: Figures,
+    values: BTreeMap<String, Vec<f64>>,
+}
+
+impl Measured {
+    fn value(&mut self, name: &str, value: f64) {
+        self.values.entry(name.to_owned()).or_default().push(value);
+    }
+}
+
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("the benchmark")?;
     let bin = tools::need_programs(&["apibench", "kubectl"])?;
     if !options.alone {
         tools::need_programs(&["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "etcd"])?;
     }
-    let knarr = tools::release_binary()?;
-    let (mut ours, mut theirs) = (Figures::new(), Figures::new());
+    let knarr = options.binary.clone().map_or_else(tools::release_binary, Ok)?;
+    if !options.no_pods {
+        tools::run(tools::command(tools::root().join("conformance/images")).arg(tools::work()))?;
+    }
+    let (mut ours, mut theirs) = (Measured::default(), Measured::default());
     for _ in 0..options.rounds {
         measure_knarr(&knarr, &bin, options, &mut ours)?;
         if !options.alone {
             measure_upstream(&bin, options, &mut theirs)?;
         }
     }
-    print(&ours, &theirs);
+    print(&ours.api, &theirs.api);
+    print_values(&ours.values, &theirs.values);
     Ok(())
 }
 
-fn measure_knarr(knarr: &Path, bin: &Path, options: &Options, figures: &mut Figures) -> Result<()> {
+fn measure_knarr(knarr: &Path, bin: &Path, options: &Options, measured: &mut Measured) -> Result<()> {
     let folder = tools::work().join("bench-knarr");
     let kubeconfig = folder.with_extension("kubeconfig");
-    tools::run(Command::new(knarr).args(["start", "--profile", "bench", "--port", "16443", "--data"]).arg(&folder).arg("--kubeconfig").arg(&kubeconfig))?;
-    let measured = pids(Path::new("/run/knarr/bench")).and_then(|pids| apibench(bin, &kubeconfig, &pids, options, figures));
+    let started = tools::output(
+        Command::new(knarr).args(["start", "--profile", "bench", "--port", "16443", "--data"]).arg(&folder).arg("--kubeconfig").arg(&kubeconfig),
+    )?;
+    measured.value(START, milliseconds_after(&started, "Ready after ").context("knarr start does not say when it was ready")?);
+    let result = pids(Path::new("/run/knarr/bench")).and_then(|pids| measure(bin, &kubeconfig, &pids, options, measured));
     tools::run(Command::new(knarr).args(["delete", "--profile", "bench", "--data"]).arg(&folder))?;
-    measured
+    result
 }
 
-fn measure_upstream(bin: &Path, options: &Options, figures: &mut Figures) -> Result<()> {
+fn measure_upstream(bin: &Path, options: &Options, measured: &mut Measured) -> Result<()> {
     let folder = tools::work().join("bench-upstream");
-    tools::run(tools::command(tools::root().join("conformance/upstream")).arg(bin).arg(&folder))?;
-    let measured = pids(&folder).and_then(|pids| apibench(bin, &folder.join("kubeconfig"), &pids, options, figures));
+    let log = folder.with_extension("log");
+    // Its servers inherit the output: a pipe would not end before they do.
+    let output = std::fs::File::create(&log)?;
+    tools::run(tools::command(tools::root().join("conformance/upstream")).arg(bin).arg(&folder).stdout(output))?;
+    let started = std::fs::read_to_string(&log)?;
+    measured.value(START, milliseconds_after(&started, "node ready after ").context("upstream does not say when its node was ready")?);
+    let result = pids(&folder).and_then(|pids| measure(bin, &folder.join("kubeconfig"), &pids, options, measured));
     tools::run(tools::command(tools::root().join("conformance/upstream-down")).arg(&folder))?;
-    measured
+    result
+}
+
+const START: &str = "start until the node is Ready, ms";
+
+fn milliseconds_after(text: &str, mark: &str) -> Option<f64> {
+    text.split_once(mark)?.1.split_whitespace().next()?.parse().ok()
+}
+
+fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, measured: &mut Measured) -> Result<()> {
+    std::thread::sleep(SETTLE);
+    let all = with_descendants(pids)?;
+    let (before, since) = (cpu_ticks(&all), Instant::now());
+    std::thread::sleep(IDLE);
+    let ticks = (cpu_ticks(&all) - before) as f64;
+    measured.value("idle CPU, % of a core", ticks / TICKS_PER_SECOND / since.elapsed().as_secs_f64() * 100.0);
+    measured.value("idle memory (PSS of all processes), MB", all.iter().filter_map(|pid| pss_kb(*pid)).sum::<f64>() / 1024.0);
+    if !options.no_pods {
+        podbench(bin, kubeconfig, measured)?;
+    }
+    apibench(bin, kubeconfig, pids, options, &mut measured.api)
+}
+
+/// `USER_HZ`, which is 100 on every Linux that Rust runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// These processes and all that came of them.
+fn with_descendants(pids: &[String]) -> Result<Vec<u32>> {
+    let mut all: Vec<u32> = pids.iter().filter_map(|p| p.parse().ok()).collect();
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, stat_fields(pid)?.first()?.parse().ok()?)))
+        .collect();
+    let mut next = 0;
+    while let Some(parent) = all.get(next).copied() {
+        let children = parents.iter().filter(|(pid, of)| *of == parent && !all.contains(pid)).map(|(pid, _)| *pid).collect::<Vec<_>>();
+        all.extend(children);
+        next += 1;
+    }
+    Ok(all)
+}
+
+/// The fields of `/proc/PID/stat` from the parent's pid on.
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(text.rsplit_once(") ")?.1.split(' ').skip(1).map(str::to_owned).collect())
+}
+
+fn cpu_ticks(pids: &[u32]) -> u64 {
+    let of = |fields: Vec<String>| -> Option<u64> { Some(fields.get(10)?.parse::<u64>().ok()? + fields.get(11)?.parse::<u64>().ok()?) };
+    pids.iter().filter_map(|pid| stat_fields(*pid).and_then(of)).sum()
+}
+
+fn pss_kb(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
+}
+
+fn podbench(bin: &Path, kubeconfig: &Path, measured: &mut Measured) -> Result<()> {
+    let printed = tools::output(tools::command(tools::root().join("conformance/podbench")).arg(bin.join("kubectl")).env("KUBECONFIG", kubeconfig))?;
+    for (name, values) in printed.lines().filter_map(|l| l.split_once("(ms): ")) {
+        let mut values: Vec<f64> = values.split_whitespace().filter_map(|v| v.parse().ok()).collect();
+        values.sort_by(f64::total_cmp);
+        if let Some(middle) = values.get(values.len() / 2) {
+            measured.value(&format!("{}, ms", name.trim()), *middle);
+        }
+    }
+    Ok(())
 }
 
 /// Process ids out of the pid files of a folder.
@@ -156,9 +260,36 @@ fn print(ours: &Figures, theirs: &Figures) {
     }
 }
 
+fn print_values(ours: &BTreeMap<String, Vec<f64>>, theirs: &BTreeMap<String, Vec<f64>>) {
+    println!("\n| what | knarr | upstream | ratio |");
+    println!("|---|---|---|---|");
+    let middle = |values: &[f64]| {
+        let mut values = values.to_vec();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    for (name, values) in ours {
+        let (our, their) = (middle(values), middle(theirs.get(name).map_or(&[][..], Vec::as_slice)));
+        println!("| {name} | {our:.1} | {their:.1} | 1/{:.1} |", their / our);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_uses_is_read_of_the_kernel() {
+        let me = std::process::id();
+        assert!(with_descendants(&[me.to_string()]).unwrap().contains(&me));
+        assert!(pss_kb(me).unwrap() > 100.0);
+        let spun = Instant::now();
+        let before = cpu_ticks(&[me]);
+        while cpu_ticks(&[me]) == before {
+            std::hint::black_box(spun.elapsed());
+        }
+        assert_eq!(milliseconds_after("x\nReady after 230 ms: y", "Ready after "), Some(230.0));
+    }
 
     #[test]
     fn a_line_of_the_driver_is_read() {
