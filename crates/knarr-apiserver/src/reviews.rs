@@ -1,9 +1,13 @@
 //! Resources that are questions: who am I, who is this, may they. They are answered and not stored, as are bindings.
 
-use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, json, time};
+use knarr_core::{
+    GroupVersionKind, Result, Status, Value, ValueExt,
+    field::{Error, Path},
+    json, time,
+};
 
 use crate::{
-    authz::{Attributes, Decision},
+    authz::{Decision, review},
     call::{Exchange, Outcome},
     pipeline::not_allowed,
     subresource,
@@ -73,49 +77,31 @@ async fn review_token(ex: &Exchange<'_>, review: &mut Value) -> Result<()> {
     Ok(())
 }
 
-async fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) -> Result<()> {
+async fn review_access(ex: &Exchange<'_>, resource: &str, object: &mut Value) -> Result<()> {
     let own = resource == "selfsubjectaccessreviews";
-    let spec = review.at(&["spec"]).cloned().unwrap_or_default();
-    let text = |path: &[&str]| spec.str_at(path).unwrap_or_default().to_owned();
-    let user = if own {
-        (*ex.call.user).clone()
-    } else {
-        crate::authn::User {
-            name: text(&["user"]),
-            uid: text(&["uid"]),
-            groups: spec.list_at(&["groups"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            extra: serde_json::from_value(spec.at(&["extra"]).cloned().unwrap_or_else(|| json!({}))).unwrap_or_default(),
-        }
-    };
+    let spec = object.at(&["spec"]).cloned().unwrap_or_default();
+    let user = if own { (*ex.call.user).clone() } else { review::user(&spec) };
     let (on_resource, on_path) = (spec.at(&["resourceAttributes"]).is_some(), spec.at(&["nonResourceAttributes"]).is_some());
     if on_resource == on_path {
         return Err(bad_access_review(ex, on_resource));
     }
+    let mut errors = review::selector_errors(&spec);
     if !own && user.name.is_empty() && user.groups.is_empty() {
-        let error =
-            knarr_core::field::Error::invalid(&knarr_core::field::Path::new("spec").child("user"), "", "at least one of user or group must be specified");
-        return Err(Status::invalid(&ex.served.gvk, "", &[error]));
+        errors.insert(0, Error::invalid(&Path::new("spec").child("user"), "", "at least one of user or group must be specified"));
     }
-    let mut attributes = if on_path {
-        Attributes { user, verb: text(&["nonResourceAttributes", "verb"]), path: text(&["nonResourceAttributes", "path"]), ..Attributes::default() }
-    } else {
-        let r = |field: &str| text(&["resourceAttributes", field]);
-        Attributes {
-            user,
-            verb: r("verb"),
-            namespace: r("namespace"),
-            group: r("group"),
-            version: r("version"),
-            resource: r("resource"),
-            subresource: r("subresource"),
-            name: r("name"),
-            is_resource_request: true,
-            ..Attributes::default()
-        }
-    };
     if resource == "localsubjectaccessreviews" {
-        attributes.namespace = ex.call.info.namespace.clone();
+        let namespace = spec.str_at(&["resourceAttributes", "namespace"]).unwrap_or_default();
+        if on_resource && namespace != ex.call.info.namespace {
+            errors.push(Error::invalid(&Path::new("spec.resourceAttributes.namespace"), namespace, "must match metadata.namespace"));
+        }
+        if let Some(attributes) = spec.at(&["nonResourceAttributes"]) {
+            errors.push(Error::invalid(&Path::new("spec.nonResourceAttributes"), attributes.clone(), "disallowed on this kind of request"));
+        }
     }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&ex.served.gvk, "", &errors));
+    }
+    let (attributes, unread) = review::attributes(&spec, user);
     let verdict = ex.server.authorize(&attributes).await;
     let mut status = json!({"allowed": verdict.is_allowed()});
     if verdict.decision == Decision::Deny {
@@ -124,15 +110,15 @@ async fn review_access(ex: &Exchange<'_>, resource: &str, review: &mut Value) ->
     if !verdict.reason.is_empty() {
         status.set(&["reason"], verdict.reason);
     }
-    if let Some(error) = verdict.error {
-        status.set(&["evaluationError"], error);
+    let errors: Vec<String> = verdict.error.into_iter().chain(unread).collect();
+    if !errors.is_empty() {
+        status.set(&["evaluationError"], errors.join("; "));
     }
-    review.set(&["status"], status);
+    object.set(&["status"], status);
     Ok(())
 }
 
 fn bad_access_review(ex: &Exchange<'_>, both: bool) -> Status {
-    use knarr_core::field::{Error, Path};
     let path = Path::new("spec");
     let error = if both {
         Error::invalid(&path.child("nonResourceAttributes"), "", "cannot be specified in combination with resourceAttributes")

@@ -112,6 +112,11 @@ fn fixed_types() -> Types {
     Types(table.into_iter().map(|(name, fields)| (name.to_owned(), fields.into_iter().map(|(f, t)| (f.to_owned(), t)).collect())).collect())
 }
 
+/// The object type of users, for expressions about them alone.
+pub(crate) fn user_types() -> Types {
+    Types(FIXED.0.iter().filter(|(name, _)| *name == "kubernetes.UserInfo").map(|(name, fields)| (name.clone(), fields.clone())).collect())
+}
+
 /// How a namespace is read: its times are timestamps.
 static NAMESPACE: LazyLock<Decl> = LazyLock::new(|| {
     let time = serde_json::json!({"type": "string", "format": "date-time", "nullable": true});

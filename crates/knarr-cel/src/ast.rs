@@ -125,6 +125,18 @@ impl Expr {
         }
     }
 
+    pub fn children_mut(&mut self) -> Vec<&mut Expr> {
+        match &mut self.kind {
+            Kind::Literal(_) | Kind::Ident(_) => Vec::new(),
+            Kind::Select { operand, .. } => vec![operand],
+            Kind::Call { target, args, .. } => target.iter_mut().map(|t| &mut **t).chain(args).collect(),
+            Kind::List(elements) => elements.iter_mut().map(|(e, _)| e).collect(),
+            Kind::Map(entries) => entries.iter_mut().flat_map(|e| [&mut e.key, &mut e.value]).collect(),
+            Kind::Struct { fields, .. } => fields.iter_mut().map(|f| &mut f.value).collect(),
+            Kind::Fold(f) => vec![&mut f.range, &mut f.init, &mut f.condition, &mut f.step, &mut f.result],
+        }
+    }
+
     pub fn children(&self) -> Vec<&Expr> {
         match &self.kind {
             Kind::Literal(_) | Kind::Ident(_) => Vec::new(),

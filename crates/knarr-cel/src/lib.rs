@@ -7,6 +7,8 @@
 
 pub mod admission;
 pub mod ast;
+pub mod authentication;
+pub mod authorization;
 pub mod authz;
 pub mod check;
 pub mod env;

@@ -189,6 +189,24 @@ pub fn escape(name: &str) -> Option<String> {
     Some(name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__"))
 }
 
+/// The property that an escaped name stands for (upstream: `Unescape`). None where the name is no escaped one.
+pub fn unescape(name: &str) -> Option<String> {
+    if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__")).filter(|w| is_reserved(w)) {
+        return Some(word.to_owned());
+    }
+    let mut rest = name;
+    let mut out = String::new();
+    while let Some(at) = rest.find("__") {
+        let (before, escape) = rest.split_at(at);
+        let known = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")];
+        let (written, plain) = known.into_iter().find(|(written, _)| escape.starts_with(written))?;
+        out.push_str(before);
+        out.push_str(plain);
+        rest = &escape[written.len()..];
+    }
+    (!out.is_empty()).then(|| out + rest)
+}
+
 /// Finds what a `$ref` stands for.
 pub type Resolve<'r> = &'r dyn Fn(&str) -> Option<&'r Json>;
 

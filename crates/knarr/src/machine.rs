@@ -44,6 +44,10 @@ impl Machine for Local {
         roles::local_nodes(cluster)?.delete_all().map_err(Failure::program)
     }
 
+    fn check_apiserver_args(&self, args: &[String]) -> Result<()> {
+        roles::check_apiserver_args(args)
+    }
+
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr {
         // The first address is the machine's.
         let host = u32::try_from(index + 1).unwrap_or(u32::MAX);

@@ -2,9 +2,11 @@
 //! order, and [`Union`] adds the groups that every user has.
 
 pub mod extra;
+pub mod jwt;
 pub mod request_header;
 mod service_account;
 mod token_file;
+mod webhook;
 pub mod websocket;
 mod x509;
 
@@ -18,6 +20,7 @@ use knarr_core::{Result, Status};
 pub use request_header::RequestHeaders;
 pub use service_account::{BoundObject, Claims, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
 pub use token_file::TokenFile;
+pub use webhook::WebhookTokens;
 pub use x509::{ClientCertificates, SignedBy, expires};
 
 pub const ANONYMOUS: &str = "system:anonymous";

@@ -1,8 +1,11 @@
 //! May they: a chain of authorizers, of which the first with an opinion decides. [`rbac`] for everybody, [`node`] for the agents.
 
+pub mod config;
 pub mod feed;
 pub mod node;
 pub mod rbac;
+pub mod review;
+pub mod webhook;
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! A server of this process on a port of its own, and a small HTTP client for it.
 #![allow(dead_code)]
 
+pub mod outside;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;

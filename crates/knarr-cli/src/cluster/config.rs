@@ -55,6 +55,9 @@ pub struct Cluster {
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
     pub nodes: Vec<Node>,
+    /// Flags of kube-apiserver, as `NAME=VALUE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apiserver_args: Vec<String>,
 }
 
 impl Cluster {
@@ -164,6 +167,7 @@ pub(crate) mod tests {
             cluster_dns: "10.96.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             nodes: vec![Node { name: "knarr".into(), index: 0, address: "127.0.0.1".parse().unwrap(), kubelet_port: 10250, leaving: false }],
+            apiserver_args: Vec::new(),
         }
     }
 

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
 use super::failure::{Exit, Failure, Result};
-use super::process::{Home, Process};
+use super::process::{self, Home, Process};
 use super::slots::{self, Ranges, Registry};
 use super::{kubeconfig, preflight, status, supervise, systemd};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take to end when it must start anew.
+const SERVER_END_TIMEOUT: Duration = Duration::from_secs(20);
 /// DNS has this address among the Services', as with kubeadm.
 const DNS_HOST: u32 = 10;
 /// How long the nodes may take until they are Ready.
@@ -36,6 +38,10 @@ pub struct StartArgs {
     /// Address by which the API server is reached (default: that of the way out)
     #[arg(long)]
     pub advertise_address: Option<IpAddr>,
+    /// Flag of kube-apiserver, such as `oidc-issuer-url=https://…`; may be repeated. The cluster keeps them until other ones are
+    /// given; an empty one takes them all away
+    #[arg(long = "apiserver-arg", alias = "kube-apiserver-arg", value_name = "NAME=VALUE")]
+    pub apiserver_args: Vec<String>,
     /// Stay until interrupted, then stop the cluster
     #[arg(long)]
     pub foreground: bool,
@@ -62,6 +68,7 @@ impl StartArgs {
             port: cluster.port,
             data: Some(cluster.data.clone()),
             advertise_address: None,
+            apiserver_args: Vec::new(),
             foreground: false,
             keep_pods: false,
             systemd: false,
@@ -80,6 +87,8 @@ pub trait Machine: Send + Sync {
     async fn clear_node(&self, cluster: &Cluster, node: &Node) -> Result<()>;
     /// Takes away what the nodes have together on this machine.
     async fn clear_machine(&self, cluster: &Cluster) -> Result<()>;
+    /// Says what is wrong with flags of kube-apiserver.
+    fn check_apiserver_args(&self, args: &[String]) -> Result<()>;
     /// The address that a local node of this index will have.
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr;
 }
@@ -115,7 +124,12 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     println!("Starting cluster {:?}", args.profile);
     let mut cluster = phases.run("checks", || prepare(args, machine))?;
     cluster.desired = Desired::Running;
+    let other_args = set_apiserver_args(&mut cluster, &args.apiserver_args, machine)?;
     cluster.save()?;
+    if let Some(server) = Process::from_pid_file(&cluster.pid_file(supervise::SERVER)).filter(|_| other_args) {
+        // It reads its flags when it starts; whoever notices its end first starts it again.
+        phases.run("new flags of the API server", || Ok(process::end(&server, SERVER_END_TIMEOUT)))?;
+    }
     // Before the server, which looks after the agents from its first moment.
     for node in &cluster.nodes {
         machine.make_node(&cluster, node).await?;
@@ -201,7 +215,20 @@ fn described(args: &StartArgs, data: &Path, slot: usize) -> Cluster {
         cluster_dns: IpAddr::V4(Ipv4Addr::from_bits(ranges.services.network().to_bits() + DNS_HOST)),
         cluster_domain: "cluster.local".into(),
         nodes: Vec::new(),
+        apiserver_args: Vec::new(),
     }
+}
+
+/// Takes over flags of kube-apiserver that were given, and says whether they are other ones than before.
+fn set_apiserver_args(cluster: &mut Cluster, given: &[String], machine: &dyn Machine) -> Result<bool> {
+    if given.is_empty() {
+        return Ok(false);
+    }
+    let wanted: Vec<String> = given.iter().filter(|a| !a.is_empty()).cloned().collect();
+    machine.check_apiserver_args(&wanted)?;
+    let changed = cluster.apiserver_args != wanted;
+    cluster.apiserver_args = wanted;
+    Ok(changed)
 }
 
 /// Adds nodes until there are `wanted`. Fewer than there are is no business of `start`.
@@ -310,6 +337,9 @@ mod tests {
         async fn clear_machine(&self, _: &Cluster) -> Result<()> {
             Ok(())
         }
+        fn check_apiserver_args(&self, _: &[String]) -> Result<()> {
+            Ok(())
+        }
         fn node_address(&self, _: &Cluster, index: usize) -> IpAddr {
             IpAddr::from([10, 89, 0, u8::try_from(index).unwrap()])
         }
@@ -322,6 +352,7 @@ mod tests {
             port: 6443,
             data: None,
             advertise_address: None,
+            apiserver_args: Vec::new(),
             foreground: false,
             keep_pods: false,
             systemd: false,

@@ -47,6 +47,11 @@ impl Known {
         out
     }
 
+    /// Whether a flag needs no value. One that is not known is no switch, and will be told so by whoever reads it.
+    pub fn is_switch(&self, name: &str) -> bool {
+        self.0.get(name).is_none_or(|flag| flag.kind == "bool")
+    }
+
     /// Takes a command line apart.
     ///
     /// # Errors
@@ -84,6 +89,11 @@ impl Flags {
     /// The values of a list: separated by commas, or by repeating the flag.
     pub fn list(&self, name: &str) -> Vec<&str> {
         self.0.get(name).into_iter().flatten().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
+    }
+
+    /// Every value, as often as the flag was given.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.get(name).into_iter().flatten().map(String::as_str)
     }
 
     /// A switch: `default` unless it was given.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use knarr_apiserver::authn::{self, Authenticator, ClientCertificates, ServiceAccountAuthenticator, ServiceAccountKey, TokenFile, User};
+use knarr_apiserver::authn::{self, ServiceAccountAuthenticator, ServiceAccountKey, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
@@ -23,16 +23,15 @@ use knarr_core::clock::Env;
 use knarr_store::{Engine, MemoryEngine, Storage};
 use tokio::net::TcpListener;
 
+use super::access::{self, Access, Own};
 use super::flags::{Flags, Known};
 use super::{etcd, tls};
 
-const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
+pub(super) const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
 /// Flags that are acted on; the others are only taken.
 const HONOURED: &[&str] = &[
     "advertise-address",
-    "anonymous-auth",
-    "authorization-mode",
     "api-audiences",
     "bind-address",
     "cert-dir",
@@ -43,7 +42,6 @@ const HONOURED: &[&str] = &[
     "max-mutating-requests-inflight",
     "max-requests-inflight",
     "min-request-timeout",
-    "requestheader-client-ca-file",
     "secure-port",
     "service-account-issuer",
     "service-account-key-file",
@@ -52,7 +50,6 @@ const HONOURED: &[&str] = &[
     "service-node-port-range",
     "tls-cert-file",
     "tls-private-key-file",
-    "token-auth-file",
 ];
 
 /// Runs until told to stop.
@@ -68,7 +65,7 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    for name in flags.names().filter(|n| !HONOURED.contains(n)) {
+    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
     super::runtime(2)?.block_on(serve_until_stopped(&flags))
@@ -82,11 +79,13 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
         TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
     let storage = Storage::open(engine(flags, &env).await?, env.clone()).map_err(Failure::program)?;
     let client_ca = flags.get("client-ca-file").map(read).transpose()?;
-    let server = build(flags, &storage, &env).await?;
+    let (server, access) = build(flags, &storage, &env, client_ca.clone().unwrap_or_default()).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let probe = ready.clone();
     server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
-    let config = tls::server(&identity(flags, address.ip(), &env)?, client_ca.as_deref(), &["h2", "http/1.1"])?;
+    let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
+    let config = tls::server(&identity(flags, address.ip(), &env)?, client_cas, &["h2", "http/1.1"])?;
+    access.follow(&server);
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
     let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
@@ -116,45 +115,39 @@ async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
     Err(Failure::new("USAGE", Exit::Usage, format!("--etcd-servers: no etcd of knarr answers at {first}"), "start the same binary as `etcd` first"))
 }
 
-async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env) -> Result<Server> {
+async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: String) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
     let issuer = flags.get("service-account-issuer").unwrap_or(DEFAULT_ISSUER);
     let key = service_account_key(flags, issuer)?;
     let audiences: Vec<String> = flags.list("api-audiences").into_iter().map(str::to_owned).collect();
     let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
-    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![Arc::new(ClientCertificates::default())];
-    if let Some(path) = flags.get("token-auth-file") {
-        authenticators.push(Arc::new(TokenFile::parse(&read(path)?).map_err(Failure::program)?));
-    }
-    authenticators.push(Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences, env: env.clone() }));
-    let disabled = flags.list("disable-admission-plugins");
-    let plugins = admission::default_plugins(&objects).into_iter().filter(|p| !disabled.contains(&p.name())).collect();
-    Ok(ServerBuilder::new(storage.clone())
-        .config(config(flags)?)
-        .env(env.clone())
-        .authenticator(Arc::new(authn::Union::new(authenticators, flags.is_on("anonymous-auth", true))))
-        .authorizer(Arc::new(authz::Union(authorizers(flags, storage).await?)))
-        .plugins(plugins)
-        .tokens(key)
-        .build())
-}
-
-async fn authorizers(flags: &Flags, storage: &Arc<Storage>) -> Result<Vec<Arc<dyn Authorizer>>> {
+    let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone() };
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
     authz::feed::start(storage, &rbac, &node).await;
-    let modes = flags.list("authorization-mode");
-    let modes = if modes.is_empty() { vec!["AlwaysAllow"] } else { modes };
-    modes
-        .into_iter()
-        .map(|mode| match mode {
-            "RBAC" => Ok(rbac.clone() as Arc<dyn Authorizer>),
-            "Node" => Ok(node.clone() as Arc<dyn Authorizer>),
-            "AlwaysAllow" => Ok(Arc::new(authz::Always(authz::Decision::Allow)) as Arc<dyn Authorizer>),
-            "AlwaysDeny" => Ok(Arc::new(authz::Always(authz::Decision::NoOpinion)) as Arc<dyn Authorizer>),
-            other => Err(Failure::new("USAGE", Exit::Usage, format!("authorization mode {other:?} is not supported"), "")),
-        })
-        .collect()
+    let own = Own {
+        env: env.clone(),
+        client_ca,
+        front_proxy: None,
+        tokens: vec![Arc::new(accounts)],
+        audiences,
+        issuers: vec![issuer.to_owned()],
+        authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),
+        modes: &["AlwaysAllow"],
+    };
+    let access = Access::new(flags, own)?;
+    let disabled = flags.list("disable-admission-plugins");
+    let plugins = admission::default_plugins(&objects).into_iter().filter(|p| !disabled.contains(&p.name())).collect();
+    let config = knarr_apiserver::Config { front_proxy_headers: access.front_proxy_headers.clone(), ..config(flags)? };
+    let server = ServerBuilder::new(storage.clone())
+        .config(config)
+        .env(env.clone())
+        .authenticator(access.authenticator.clone())
+        .authorizer(access.authorizer.clone())
+        .plugins(plugins)
+        .tokens(key)
+        .build();
+    Ok((server, access))
 }
 
 fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {

@@ -1,5 +1,6 @@
 //! The roles a process can play, each with the runtime that fits it.
 
+mod access;
 mod agent;
 pub mod etcd;
 mod flags;
@@ -8,6 +9,8 @@ mod network;
 mod server;
 mod tls;
 mod traces;
+
+pub use server::check_apiserver_args;
 
 pub use agent::{images_folder, local_nodes};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use knarr_apiserver::authn::{self, Authenticator, ClientCertificates, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use knarr_apiserver::authn::{self, Authenticator, ServiceAccountAuthenticator, ServiceAccountKey, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
@@ -27,21 +27,27 @@ use knarr_store::{Engine, SecretSealer, Storage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::access::{self, Access, FrontProxy, Own};
+use super::flags::{Flags, Known};
 use super::tls;
 
 /// Issuer and default audience of service account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// Common name by which other API servers know this one.
+const FRONT_PROXY: &str = "front-proxy-client";
 
 /// Runs until told to stop. `ready` is called once, when clients may come.
 pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let env = Env::system();
     let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
     let storage = open_store(cluster, &env)?;
-    let server = build(cluster, &pki, &storage, &env).await?;
+    let (server, access) = build(cluster, &pki, &storage, &env).await?;
     let listener = listen(cluster).await?;
     let identity = pki.serving(&server_names(cluster), &server_addresses(cluster)?, env.now()).map_err(Failure::program)?;
     admin(&pki, &env)?;
-    let config = tls::server(&identity, Some(&pki.ca.certificate), &["h2", "http/1.1"])?;
+    let config = tls::server(&identity, Some(&access.client_cas), &["h2", "http/1.1"])?;
+    access.follow(&server);
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
     server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
@@ -74,7 +80,7 @@ fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
     Storage::open(engine, env.clone()).map_err(failed)
 }
 
-async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) -> Result<Server> {
+async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
     let key = Arc::new(ServiceAccountKey::from_pem(&pki.service_account_key, ISSUER).map_err(Failure::program)?);
@@ -82,7 +88,18 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: vec![ISSUER.to_owned()], env: env.clone() });
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
     authz::feed::start(storage, &rbac, &node).await;
-    let authorizers: Vec<Arc<dyn Authorizer>> = vec![node, rbac];
+    let own = Own {
+        env: env.clone(),
+        client_ca: pki.ca.certificate.clone(),
+        front_proxy: Some(FrontProxy { ca: pki.front_proxy_ca.certificate.clone(), allowed_names: vec![FRONT_PROXY.to_owned()] }),
+        tokens: vec![tokens],
+        audiences: vec![ISSUER.to_owned()],
+        issuers: vec![ISSUER.to_owned()],
+        authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),
+        modes: &["Node", "RBAC"],
+    };
+    let flags = flags_of(&cluster.apiserver_args)?;
+    let access = Access::new(&flags, own)?;
     let kubelet_client = Leaf {
         common_name: "kube-apiserver-kubelet-client",
         organization: Some("kubeadm:cluster-admins"),
@@ -92,24 +109,53 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         server: false,
     };
     let identity = pki.leaf("apiserver-kubelet-client", &kubelet_client, env.now()).map_err(Failure::program)?;
-    let front_proxy = Leaf { common_name: "front-proxy-client", organization: None, dns_names: &[], addresses: &[], client: true, server: false };
+    let front_proxy = Leaf { common_name: FRONT_PROXY, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
     let front_proxy = pki.front_proxy_ca.issue(&front_proxy, env.now()).map_err(Failure::program)?;
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
+        front_proxy_headers: access.front_proxy_headers.clone(),
         advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
         ..knarr_apiserver::Config::default()
     };
-    Ok(ServerBuilder::new(storage.clone())
+    let server = ServerBuilder::new(storage.clone())
         .config(config)
         .env(env.clone())
-        .authenticator(Arc::new(authn::Union::new(vec![Arc::new(ClientCertificates::default()), tokens], true)))
-        .authorizer(Arc::new(authz::Union(authorizers)))
+        .authenticator(access.authenticator.clone())
+        .authorizer(access.authorizer.clone())
         .plugins(admission::default_plugins(&objects))
         .tokens(key)
         .storage_size(Arc::new(storage_size(cluster.data.join("store"))))
         .proxy_identity(front_proxy)
         .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, &identity)?)))
-        .build())
+        .build();
+    Ok((server, access))
+}
+
+/// Reads the flags of kube-apiserver that the cluster was started with.
+///
+/// # Errors
+/// A flag that kube-apiserver does not have, or one that this cluster does not act on.
+fn flags_of(args: &[String]) -> Result<Flags> {
+    let dashed: Vec<String> = args.iter().map(|a| format!("--{}", a.trim_start_matches('-'))).collect();
+    let one_word = |a: &&String| !a.contains('=');
+    let known = Known::new(super::kube_apiserver::FLAGS);
+    if let Some(alone) = dashed.iter().find(one_word).filter(|a| !known.is_switch(a.trim_start_matches('-'))) {
+        return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
+    }
+    let flags = known.parse(&dashed)?;
+    if let Some(name) = flags.names().find(|n| !access::FLAGS.contains(n)) {
+        let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
+        return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
+    }
+    Ok(flags)
+}
+
+/// Says what is wrong with such flags before a cluster starts with them.
+///
+/// # Errors
+/// As [`flags_of`].
+pub fn check_apiserver_args(args: &[String]) -> Result<()> {
+    flags_of(args).map(drop)
 }
 
 /// What the files of the store take on disk, as the file system has it.
@@ -186,4 +232,18 @@ fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, st
     };
     knarr_controllers::start_all(&context);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_api_server_are_checked_before_it_starts() {
+        let cause = |args: &[&str]| flags_of(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).err().map(|e| e.cause);
+        assert_eq!(cause(&["anonymous-auth=false", "--authorization-mode=Node,RBAC", "anonymous-auth"]), None);
+        assert_eq!(cause(&["oidc-issuer=x"]).unwrap(), "unknown flag: --oidc-issuer");
+        assert_eq!(cause(&["secure-port=1"]).unwrap(), "--secure-port is a flag of kube-apiserver that this cluster does not act on");
+        assert_eq!(cause(&["oidc-client-id"]).unwrap(), "--oidc-client-id: NAME=VALUE is needed");
+    }
 }
