@@ -8,16 +8,15 @@ use std::sync::Arc;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::Namespace;
 use knarr_core::api::{List, Options, PatchType, Reply, Request, Transport, Verb, Watch};
-use knarr_core::{Encoding, GroupVersionResource, Object, Result, Status, Value, ValueExt, json};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use knarr_core::{Encoding, GroupVersionResource, Object, Result, Value, ValueExt, json};
 
 use crate::read;
+use crate::typed::{ToTree, Typed};
 
 /// A typed object of the API: everything that `k8s_openapi` calls a resource and that can cross the wire.
-pub trait Resource: k8s_openapi::Resource + Serialize + DeserializeOwned + Send + Sync {}
+pub trait Resource: k8s_openapi::Resource + Typed + ToTree + Send + Sync {}
 
-impl<T: k8s_openapi::Resource + Serialize + DeserializeOwned + Send + Sync> Resource for T {}
+impl<T: k8s_openapi::Resource + Typed + ToTree + Send + Sync> Resource for T {}
 
 /// Group, version and plural of a typed resource.
 pub fn gvr<T: k8s_openapi::Resource>() -> GroupVersionResource {
@@ -115,18 +114,18 @@ fn pods() -> GroupVersionResource {
 ///
 /// # Errors
 /// `InternalError` for a value that JSON cannot say.
-pub fn tree<T: Serialize>(object: &T) -> Result<Value> {
-    serde_json::to_value(object).map_err(Status::internal)
+pub fn tree<T: ToTree>(object: &T) -> Result<Value> {
+    object.to_tree()
 }
 
 /// An answer as a typed struct.
 ///
 /// # Errors
 /// As [`read::typed`].
-pub fn typed_reply<T: DeserializeOwned>(reply: Reply) -> Result<T> {
+pub fn typed_reply<T: Typed>(reply: Reply) -> Result<T> {
     match reply {
         Reply::Object(object) => read::typed(&object),
-        Reply::Value(value) => serde_json::from_value(value).map_err(Status::internal),
+        Reply::Value(value) => T::from_tree(value),
     }
 }
 
@@ -477,7 +476,7 @@ impl<T: Resource> Api<T> {
     ///
     /// # Errors
     /// As the API's.
-    pub async fn get_subresource<S: DeserializeOwned>(&self, name: &str, subresource: &str) -> Result<S> {
+    pub async fn get_subresource<S: Typed>(&self, name: &str, subresource: &str) -> Result<S> {
         typed_reply(self.inner.get_subresource(name, subresource).await?)
     }
 
@@ -485,7 +484,7 @@ impl<T: Resource> Api<T> {
     ///
     /// # Errors
     /// As the API's.
-    pub async fn update_subresource<S: Serialize + DeserializeOwned>(&self, name: &str, subresource: &str, body: &S) -> Result<S> {
+    pub async fn update_subresource<S: ToTree + Typed>(&self, name: &str, subresource: &str, body: &S) -> Result<S> {
         typed_reply(self.inner.update_subresource(name, subresource, tree(body)?).await?)
     }
 }

@@ -86,7 +86,7 @@ impl FakeApi {
     pub fn read<T: Resource>(&self, namespace: &str, name: &str) -> Option<T> {
         let state = self.shared.state.lock();
         let value = state.objects.get(&gvr::<T>().group_resource())?.get(&Key::new(namespace, name))?;
-        Some(serde_json::from_value((**value).clone()).expect("an object of that type"))
+        Some(T::from_tree((**value).clone()).expect("an object of that type"))
     }
 
     /// All objects of a type, ordered by key.
@@ -96,7 +96,7 @@ impl FakeApi {
     pub fn read_all<T: Resource>(&self) -> Vec<T> {
         let state = self.shared.state.lock();
         let all = state.objects.get(&gvr::<T>().group_resource());
-        all.into_iter().flat_map(BTreeMap::values).map(|v| serde_json::from_value((**v).clone()).expect("objects of that type")).collect()
+        all.into_iter().flat_map(BTreeMap::values).map(|v| T::from_tree((**v).clone()).expect("objects of that type")).collect()
     }
 
     /// Changes an object by a function, as somebody else would (no optimistic locking, any field).

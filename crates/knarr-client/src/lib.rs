@@ -2,6 +2,7 @@
 //!
 //! - [`client`]: [`Client`] over any [`knarr_core::api::Transport`], typed and dynamic.
 //! - [`read`]: what callers need of an object at rest: a typed struct, a tree, its key.
+//! - [`typed`]: structs of objects and trees, and back.
 //! - [`informer`]: a copy of one resource, kept by list and watch, shared by everybody in the process.
 //! - [`queue`] and [`controller`]: keys to reconcile, and the runner that works through them.
 //! - [`events`]: the recorders of `Event` objects.
@@ -21,6 +22,7 @@ pub mod node_affinity;
 pub mod queue;
 pub mod read;
 pub mod tls;
+pub mod typed;
 
 pub use client::{Api, Client, Deletion, DynamicApi, Patch};
 pub use controller::Outcome;
@@ -30,3 +32,4 @@ pub use kubeconfig::Kubeconfig;
 pub use queue::WorkQueue;
 pub use read::{Key, Meta};
 pub use tls::TlsTransport;
+pub use typed::{ToTree, Typed};

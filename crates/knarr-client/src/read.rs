@@ -3,20 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use knarr_core::{Encoding, Object, Result, Status, Value};
+use knarr_core::{Encoding, Object, Result, Value};
 use knarr_schema::codec;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+
+use crate::typed::Typed;
 
 /// The object as a typed struct. A struct that declares only some fields reads only those.
 ///
 /// # Errors
 /// `InternalError` when the bytes are not of that type.
-pub fn typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
-    match object.encoding {
-        Encoding::Json => serde_json::from_slice(&object.bytes).map_err(Status::internal),
-        Encoding::Protobuf => codec::to_typed(object),
-    }
+pub fn typed<T: Typed>(object: &Object) -> Result<T> {
+    T::from_object(object)
 }
 
 /// The object as a tree.
@@ -24,10 +22,7 @@ pub fn typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
 /// # Errors
 /// `InternalError` when the bytes are damaged.
 pub fn value(object: &Object) -> Result<Value> {
-    match object.encoding {
-        Encoding::Json => serde_json::from_slice(&object.bytes).map_err(Status::internal),
-        Encoding::Protobuf => codec::to_value(object),
-    }
+    codec::to_value(object)
 }
 
 /// Where an object lives: `namespace/name`, or `name` for cluster-scoped ones. Cheap to clone.
@@ -136,6 +131,8 @@ struct OnlyMeta {
     #[serde(default)]
     metadata: Meta,
 }
+
+crate::partial!(OnlyMeta);
 
 /// Reads [`Meta`] and skips the rest.
 ///

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use knarr_client::client::{self, Resource};
-use knarr_client::{Client, Deletion, Informer, Key};
+use knarr_client::{Client, Deletion, Informer, Key, Typed};
 use knarr_core::selector::LabelSelector;
-use knarr_core::{Result, Status, Value, json};
+use knarr_core::{Result, Value, json};
 
 use crate::context::ControllerContext;
 use crate::ledger::Ledger;
@@ -35,7 +35,7 @@ pub fn data(template: &PodTemplateSpec) -> Result<Value> {
 /// Data of another form.
 pub fn template(revision: &ControllerRevision) -> Result<PodTemplateSpec> {
     let template = revision.data.0.get("spec").and_then(|s| s.get("template")).cloned().unwrap_or_default();
-    serde_json::from_value(template).map_err(Status::internal)
+    PodTemplateSpec::from_tree(template)
 }
 
 /// Whether a revision holds this very template. What is empty and what is absent are the same.

@@ -71,6 +71,8 @@ struct PodGrace {
     status: GraceStatus,
 }
 
+knarr_client::partial!(PodGrace);
+
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct GraceSpec {

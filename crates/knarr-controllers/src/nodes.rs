@@ -63,6 +63,8 @@ struct Wire {
     status: WireStatus,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WireMeta {

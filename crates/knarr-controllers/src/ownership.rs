@@ -175,6 +175,8 @@ struct Fresh {
     metadata: read::Meta,
 }
 
+knarr_client::partial!(Fresh);
+
 /// Asks the API itself whether the owner is still alive: a cache may not have heard of its deletion
 /// (upstream: `RecheckDeletionTimestamp`).
 ///

@@ -43,6 +43,8 @@ struct Wire {
     status: WireStatus,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

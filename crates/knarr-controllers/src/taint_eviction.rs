@@ -67,6 +67,8 @@ struct Wire {
     spec: WireSpec,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

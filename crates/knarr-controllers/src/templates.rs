@@ -16,7 +16,7 @@ fn bare(template: Option<&PodTemplateSpec>) -> Option<Value> {
     if let Some(labels) = template.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
         labels.remove(HASH_LABEL);
     }
-    let mut value = serde_json::to_value(template).ok()?;
+    let mut value = knarr_client::client::tree(&template).ok()?;
     prune(&mut value);
     Some(value)
 }

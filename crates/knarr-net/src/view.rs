@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use knarr_client::{Informer, Project, SharedInformers, read};
 use knarr_core::{Object, Result};
-use serde::Deserialize;
 
 use crate::pods::Protocol;
 
@@ -278,8 +277,10 @@ fn port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|p| *p != 0)
 }
 
+knarr_client::partial!(wire::Node, wire::Service, wire::Slice);
+
 /// Reads the part of an object that `T` declares.
-fn decode<T: for<'a> Deserialize<'a>>(object: &Object) -> Result<T> {
+fn decode<T: knarr_client::Typed>(object: &Object) -> Result<T> {
     read::typed(object)
 }
 

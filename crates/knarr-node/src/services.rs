@@ -22,6 +22,8 @@ struct Narrow {
     spec: Spec,
 }
 
+knarr_client::partial!(Narrow);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Name {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{self as core, Pod, PodAffinityTerm, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as TypedSelector;
 use knarr_client::Project;
+use knarr_client::ToTree;
 use knarr_core::quantity::Quantity;
 use knarr_core::selector::LabelSelector;
 use knarr_core::{Object, Result};
@@ -214,7 +215,7 @@ impl PodInfo {
 }
 
 fn label_selector(selector: Option<&TypedSelector>) -> LabelSelector {
-    let value = selector.and_then(|s| serde_json::to_value(s).ok());
+    let value = selector.and_then(|s| s.to_tree().ok());
     LabelSelector::from_value(value.as_ref()).unwrap_or_else(|_| LabelSelector::nothing())
 }
 

@@ -28,7 +28,7 @@ use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
 use self::envelope::Envelope;
-use self::wire::{Back, Malformed};
+use self::wire::Back;
 use crate::registry::Resource;
 use crate::types::{self, Type, TypeId};
 
@@ -142,10 +142,9 @@ pub fn decode_protobuf(body: &[u8]) -> Result<(GroupVersionKind, Value)> {
     let envelope = Envelope::open(body).map_err(|e| bad(&e))?;
     let (group, version) = envelope.group_version();
     let kind = GroupVersionKind::new(group, version, envelope.kind);
-    let id = types::of_kind(group, version, envelope.kind)
-        .ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?} in scheme", kind.kind, kind.api_version())))?;
-    let message = typed::Message::new(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
-    Ok((kind, Value::deserialize(message).map_err(|e| bad(&e))?))
+    let node = typed::Node::object(&envelope)
+        .map_err(|_| Status::bad_request(format!("no kind {:?} is registered for version {:?} in scheme", kind.kind, kind.api_version())))?;
+    Ok((kind, Value::deserialize(node).map_err(|e| bad(&e))?))
 }
 
 /// Encodes a tree of a built-in kind (`apiVersion` and `kind` in it say which) with envelope.
@@ -258,16 +257,22 @@ fn unreadable(why: impl std::fmt::Display) -> Status {
 /// # Errors
 /// `InternalError` for bytes that cannot be read or do not fit the struct.
 pub fn to_typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
+    T::deserialize(at_rest(object)?).map_err(unreadable)
+}
+
+fn at_rest(object: &Object) -> Result<typed::Node<'_>> {
     match object.encoding {
-        Encoding::Json => T::deserialize(to_value(object)?).map_err(unreadable),
-        Encoding::Protobuf => {
-            let envelope = Envelope::open(&object.bytes).map_err(unreadable)?;
-            let (group, version) = envelope.group_version();
-            let id = types::of_kind(group, version, envelope.kind).ok_or_else(|| unreadable(Malformed::Envelope))?;
-            let message = typed::Message::new(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
-            T::deserialize(message).map_err(unreadable)
-        }
+        Encoding::Json => parse_json(&object.bytes).map(typed::Node::tree).map_err(unreadable),
+        Encoding::Protobuf => Envelope::open(&object.bytes).and_then(|envelope| typed::Node::object(&envelope)).map_err(unreadable),
     }
+}
+
+/// A tree as a typed struct.
+///
+/// # Errors
+/// `InternalError` for a tree that does not fit the struct.
+pub fn tree_to_typed<T: DeserializeOwned>(tree: Value) -> Result<T> {
+    T::deserialize(typed::Node::tree(tree)).map_err(Status::internal)
 }
 
 /// Encodes a tree for storing: protobuf for built-in kinds (converted to the storage version by the caller), JSON for

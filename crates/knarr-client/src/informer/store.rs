@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use knarr_core::{Object, Result};
 use parking_lot::RwLock;
-use serde::de::DeserializeOwned;
 
 use crate::read::{self, Key, Meta};
+use crate::typed::Typed;
 
 /// A projection: the few fields of an object that its consumers keep.
 pub trait Project: Send + Sync + Sized + 'static {
@@ -44,7 +44,7 @@ impl<P> Item<P> {
     ///
     /// # Errors
     /// As [`read::typed`].
-    pub fn typed<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn typed<T: Typed>(&self) -> Result<T> {
         read::typed(&self.object)
     }
 }

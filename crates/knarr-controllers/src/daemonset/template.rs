@@ -81,6 +81,8 @@ struct Wire {
     spec: WireSpec,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {

@@ -34,6 +34,8 @@ struct Workload {
     spec: WorkloadSpec,
 }
 
+knarr_client::partial!(Workload);
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WorkloadSpec {

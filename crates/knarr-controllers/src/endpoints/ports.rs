@@ -14,6 +14,8 @@ struct Wire {
     spec: WireSpec,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WireSpec {

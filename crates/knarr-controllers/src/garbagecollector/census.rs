@@ -162,6 +162,8 @@ struct OnlyOwners {
     metadata: Owners,
 }
 
+knarr_client::partial!(OnlyOwners);
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Owners {

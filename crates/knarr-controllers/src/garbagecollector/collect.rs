@@ -24,6 +24,8 @@ struct Live {
     metadata: LiveMeta,
 }
 
+knarr_client::partial!(Live);
+
 /// What the API itself says of an object now.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -33,6 +33,8 @@ struct Wire {
     status: WireStatus,
 }
 
+knarr_client::partial!(Wire);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WireMeta {

@@ -33,6 +33,8 @@ struct OnlyMetadata {
     metadata: Metadata,
 }
 
+knarr_client::partial!(OnlyMetadata);
+
 impl Project for Labels {
     fn project(object: &Object) -> Result<Self> {
         Ok(Self(read::typed::<OnlyMetadata>(object)?.metadata.labels))
@@ -99,6 +101,8 @@ mod wire {
         pub ip: String,
     }
 }
+
+knarr_client::partial!(wire::Pod);
 
 impl Project for Pod {
     fn project(object: &Object) -> Result<Self> {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
     NodeSwapStatus, NodeSystemInfo,
 };
+use knarr_client::ToTree;
 use knarr_core::{KUBERNETES_VERSION, Map, Value, json};
 use knarr_runtime::cri::Image;
 
@@ -159,7 +160,7 @@ pub fn has_changed(old: &NodeStatus, new: &NodeStatus) -> bool {
         let mut status = status.clone();
         status.conditions.iter_mut().flatten().for_each(|c| c.last_heartbeat_time = None);
         status.conditions.iter_mut().for_each(|c| c.sort_by(|a, b| a.type_.cmp(&b.type_)));
-        serde_json::to_value(status).unwrap_or_default()
+        status.to_tree().unwrap_or_default()
     };
     quiet(old) != quiet(new)
 }

@@ -2,6 +2,7 @@
 //! so that conditions of others stay (upstream: `pkg/util/pod.PatchPodStatus`).
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use knarr_client::ToTree;
 use knarr_core::{Map, Value, json};
 
 use super::spec::PodExt;
@@ -11,7 +12,7 @@ const MERGED: [(&str, &str); 3] = [("conditions", "type"), ("podIPs", "ip"), ("h
 
 /// The body of the patch, or nothing when the API has it all already.
 pub fn status_patch(pod: &Pod, wanted: &PodStatus) -> Option<Value> {
-    let tree = |status: &PodStatus| serde_json::to_value(status).unwrap_or_default();
+    let tree = |status: &PodStatus| status.to_tree().unwrap_or_default();
     let (old, new) = (tree(pod.status()), tree(wanted));
     let (old, new) = (old.as_object()?, new.as_object()?);
     let mut patch = Map::new();

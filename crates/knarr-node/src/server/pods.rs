@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use knarr_client::ToTree;
 use knarr_core::{Value, json};
 
 use super::Server;
@@ -9,7 +10,7 @@ use crate::context::Context;
 
 /// A pod as a tree with the two fields that lists of typed objects leave out.
 fn listed(pods: impl Iterator<Item = Pod>) -> Value {
-    let items: Vec<Value> = pods.map(|p| serde_json::to_value(p).unwrap_or_default()).collect();
+    let items: Vec<Value> = pods.map(|p| p.to_tree().unwrap_or_default()).collect();
     json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
 }
 

@@ -26,6 +26,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use knarr_client::ToTree;
 use knarr_sys::tree;
 
 pub use keeper::{Keeper, Outcome};
@@ -121,7 +122,7 @@ async fn make_claimed(context: &Context, pod: &Pod, claim: &str, ephemeral: bool
 }
 
 fn unsupported(volume: &Volume) -> String {
-    let kind = serde_json::to_value(volume).ok().and_then(|v| v.as_object()?.keys().find(|k| *k != "name").cloned()).unwrap_or_default();
+    let kind = volume.to_tree().ok().and_then(|v| v.as_object()?.keys().find(|k| *k != "name").cloned()).unwrap_or_default();
     format!("no volume plugin matched: volumes of kind {kind} are not supported by this node")
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ClusterTrustBundleProjection;
+use knarr_client::ToTree;
 use knarr_client::{Key, read};
 use knarr_core::selector::LabelSelector;
 
@@ -30,7 +31,7 @@ fn select(state: &State, wanted: &ClusterTrustBundleProjection) -> Result<Vec<Cl
         };
     }
     let signer = wanted.signer_name.as_deref().ok_or("ClusterTrustBundle projection requires either name or signerName to be set")?;
-    let selector = wanted.label_selector.as_ref().and_then(|s| serde_json::to_value(s).ok());
+    let selector = wanted.label_selector.as_ref().and_then(|s| s.to_tree().ok());
     // No selector selects nothing, an empty one everything.
     let selector = match &selector {
         None => LabelSelector::nothing(),

@@ -1,9 +1,15 @@
 //! A serde `Deserializer` over protobuf, guided by the type table: it shows an object as its JSON would be, so that trees
-//! and the structs of `k8s-openapi` can be made from the bytes without JSON in between.
+//! and the structs of `k8s-openapi` can be made from the bytes without JSON in between. Trees are read through it as well.
+//!
+//! The code that fills a struct is generated anew for each `Deserializer`, `MapAccess` and `SeqAccess` that it meets, and the structs are
+//! many and large. So there is one of each, [`Node`], [`Members`] and [`Sequence`], and what does not depend on the struct is decided
+//! before in [`Node::event`], which is compiled once.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
+use knarr_core::{Map, Value};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
@@ -38,39 +44,263 @@ impl From<Malformed> for Error {
     }
 }
 
-/// A message, shown as a map.
-#[derive(Clone, Copy)]
-pub(super) struct Message<'a> {
-    t: &'static Type,
-    bytes: &'a [u8],
-    /// Kind and apiVersion to show.
-    type_meta: Option<(&'a str, &'a str)>,
+/// A value, shown as its JSON would be.
+pub(super) struct Node<'a> {
+    source: Source<'a>,
+    /// How many messages stand around it.
     depth: usize,
 }
 
-impl<'a> Message<'a> {
-    pub fn new(t: &'static Type, bytes: &'a [u8], type_meta: Option<(&'a str, &'a str)>) -> Self {
-        Self { t, bytes, type_meta, depth: 0 }
-    }
+/// Where a value comes from.
+enum Source<'a> {
+    Null,
+    /// The zero value of the shape.
+    Zero(&'static Shape),
+    Wire(Wire<'a>, &'static Shape),
+    Repeated(Repeated<'a>, &'static Field),
+    Text(&'a str),
+    /// With the kind and apiVersion to show.
+    Message(&'static Type, &'a [u8], Option<(&'a str, &'a str)>),
+    Tree(Value),
+}
 
-    fn inner(t: &'static Type, bytes: &'a [u8], depth: usize) -> Self {
-        Self { t, bytes, type_meta: None, depth: depth + 1 }
+/// What a visitor is told of a value.
+enum Event<'a> {
+    Unit,
+    Bool(bool),
+    I64(i64),
+    U64(u64),
+    F64(f64),
+    Borrowed(&'a str),
+    Text(String),
+    Seq(Sequence<'a>),
+    Map(Members<'a>),
+}
+
+impl<'a> Source<'a> {
+    /// `None` when JSON would not show the field.
+    fn of(field: &'static Field, message: &'a [u8], slot: Option<Slot>) -> Result<Option<Self>, Error> {
+        let repeated = matches!(field.shape, Shape::List(_) | Shape::Map(_));
+        let Some(slot) = slot else {
+            let null = repeated || field.pointer;
+            return Ok(field.is_always_written().then_some(if null { Self::Null } else { Self::Zero(&field.shape) }));
+        };
+        if repeated {
+            return Ok(Some(Self::Repeated(Repeated::new(message, slot, field), field)));
+        }
+        let Some(wire) = slots::single(message, Some(slot))? else { return Ok(None) };
+        let omitted = !field.pointer && is_omitted(field, wire)?;
+        Ok((!omitted).then_some(Self::Wire(wire, &field.shape)))
     }
 }
 
-impl<'de> Deserializer<'de> for Message<'de> {
+impl<'a> Node<'a> {
+    /// A whole object.
+    ///
+    /// # Errors
+    /// `Malformed::Envelope` for a kind that has no message.
+    pub fn object(envelope: &Envelope<'a>) -> Result<Self, Malformed> {
+        Self::enveloped(envelope, 0)
+    }
+
+    /// A tree.
+    pub fn tree(tree: Value) -> Self {
+        Self { source: Source::Tree(tree), depth: 0 }
+    }
+
+    fn enveloped(envelope: &Envelope<'a>, depth: usize) -> Result<Self, Malformed> {
+        let (group, version) = envelope.group_version();
+        let id = types::of_kind(group, version, envelope.kind).ok_or(Malformed::Envelope)?;
+        let source = Source::Message(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
+        Ok(Self { source, depth })
+    }
+
+    /// A message in one that stands at `depth`.
+    fn message(t: &'static Type, bytes: &'a [u8], depth: usize) -> Self {
+        Self { source: Source::Message(t, bytes, None), depth: depth + 1 }
+    }
+
+    fn event(self) -> Result<Event<'a>, Error> {
+        let depth = self.depth;
+        match self.source {
+            Source::Null => Ok(Event::Unit),
+            Source::Text(text) => Ok(Event::Borrowed(text)),
+            Source::Zero(shape) => zero(shape, depth),
+            Source::Wire(wire, shape) => scalar_or_message(wire, shape, depth),
+            Source::Repeated(items, field) => repeated(items, field, depth),
+            Source::Message(t, bytes, type_meta) => Members::of_message(t, bytes, type_meta, depth).map(Event::Map),
+            Source::Tree(tree) => Ok(of_tree(tree)),
+        }
+    }
+
+    fn is_null(&self) -> Result<bool, Error> {
+        Ok(match &self.source {
+            Source::Null => true,
+            Source::Zero(shape) => is_null_when_zero(shape),
+            Source::Wire(wire, Shape::Time | Shape::MicroTime) => scalar::seconds_and_nanos(wire.bytes()?)?.is_none(),
+            Source::Wire(wire, Shape::RawExtension | Shape::Json | Shape::FieldsV1) => matches!(last_bytes(wire.bytes()?, 1)?, b"" | b"null"),
+            Source::Wire(wire, Shape::SchemaOrArray | Shape::SchemaOrStrings) => wire.bytes()?.is_empty(),
+            Source::Tree(tree) => tree.is_null(),
+            _ => false,
+        })
+    }
+}
+
+fn is_null_when_zero(shape: &Shape) -> bool {
+    !matches!(
+        shape,
+        Shape::String
+            | Shape::Bool
+            | Shape::SchemaOrBool
+            | Shape::Int32
+            | Shape::Int64
+            | Shape::Double
+            | Shape::IntOrString
+            | Shape::Quantity
+            | Shape::Duration
+            | Shape::Struct(_)
+    )
+}
+
+fn zero<'a>(shape: &Shape, depth: usize) -> Result<Event<'a>, Error> {
+    Ok(match shape {
+        Shape::String => Event::Borrowed(""),
+        Shape::Bool | Shape::SchemaOrBool => Event::Bool(false),
+        Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => Event::I64(0),
+        Shape::Quantity => Event::Borrowed("0"),
+        Shape::Duration => Event::Borrowed("0s"),
+        Shape::Struct(id) => return Node::message(types::get(*id), &[], depth).event(),
+        _ => Event::Unit,
+    })
+}
+
+fn scalar_or_message<'a>(wire: Wire<'a>, shape: &'static Shape, depth: usize) -> Result<Event<'a>, Error> {
+    Ok(match shape {
+        Shape::String => text(wire.bytes()?),
+        Shape::Bytes => Event::Text(base64::engine::general_purpose::STANDARD.encode(wire.bytes()?)),
+        Shape::Bool => Event::Bool(wire.varint()? != 0),
+        Shape::Int32 => Event::I64(i64::from(wire.varint()? as i32)),
+        Shape::Int64 => Event::I64(wire.varint()? as i64),
+        Shape::Double => double(wire.double()?),
+        Shape::Struct(id) => return Node::message(types::get(*id), wire.bytes()?, depth).event(),
+        Shape::NamedList(id) => Event::Seq(Sequence { items: Items::Alias(Reader::new(wire.bytes()?), types::get(*id)), depth }),
+        _ => return special(wire.bytes()?, shape, depth),
+    })
+}
+
+fn special<'a>(message: &'a [u8], shape: &Shape, depth: usize) -> Result<Event<'a>, Error> {
+    Ok(match shape {
+        Shape::Time | Shape::MicroTime => match scalar::seconds_and_nanos(message)? {
+            None => Event::Unit,
+            Some((seconds, nanos)) => {
+                let mut text = Vec::with_capacity(27);
+                scalar::time(&mut text, seconds, (*shape == Shape::MicroTime).then_some(nanos / 1000));
+                owned_text(text)
+            }
+        },
+        Shape::Quantity => text(Some(last_bytes(message, 1)?).filter(|q| !q.is_empty()).unwrap_or(b"0")),
+        Shape::IntOrString if last_varint(message, 1)? == 1 => text(last_bytes(message, 3)?),
+        Shape::IntOrString => Event::I64(i64::from(last_varint(message, 2)? as i32)),
+        Shape::Duration => {
+            let mut text = Vec::new();
+            scalar::duration(&mut text, last_varint(message, 1)? as i64);
+            owned_text(text)
+        }
+        Shape::SchemaOrBool if last_bytes(message, 2)?.is_empty() => Event::Bool(last_varint(message, 1)? != 0),
+        Shape::SchemaOrBool => return Node::message(schema_props(), last_bytes(message, 2)?, depth).event(),
+        Shape::SchemaOrArray | Shape::SchemaOrStrings => return schema_or_list(message, *shape == Shape::SchemaOrStrings, depth),
+        _ => return raw(last_bytes(message, 1)?, depth),
+    })
+}
+
+fn schema_or_list(message: &[u8], texts: bool, depth: usize) -> Result<Event<'_>, Error> {
+    let mut reader = Reader::new(message);
+    let (mut schema, mut items) = (None, Vec::new());
+    while let Some((number, wire)) = reader.next()? {
+        match number {
+            1 => schema = Some(wire.bytes()?),
+            2 => items.push(wire.bytes()?),
+            _ => {}
+        }
+    }
+    match schema {
+        _ if !items.is_empty() => Ok(Event::Seq(Sequence { items: Items::Schemas(items.into_iter(), texts), depth })),
+        Some(schema) => Node::message(schema_props(), schema, depth).event(),
+        None => Ok(Event::Unit),
+    }
+}
+
+fn raw(raw: &[u8], depth: usize) -> Result<Event<'_>, Error> {
+    if raw.is_empty() {
+        return Ok(Event::Unit);
+    }
+    if raw.starts_with(MAGIC) {
+        return Node::enveloped(&Envelope::open(raw)?, depth + 1)?.event();
+    }
+    super::parse_json(raw).map(of_tree).map_err(Error)
+}
+
+fn repeated<'a>(items: Repeated<'a>, field: &'static Field, depth: usize) -> Result<Event<'a>, Error> {
+    match &field.shape {
+        Shape::List(item) => Ok(Event::Seq(Sequence { items: Items::Repeated(items, item, field), depth })),
+        Shape::Map(item) => {
+            let fields = Fields::Entries(slots::sorted_entries(items)?.into_iter(), item);
+            Ok(Event::Map(Members { fields, depth, pending: None }))
+        }
+        _ => Err(Malformed::WireType.into()),
+    }
+}
+
+fn of_tree<'a>(tree: Value) -> Event<'a> {
+    match tree {
+        Value::Null => Event::Unit,
+        Value::Bool(b) => Event::Bool(b),
+        Value::Number(n) => match (n.as_u64(), n.as_i64()) {
+            (Some(n), _) => Event::U64(n),
+            (None, Some(n)) => Event::I64(n),
+            (None, None) => Event::F64(n.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => Event::Text(text),
+        Value::Array(items) => Event::Seq(Sequence { items: Items::Trees(items.into_iter()), depth: 0 }),
+        Value::Object(members) => Event::Map(Members::of_tree(members)),
+    }
+}
+
+fn text(bytes: &[u8]) -> Event<'_> {
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => Event::Borrowed(text),
+        Cow::Owned(text) => Event::Text(text),
+    }
+}
+
+fn owned_text<'a>(bytes: Vec<u8>) -> Event<'a> {
+    Event::Text(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A whole number is shown as one, so that trees from JSON and from protobuf are equal.
+fn double<'a>(x: f64) -> Event<'a> {
+    if x.fract() == 0.0 && x.abs() < 9e15 { Event::I64(x as i64) } else { Event::F64(x) }
+}
+
+impl<'de> Deserializer<'de> for Node<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.depth > DEPTH_MAX {
-            return Err(Malformed::Depth.into());
+        match self.event()? {
+            Event::Unit => visitor.visit_unit(),
+            Event::Bool(b) => visitor.visit_bool(b),
+            Event::I64(n) => visitor.visit_i64(n),
+            Event::U64(n) => visitor.visit_u64(n),
+            Event::F64(n) => visitor.visit_f64(n),
+            Event::Borrowed(text) => visitor.visit_borrowed_str(text),
+            Event::Text(text) => visitor.visit_string(text),
+            Event::Seq(items) => visitor.visit_seq(items),
+            Event::Map(members) => visitor.visit_map(members),
         }
-        let meta = self.type_meta.map_or([("", ""); 2], |(kind, api_version)| [("apiVersion", api_version), ("kind", kind)]);
-        visitor.visit_map(Members { frames: vec![Frame::open(self.t, self.bytes)?], meta, depth: self.depth, pending: None })
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_some(self)
+        if self.is_null()? { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
@@ -81,9 +311,17 @@ impl<'de> Deserializer<'de> for Message<'de> {
         visitor.visit_unit()
     }
 
+    fn deserialize_enum<V: Visitor<'de>>(self, _name: &'static str, _variants: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+        match self.event()? {
+            Event::Borrowed(text) => visitor.visit_enum(BorrowedStrDeserializer::new(text)),
+            Event::Text(text) => visitor.visit_enum(text.into_deserializer()),
+            _ => Err(Error::custom("expected a string")),
+        }
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct enum identifier
+        tuple_struct map struct identifier
     }
 }
 
@@ -105,47 +343,79 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// The members of a map: of a message, of a map field, of a tree.
 struct Members<'a> {
-    frames: Vec<Frame<'a>>,
-    /// What is left to show of kind and apiVersion, last first.
-    meta: [(&'static str, &'a str); 2],
+    fields: Fields<'a>,
     depth: usize,
     pending: Option<Node<'a>>,
 }
 
+enum Fields<'a> {
+    /// What is left to show of kind and apiVersion (last first), and the messages.
+    Message([(&'static str, &'a str); 2], Vec<Frame<'a>>),
+    Entries(std::vec::IntoIter<(&'a [u8], Option<Wire<'a>>)>, &'static Shape),
+    Tree(serde_json::map::IntoIter),
+}
+
 impl<'a> Members<'a> {
-    /// The next field that JSON would show.
-    fn advance(&mut self) -> Result<Option<(&'static str, Node<'a>)>, Error> {
-        for (key, value) in self.meta.iter_mut().rev() {
-            let shown = std::mem::take(value);
-            if !shown.is_empty() {
-                return Ok(Some((key, Node { source: Source::Text(shown), shape: &Shape::String, depth: self.depth })));
-            }
+    fn of_message(t: &'static Type, bytes: &'a [u8], type_meta: Option<(&'a str, &'a str)>, depth: usize) -> Result<Self, Error> {
+        if depth > DEPTH_MAX {
+            return Err(Malformed::Depth.into());
         }
-        while let Some(frame) = self.frames.last_mut() {
-            if frame.left == 0 {
-                self.frames.pop();
-                continue;
-            }
-            let i = frame.left.trailing_zeros() as usize;
-            frame.left &= frame.left - 1;
-            let (bytes, field) = (frame.bytes, &frame.t.fields[i]);
-            let slot = (frame.present & (1 << i) != 0).then(|| frame.slots[i]);
-            match field.shape {
-                Shape::TypeMeta => {}
-                Shape::Struct(id) if field.inline => {
-                    let inner = slots::single(bytes, slot)?.map_or(Ok(&[][..]), Wire::bytes)?;
-                    self.frames.push(Frame::open(types::get(id), inner)?);
-                }
-                _ => {
-                    if let Some(source) = Source::of(field, bytes, slot)? {
-                        return Ok(Some((field.json, Node { source, shape: &field.shape, depth: self.depth })));
-                    }
-                }
-            }
-        }
-        Ok(None)
+        let meta = type_meta.map_or([("", ""); 2], |(kind, api_version)| [("apiVersion", api_version), ("kind", kind)]);
+        Ok(Self { fields: Fields::Message(meta, vec![Frame::open(t, bytes)?]), depth, pending: None })
     }
+
+    fn of_tree(members: Map<String, Value>) -> Self {
+        Self { fields: Fields::Tree(members.into_iter()), depth: 0, pending: None }
+    }
+
+    /// The next member that JSON would show.
+    fn advance(&mut self) -> Result<Option<(Cow<'a, str>, Node<'a>)>, Error> {
+        let depth = self.depth;
+        let next = match &mut self.fields {
+            Fields::Message(meta, frames) => next_field(meta, frames)?.map(|(key, source)| (Cow::Borrowed(key), source)),
+            Fields::Entries(entries, item) => entries.next().map(|(key, value)| {
+                let source = value.map_or(Source::Zero(item), |wire| Source::Wire(wire, item));
+                (String::from_utf8_lossy(key), source)
+            }),
+            Fields::Tree(members) => members.next().map(|(key, value)| (Cow::Owned(key), Source::Tree(value))),
+        };
+        Ok(next.map(|(key, source)| (key, Node { source, depth })))
+    }
+}
+
+/// The next field of a message that JSON would show.
+fn next_field<'a>(meta: &mut [(&'static str, &'a str); 2], frames: &mut Vec<Frame<'a>>) -> Result<Option<(&'static str, Source<'a>)>, Error> {
+    for (key, value) in meta.iter_mut().rev() {
+        let shown = std::mem::take(value);
+        if !shown.is_empty() {
+            return Ok(Some((key, Source::Text(shown))));
+        }
+    }
+    while let Some(frame) = frames.last_mut() {
+        if frame.left == 0 {
+            frames.pop();
+            continue;
+        }
+        let i = frame.left.trailing_zeros() as usize;
+        frame.left &= frame.left - 1;
+        let (bytes, field) = (frame.bytes, &frame.t.fields[i]);
+        let slot = (frame.present & (1 << i) != 0).then(|| frame.slots[i]);
+        match field.shape {
+            Shape::TypeMeta => {}
+            Shape::Struct(id) if field.inline => {
+                let inner = slots::single(bytes, slot)?.map_or(Ok(&[][..]), Wire::bytes)?;
+                frames.push(Frame::open(types::get(id), inner)?);
+            }
+            _ => {
+                if let Some(source) = Source::of(field, bytes, slot)? {
+                    return Ok(Some((field.json, source)));
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 impl<'de> MapAccess<'de> for Members<'de> {
@@ -154,7 +424,7 @@ impl<'de> MapAccess<'de> for Members<'de> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let Some((key, node)) = self.advance()? else { return Ok(None) };
         self.pending = Some(node);
-        seed.deserialize(BorrowedStrDeserializer::new(key)).map(Some)
+        seed.deserialize(Key(key)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
@@ -162,275 +432,72 @@ impl<'de> MapAccess<'de> for Members<'de> {
     }
 }
 
-/// Where the value of a field comes from.
-enum Source<'a> {
-    Null,
-    /// The zero value of the shape.
-    Zero,
-    Wire(Wire<'a>),
-    Repeated(Repeated<'a>, &'static Field),
-    Text(&'a str),
-}
+/// The name of a member.
+struct Key<'a>(Cow<'a, str>);
 
-impl<'a> Source<'a> {
-    /// `None` when JSON would not show the field.
-    fn of(field: &'static Field, message: &'a [u8], slot: Option<Slot>) -> Result<Option<Self>, Error> {
-        let repeated = matches!(field.shape, Shape::List(_) | Shape::Map(_));
-        let Some(slot) = slot else {
-            let null = repeated || field.pointer;
-            return Ok(field.is_always_written().then_some(if null { Self::Null } else { Self::Zero }));
-        };
-        if repeated {
-            return Ok(Some(Self::Repeated(Repeated::new(message, slot, field), field)));
-        }
-        let Some(wire) = slots::single(message, Some(slot))? else { return Ok(None) };
-        let omitted = !field.pointer && is_omitted(field, wire)?;
-        Ok((!omitted).then_some(Self::Wire(wire)))
-    }
-}
-
-/// A value, shown as its JSON would be.
-struct Node<'a> {
-    source: Source<'a>,
-    shape: &'static Shape,
-    depth: usize,
-}
-
-impl<'de> Node<'de> {
-    fn wire<V: Visitor<'de>>(self, wire: Wire<'de>, visitor: V) -> Result<V::Value, Error> {
-        match self.shape {
-            Shape::String => visit_text(wire.bytes()?, visitor),
-            Shape::Bytes => visitor.visit_string(base64::engine::general_purpose::STANDARD.encode(wire.bytes()?)),
-            Shape::Bool => visitor.visit_bool(wire.varint()? != 0),
-            Shape::Int32 => visitor.visit_i64(i64::from(wire.varint()? as i32)),
-            Shape::Int64 => visitor.visit_i64(wire.varint()? as i64),
-            Shape::Double => visit_double(wire.double()?, visitor),
-            Shape::Struct(id) => Message::inner(types::get(*id), wire.bytes()?, self.depth).deserialize_any(visitor),
-            Shape::NamedList(id) => visitor.visit_seq(Alias { reader: Reader::new(wire.bytes()?), t: types::get(*id), depth: self.depth }),
-            _ => self.special(wire.bytes()?, visitor),
-        }
-    }
-
-    fn special<V: Visitor<'de>>(self, message: &'de [u8], visitor: V) -> Result<V::Value, Error> {
-        match self.shape {
-            Shape::Time | Shape::MicroTime => match scalar::seconds_and_nanos(message)? {
-                None => visitor.visit_unit(),
-                Some((seconds, nanos)) => {
-                    let mut text = Vec::with_capacity(27);
-                    scalar::time(&mut text, seconds, (*self.shape == Shape::MicroTime).then_some(nanos / 1000));
-                    visitor.visit_str(&String::from_utf8_lossy(&text))
-                }
-            },
-            Shape::Quantity => visit_text(Some(last_bytes(message, 1)?).filter(|q| !q.is_empty()).unwrap_or(b"0"), visitor),
-            Shape::IntOrString if last_varint(message, 1)? == 1 => visit_text(last_bytes(message, 3)?, visitor),
-            Shape::IntOrString => visitor.visit_i64(i64::from(last_varint(message, 2)? as i32)),
-            Shape::Duration => {
-                let mut text = Vec::new();
-                scalar::duration(&mut text, last_varint(message, 1)? as i64);
-                visitor.visit_str(&String::from_utf8_lossy(&text))
-            }
-            Shape::SchemaOrBool if last_bytes(message, 2)?.is_empty() => visitor.visit_bool(last_varint(message, 1)? != 0),
-            Shape::SchemaOrBool => Message::inner(schema_props(), last_bytes(message, 2)?, self.depth).deserialize_any(visitor),
-            Shape::SchemaOrArray | Shape::SchemaOrStrings => self.schema_or_list(message, visitor),
-            _ => self.raw(last_bytes(message, 1)?, visitor),
-        }
-    }
-
-    fn schema_or_list<V: Visitor<'de>>(self, message: &'de [u8], visitor: V) -> Result<V::Value, Error> {
-        let mut reader = Reader::new(message);
-        let (mut schema, mut items) = (None, Vec::new());
-        while let Some((number, wire)) = reader.next()? {
-            match number {
-                1 => schema = Some(wire.bytes()?),
-                2 => items.push(wire.bytes()?),
-                _ => {}
-            }
-        }
-        match schema {
-            _ if !items.is_empty() => {
-                visitor.visit_seq(SchemaItems { items: items.into_iter(), texts: *self.shape == Shape::SchemaOrStrings, depth: self.depth })
-            }
-            Some(schema) => Message::inner(schema_props(), schema, self.depth).deserialize_any(visitor),
-            None => visitor.visit_unit(),
-        }
-    }
-
-    fn raw<V: Visitor<'de>>(self, raw: &'de [u8], visitor: V) -> Result<V::Value, Error> {
-        if raw.is_empty() {
-            return visitor.visit_unit();
-        }
-        if raw.starts_with(MAGIC) {
-            let envelope = Envelope::open(raw)?;
-            let (group, version) = envelope.group_version();
-            let id = types::of_kind(group, version, envelope.kind).ok_or(Malformed::Envelope)?;
-            let type_meta = Some((envelope.kind, envelope.api_version));
-            return Message { type_meta, ..Message::inner(types::get(id), envelope.message, self.depth) }.deserialize_any(visitor);
-        }
-        let tree = super::parse_json(raw).map_err(Error)?;
-        tree.deserialize_any(visitor).map_err(Error::custom)
-    }
-
-    fn zero<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.shape {
-            Shape::String => visitor.visit_borrowed_str(""),
-            Shape::Bool | Shape::SchemaOrBool => visitor.visit_bool(false),
-            Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => visitor.visit_i64(0),
-            Shape::Quantity => visitor.visit_borrowed_str("0"),
-            Shape::Duration => visitor.visit_borrowed_str("0s"),
-            Shape::Struct(id) => Message::inner(types::get(*id), &[], self.depth).deserialize_any(visitor),
-            _ => visitor.visit_unit(),
-        }
-    }
-
-    fn is_null(&self) -> Result<bool, Error> {
-        let null_when_zero = !matches!(
-            self.shape,
-            Shape::String
-                | Shape::Bool
-                | Shape::SchemaOrBool
-                | Shape::Int32
-                | Shape::Int64
-                | Shape::Double
-                | Shape::IntOrString
-                | Shape::Quantity
-                | Shape::Duration
-                | Shape::Struct(_)
-        );
-        Ok(match (&self.source, self.shape) {
-            (Source::Null, _) => true,
-            (Source::Zero, _) => null_when_zero,
-            (Source::Wire(wire), Shape::Time | Shape::MicroTime) => scalar::seconds_and_nanos(wire.bytes()?)?.is_none(),
-            (Source::Wire(wire), Shape::RawExtension | Shape::Json | Shape::FieldsV1) => matches!(last_bytes(wire.bytes()?, 1)?, b"" | b"null"),
-            (Source::Wire(wire), Shape::SchemaOrArray | Shape::SchemaOrStrings) => wire.bytes()?.is_empty(),
-            _ => false,
-        })
-    }
-}
-
-impl<'de> Deserializer<'de> for Node<'de> {
+impl<'de> Deserializer<'de> for Key<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match (self.source, self.shape) {
-            (Source::Null, _) => visitor.visit_unit(),
-            (Source::Text(text), _) => visitor.visit_borrowed_str(text),
-            (Source::Repeated(items, field), Shape::List(item)) => visitor.visit_seq(Items { items, item, field, depth: self.depth }),
-            (Source::Repeated(items, _), Shape::Map(item)) => {
-                visitor.visit_map(Entries { entries: slots::sorted_entries(items)?.into_iter(), item, depth: self.depth, pending: None })
-            }
-            (Source::Repeated(..), _) => Err(Malformed::WireType.into()),
-            (Source::Zero, shape) => Node { source: Source::Zero, shape, depth: self.depth }.zero(visitor),
-            (Source::Wire(wire), shape) => Node { source: Source::Null, shape, depth: self.depth }.wire(wire, visitor),
+        match self.0 {
+            Cow::Borrowed(key) => visitor.visit_borrowed_str(key),
+            Cow::Owned(key) => visitor.visit_string(key),
         }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.is_null()? { visitor.visit_none() } else { visitor.visit_some(self) }
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct enum identifier
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq tuple
+        tuple_struct map struct enum identifier ignored_any
     }
 }
 
-fn visit_text<'de, V: Visitor<'de>>(bytes: &'de [u8], visitor: V) -> Result<V::Value, Error> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => visitor.visit_borrowed_str(text),
-        Err(_) => visitor.visit_string(String::from_utf8_lossy(bytes).into_owned()),
-    }
-}
-
-/// A whole number is shown as one, so that trees from JSON and from protobuf are equal.
-fn visit_double<'de, V: Visitor<'de>>(x: f64, visitor: V) -> Result<V::Value, Error> {
-    if x.fract() == 0.0 && x.abs() < 9e15 { visitor.visit_i64(x as i64) } else { visitor.visit_f64(x) }
-}
-
-struct Items<'a> {
-    items: Repeated<'a>,
-    item: &'static Shape,
-    field: &'static Field,
+/// The items of a list: of a field, of a named list, of a tree, or of a JSON schema's `items` or `dependencies` where they are a list.
+struct Sequence<'a> {
+    items: Items<'a>,
     depth: usize,
 }
 
-impl<'de> SeqAccess<'de> for Items<'de> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(wire) = self.items.next()? else { return Ok(None) };
-        match (self.item, self.field.nested_kind) {
-            (Shape::Struct(id), Some(kind)) => {
-                seed.deserialize(Message { type_meta: Some(kind), ..Message::inner(types::get(*id), wire.bytes()?, self.depth) }).map(Some)
-            }
-            _ => seed.deserialize(Node { source: Source::Wire(wire), shape: self.item, depth: self.depth }).map(Some),
-        }
-    }
+enum Items<'a> {
+    Repeated(Repeated<'a>, &'static Shape, &'static Field),
+    Alias(Reader<'a>, &'static Type),
+    /// Whether they are texts.
+    Schemas(std::vec::IntoIter<&'a [u8]>, bool),
+    Trees(std::vec::IntoIter<Value>),
 }
 
-struct Entries<'a> {
-    entries: std::vec::IntoIter<(&'a [u8], Option<Wire<'a>>)>,
-    item: &'static Shape,
-    depth: usize,
-    pending: Option<Option<Wire<'a>>>,
-}
-
-impl<'de> MapAccess<'de> for Entries<'de> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let Some((key, value)) = self.entries.next() else { return Ok(None) };
-        self.pending = Some(value);
-        seed.deserialize(String::from_utf8_lossy(key).into_deserializer()).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let source = match self.pending.take() {
-            Some(Some(wire)) => Source::Wire(wire),
-            _ => Source::Zero,
+impl<'a> Sequence<'a> {
+    fn advance(&mut self) -> Result<Option<Node<'a>>, Error> {
+        let depth = self.depth;
+        let source = match &mut self.items {
+            Items::Repeated(items, item, field) => match (items.next()?, item, field.nested_kind) {
+                (None, ..) => return Ok(None),
+                (Some(wire), Shape::Struct(id), Some(kind)) => {
+                    return Ok(Some(Node { source: Source::Message(types::get(*id), wire.bytes()?, Some(kind)), depth: depth + 1 }));
+                }
+                (Some(wire), item, _) => Source::Wire(wire, item),
+            },
+            Items::Alias(reader, t) => match (reader.next()?, &t.alias) {
+                (Some((_, wire)), Some(Shape::List(item))) => Source::Wire(wire, item),
+                _ => return Ok(None),
+            },
+            Items::Schemas(items, texts) => match items.next() {
+                None => return Ok(None),
+                Some(bytes) if *texts => Source::Wire(Wire::Bytes(bytes), &Shape::String),
+                Some(bytes) => return Ok(Some(Node::message(schema_props(), bytes, depth))),
+            },
+            Items::Trees(items) => match items.next() {
+                None => return Ok(None),
+                Some(tree) => Source::Tree(tree),
+            },
         };
-        seed.deserialize(Node { source, shape: self.item, depth: self.depth })
+        Ok(Some(Node { source, depth }))
     }
 }
 
-/// The items of a named list.
-struct Alias<'a> {
-    reader: Reader<'a>,
-    t: &'static Type,
-    depth: usize,
-}
-
-impl<'de> SeqAccess<'de> for Alias<'de> {
+impl<'de> SeqAccess<'de> for Sequence<'de> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let (Some((_, wire)), Some(Shape::List(item))) = (self.reader.next()?, &self.t.alias) else { return Ok(None) };
-        seed.deserialize(Node { source: Source::Wire(wire), shape: item, depth: self.depth }).map(Some)
-    }
-}
-
-/// The items of a JSON schema's `items` or `dependencies` where they are a list.
-struct SchemaItems<'a> {
-    items: std::vec::IntoIter<&'a [u8]>,
-    texts: bool,
-    depth: usize,
-}
-
-impl<'de> SeqAccess<'de> for SchemaItems<'de> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(bytes) = self.items.next() else { return Ok(None) };
-        if self.texts {
-            return seed.deserialize(Node { source: Source::Wire(Wire::Bytes(bytes)), shape: &Shape::String, depth: self.depth }).map(Some);
-        }
-        seed.deserialize(Message::inner(schema_props(), bytes, self.depth)).map(Some)
+        self.advance()?.map(|node| seed.deserialize(node)).transpose()
     }
 }
