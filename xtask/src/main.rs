@@ -1,9 +1,10 @@
-//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `lint`. What runs here runs in CI.
+//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `lint`. What runs here runs in CI.
 
 mod bench;
 mod conformance;
 mod demo;
 mod differential;
+mod envtest;
 mod fresh;
 mod image;
 mod lint;
@@ -36,6 +37,8 @@ enum Command {
     Conformance(conformance::Options),
     /// Ask the real kube-apiserver and knarr's the same, and print what differs
     Differential(differential::Options),
+    /// Run controller-runtime's envtest with knarr's binary in place of its programs
+    Envtest(envtest::Options),
     /// Formatting, clippy, licences
     Lint,
 }
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Command::Bench(options) => bench::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Differential(options) => differential::run(&options),
+        Command::Envtest(options) => envtest::run(&options),
         Command::Lint => lint::run(),
     }
 }

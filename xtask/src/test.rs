@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::{conformance, demo, lint, tools};
+use crate::{conformance, demo, envtest, lint, tools};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -19,6 +19,7 @@ pub fn run(options: &Options) -> Result<()> {
         tools::step("lint", lint::run)?;
     }
     tools::step("build", || tools::run(tools::cargo().args(["build", "--workspace"])))?;
+    tools::step("controller-runtime's envtest", || envtest::pass(&tools::built("debug")?, 4))?;
     let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
     tools::step("unit, in-process and end-to-end tests", || {
         tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("KNARR_KUBECTL", bin.join("kubectl")).env("KNARR_HELLO_IMAGE", &hello))

@@ -154,10 +154,12 @@ fn tls(ca_bundle: &str, insecure: bool, identity: Option<&Identity>) -> Result<C
     let builder = if insecure {
         builder.dangerous().with_custom_certificate_verifier(trust::nobody_is_asked())
     } else {
-        let mut roots = RootCertStore::empty();
         let pem = base64::engine::general_purpose::STANDARD.decode(ca_bundle).map_err(|e| failed(&e))?;
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(std::result::Result::ok));
-        builder.with_root_certificates(roots)
+        if pem.iter().all(u8::is_ascii_whitespace) {
+            builder.with_root_certificates(RootCertStore::empty())
+        } else {
+            builder.dangerous().with_custom_certificate_verifier(trust::bundle(&pem).map_err(|e| failed(&e))?)
+        }
     };
     let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).filter_map(std::result::Result::ok).collect();

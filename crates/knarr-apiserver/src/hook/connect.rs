@@ -8,33 +8,31 @@ use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use knarr_core::{Value, ValueExt, field};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Place;
-use crate::{admission::Objects, streaming::target};
+use crate::{
+    admission::Objects,
+    streaming::{target, trust},
+};
 
 pub type Tls = Arc<ClientConfig>;
 
 /// Trusts the bundle; without one, whom the machine trusts.
 pub fn tls(ca_bundle: &str) -> Result<Tls, String> {
-    let mut roots = RootCertStore::empty();
     let pem = base64::engine::general_purpose::STANDARD.decode(ca_bundle).map_err(|e| format!("unable to load root certificates: {e}"))?;
-    if pem.iter().all(u8::is_ascii_whitespace) {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    } else {
-        let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-        if added == 0 {
-            return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
-        }
-    }
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = if pem.iter().all(u8::is_ascii_whitespace) {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        builder.with_root_certificates(roots)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(trust::bundle(&pem)?)
+    };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
