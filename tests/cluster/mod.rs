@@ -23,21 +23,35 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster of this many nodes.
     pub fn start(name: &str, nodes: usize) -> Self {
+        Self::start_with(name, nodes, &[])
+    }
+
+    /// Starts a cluster with more flags.
+    pub fn start_with(name: &str, nodes: usize, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
         let cluster = Self { profile: format!("{name}-{}", std::process::id()), folder, port };
-        cluster.start_again(nodes);
+        cluster.start_flagged(nodes, flags);
         cluster
     }
 
     pub fn start_again(&self, nodes: usize) {
+        self.start_flagged(nodes, &[]);
+    }
+
+    fn start_flagged(&self, nodes: usize, flags: &[&str]) {
         let data = self.data();
         let args = ["start", "--nodes", &nodes.to_string(), "--port", &self.port.to_string(), "--kubeconfig", &self.kubeconfig().display().to_string()];
-        print!("{}", self.knarr_with(&args, &data));
+        print!("{}", self.knarr_with(&[&args[..], flags].concat(), &data));
     }
 
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// What a role has written.
+    pub fn log(&self, role: &str) -> String {
+        std::fs::read_to_string(self.data().join("logs").join(format!("{role}.log"))).unwrap_or_default()
     }
 
     /// Where the processes' files lie.

@@ -14,15 +14,20 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("the test suite")?;
-    let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl"]))?;
+    let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl", "etcd"]))?;
     if !options.no_lint {
         tools::step("lint", lint::run)?;
     }
     tools::step("build", || tools::run(tools::cargo().args(["build", "--workspace"])))?;
     tools::step("controller-runtime's envtest", || envtest::pass(&tools::built("debug")?, 4))?;
     let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
+    let programs = [("KNARR_KUBECTL", bin.join("kubectl")), ("KNARR_ETCD", bin.join("etcd")), ("KNARR_HELLO_IMAGE", hello)];
     tools::step("unit, in-process and end-to-end tests", || {
-        tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).env("KNARR_KUBECTL", bin.join("kubectl")).env("KNARR_HELLO_IMAGE", &hello))
+        tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).envs(programs.iter().map(|(name, path)| (name, path))))
+    })?;
+    tools::step("the API server's tests on etcd", || {
+        let tests = ["test", "--package", "knarr-apiserver", "--test", "*", "--no-fail-fast"];
+        tools::run(tools::cargo().args(tests).envs(programs.iter().map(|(name, path)| (name, path))).env("KNARR_TEST_STORE", "etcd"))
     })?;
     tools::step("official specs", conformance::run_in_ci)
 }

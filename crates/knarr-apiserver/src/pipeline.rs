@@ -132,8 +132,21 @@ pub fn attributes_for(user: &User, info: &RequestInfo) -> Attributes {
     }
 }
 
+/// Whether a request must see everything that was acknowledged before it came, by any server. Reads that name a version and pages
+/// of a list say themselves what they want to see.
+fn needs_newest(call: &Call) -> bool {
+    let options = &call.options;
+    match call.info.verb.as_str() {
+        "get" | "list" | "watch" => options.resource_version.as_deref().is_none_or(str::is_empty) && options.continue_token.is_none(),
+        _ => true,
+    }
+}
+
 async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
     check_scope(ex)?;
+    if needs_newest(ex.call) {
+        ex.server.storage.settle().await.map_err(|e| read::store_error(&e, &ex.served.group_resource, &ex.call.info.name))?;
+    }
     let info = &ex.call.info;
     if !info.subresource.is_empty() {
         return Ok(subresource::dispatch(ex).await?);

@@ -66,6 +66,8 @@ pub struct Cache {
     writing: Mutex<()>,
     resources: ArcSwap<HashMap<ResourceKey, Arc<Resource>>>,
     limits: Limits,
+    /// What happened before this revision to a resource that was empty then, nobody knows.
+    known_from: AtomicU64,
     /// Up to here, watchers have been given everything.
     delivered: AtomicU64,
     revision: tokio::sync::watch::Sender<u64>,
@@ -89,6 +91,7 @@ impl Cache {
             writing: Mutex::new(()),
             resources: ArcSwap::default(),
             limits,
+            known_from: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             revision: tokio::sync::watch::Sender::new(0),
             failure: tokio::sync::watch::Sender::new(None),
@@ -146,8 +149,8 @@ impl Cache {
         }
         let mut world = World::clone(&self.world.load());
         world.sets.push(OrdSet::new());
-        // Nothing of it is stored, so nothing ever happened to it: its history is known from the beginning.
-        let history = Mutex::new(History::new(0, self.limits));
+        // Nothing of it is stored: what happened to it since the engine began to tell would have made it known.
+        let history = Mutex::new(History::new(self.known_from.load(SeqCst), self.limits));
         let resource = Arc::new(Resource { key: key.clone(), id: world.sets.len() - 1, indexed_field: indexed_field(key), history });
         resources.insert(key.clone(), resource.clone());
         self.world.store(Arc::new(world));
@@ -181,7 +184,7 @@ impl Cache {
         }
     }
 
-    /// Lets everybody see changes that have become durable. They come in the order of their revisions, without gaps.
+    /// Lets everybody see changes that have become durable. They come in the order of their revisions.
     /// Gives those who wait for them, to be woken after the writers have their answers.
     #[must_use]
     pub fn apply(&self, changes: &[(Arc<Resource>, Arc<Change>)]) -> Vec<Waker> {
@@ -198,6 +201,18 @@ impl Cache {
         self.delivered.store(revision, SeqCst);
         self.revision.send_replace(revision);
         woken
+    }
+
+    /// Says that nothing but what was applied has happened up to a revision.
+    pub(crate) fn advance(&self, revision: u64) {
+        let _writing = self.writing.lock();
+        let world = self.world.load();
+        if world.revision >= revision {
+            return;
+        }
+        self.world.store(Arc::new(World { revision, sets: world.sets.clone() }));
+        self.delivered.store(revision, SeqCst);
+        self.revision.send_replace(revision);
     }
 
     fn deliver(&self, changes: &[(Arc<Resource>, Arc<Change>)]) -> Vec<Waker> {
@@ -303,6 +318,15 @@ impl Loader<'_> {
         if item.expires_ms().is_some() {
             self.cache.expiring.lock().push((resource.clone(), item.clone()));
         }
+    }
+
+    /// As [`Self::finish`], for an engine that knows the state at `revision` and nothing of what led to it.
+    pub fn finish_without_history(self, revision: u64) {
+        self.cache.known_from.store(revision, SeqCst);
+        for resource in self.cache.resources() {
+            resource.history.lock().set_oldest(revision);
+        }
+        self.finish(revision);
     }
 
     pub fn finish(mut self, revision: u64) {

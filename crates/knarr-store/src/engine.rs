@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::cache::{Cache, Resource};
@@ -38,7 +39,21 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
-    /// Why no write can succeed any more, once the engine has failed.
+    /// The revision up to which writes of anybody have been acknowledged, asked for now. `None`: this cache has seen them all,
+    /// because nobody else writes.
+    fn newest(&self) -> Option<BoxFuture<'static, Result<u64>>> {
+        None
+    }
+
+    /// Whether other processes write into the same store.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Somebody waits for a revision that may have come without telling anything.
+    fn hurry(&self) {}
+
+    /// Why no write can succeed at present: for ever where the disk has failed, until etcd is back where it is away.
     fn failure(&self) -> Option<String>;
 
     /// Ends the engine in good order: every write that was taken is answered.

@@ -1,5 +1,5 @@
-//! Where objects live. Below, an [`Engine`] makes writes durable: [`log::LogEngine`] on one machine's disk, [`memory::MemoryEngine`]
-//! for simulation. Above it [`Storage`], which the API server's handlers use: reads, lists and watches come from a cache of
+//! Where objects live. Below, an [`Engine`] makes writes durable: [`log::LogEngine`] on one machine's disk, [`etcd::EtcdEngine`] in
+//! an etcd that several servers share, [`memory::MemoryEngine`] for simulation. Above it [`Storage`], which the API server's handlers use: reads, lists and watches come from a cache of
 //! the same bytes.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!
 //! What holds always:
 //! - A write is acknowledged only when it is durable; nobody, watcher or writer, sees it before.
-//! - Revisions number the writes of all resources, without gaps, and are never given twice.
+//! - Revisions number the writes of all resources and are never given twice.
 //! - The whole state is one pointer ([`world::World`]): whoever reads it sees every write up to its revision and none after.
 //! - A watcher is a cursor into one bounded history; it owns no queue.
 
@@ -21,6 +21,7 @@ use knarr_core::Object;
 pub mod cache;
 pub mod disk;
 pub mod engine;
+pub mod etcd;
 pub mod history;
 mod housekeeping;
 pub mod item;
@@ -37,6 +38,7 @@ pub mod watch;
 pub mod world;
 
 pub use engine::Engine;
+pub use etcd::EtcdEngine;
 pub use history::{Change, ChangeKind};
 pub use item::{Item, LabelMatcher};
 pub use key::{ObjectKey, ResourceKey};

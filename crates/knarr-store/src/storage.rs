@@ -236,6 +236,21 @@ impl Storage {
         kept.front().map(|k| k.until)
     }
 
+    /// Whether other servers write into the same store.
+    pub fn is_shared(&self) -> bool {
+        self.engine.is_shared()
+    }
+
+    /// Waits until everything is visible that any server had acknowledged before the call. Where this process alone writes, that
+    /// is so at any time.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when nobody can tell, [`Error::TooLarge`] when it does not come in time.
+    pub async fn settle(&self) -> Result<()> {
+        let Some(newest) = self.engine.newest() else { return Ok(()) };
+        self.wait_for_revision(newest.await?, FRESH_TIMEOUT).await
+    }
+
     /// Waits until everything up to a revision is visible.
     ///
     /// # Errors
@@ -245,10 +260,13 @@ impl Storage {
             return Ok(());
         }
         let mut revisions = self.cache.revisions();
-        match timeout(patience, revisions.wait_for(|r| *r >= revision)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::TooLarge { asked: revision, current: self.current_revision() }),
-        }
+        let come = async {
+            // An engine that follows another process may have to ask it how far it is.
+            while timeout(HURRY, revisions.wait_for(|r| *r >= revision)).await.is_err() {
+                self.engine.hurry();
+            }
+        };
+        timeout(patience, come).await.map_err(|_| Error::TooLarge { asked: revision, current: self.current_revision() })
     }
 
     /// Watches a resource.
@@ -280,6 +298,9 @@ impl Storage {
         Instant::now() + Duration::from_millis(at_ms.saturating_sub(self.now_ms()))
     }
 }
+
+/// How long a revision may be on its way before the engine is told that somebody waits for it.
+const HURRY: Duration = Duration::from_millis(5);
 
 /// How long a read waits for a revision that has not come yet (upstream: `blockTimeout`).
 pub const FRESH_TIMEOUT: Duration = Duration::from_secs(3);

@@ -81,6 +81,8 @@ pub struct Watcher {
     resource: Arc<Resource>,
     filter: WatchFilter,
     cursor: Cursor,
+    /// Nothing up to here was asked for.
+    floor: u64,
     /// Everything up to here has been given out or was not asked for.
     seen: u64,
     initial: Option<Initial>,
@@ -103,7 +105,7 @@ impl Watcher {
             WatchFrom::After(revision) => (revision, None),
             WatchFrom::State => (snapshot.revision, Some(Initial { revision: snapshot.revision, set: snapshot.set, last: None, ready: VecDeque::new() })),
         };
-        Ok(Self { cache, resource, filter, cursor, seen, initial, ready })
+        Ok(Self { cache, resource, filter, cursor, floor: seen, seen, initial, ready })
     }
 
     /// Waits for the next item.
@@ -121,7 +123,8 @@ impl Watcher {
         }
         loop {
             while let Some(change) = self.ready.pop_front() {
-                if change.revision() > self.seen && self.filter.concerns(&change) {
+                // Several may have one revision: what one lease held goes in one go.
+                if change.revision() > self.floor && self.filter.concerns(&change) {
                     self.seen = change.revision();
                     return Poll::Ready(Ok(WatchItem::Change(change)));
                 }

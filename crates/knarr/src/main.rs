@@ -35,6 +35,9 @@ enum Verb {
     Server {
         #[arg(long)]
         data: PathBuf,
+        /// Which of several servers, from 1
+        #[arg(long, default_value_t = 1)]
+        index: usize,
     },
     /// The process that looks after the others
     #[command(hide = true)]
@@ -98,7 +101,7 @@ fn component(run: fn(&[String]) -> Result<(), Failure>, args: &[std::ffi::OsStri
 
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Server { data } => roles::server(&data),
+        Verb::Server { data, index } => roles::server(&data, index),
         Verb::Guard { data } => roles::guard(&data),
         Verb::Agent { data, node, clear } => roles::agent(&data, &node, clear),
         Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),

@@ -51,7 +51,7 @@ impl Reserved {
     /// The write succeeded: what it took stays taken, what it gave up is free.
     pub async fn commit(mut self) {
         self.taken_addresses.clear();
-        self.taken_ports.clear();
+        self.ports.settle(&std::mem::take(&mut self.taken_ports));
         self.ports.release(&std::mem::take(&mut self.freed_ports));
         for address in std::mem::take(&mut self.freed_addresses) {
             addresses::release(&self.storage, &address).await;

@@ -1,4 +1,5 @@
-//! Node ports: a set in memory, filled from the stored Services when it is first needed.
+//! Node ports: a set in memory, filled from the stored Services when it is first needed. Where several servers share the store, it is
+//! filled anew each time; two of them that give the same port in the same moment are not told apart.
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
@@ -14,15 +15,21 @@ const FULL: &str = "range is full";
 pub struct Ports {
     range: RangeInclusive<u16>,
     used: Mutex<Option<HashSet<u16>>>,
+    /// Taken here, for Services that are on their way into the store.
+    pending: Mutex<HashSet<u16>>,
 }
 
 impl Ports {
     pub fn new(range: RangeInclusive<u16>) -> Self {
-        Self { range, used: Mutex::new(None) }
+        Self { range, used: Mutex::new(None), pending: Mutex::default() }
     }
 
     fn with<T>(&self, storage: &Storage, change: impl FnOnce(&mut HashSet<u16>) -> T) -> T {
-        change(self.used.lock().get_or_insert_with(|| stored(storage)))
+        let mut used = self.used.lock();
+        if storage.is_shared() {
+            *used = Some(stored(storage).union(&self.pending.lock()).copied().collect());
+        }
+        change(used.get_or_insert_with(|| stored(storage)))
     }
 
     /// Takes one port.
@@ -35,6 +42,9 @@ impl Ports {
             return Err(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
         }
         let free = self.with(storage, |used| if dry_run { !used.contains(&port) } else { used.insert(port) });
+        if free && !dry_run {
+            self.pending.lock().insert(port);
+        }
         if free { Ok(()) } else { Err(ALREADY.into()) }
     }
 
@@ -55,12 +65,19 @@ impl Ports {
             let port = scan(offset, size - offset).or_else(|| if offset > 0 { scan(0, offset) } else { None }).ok_or(FULL)?;
             if !dry_run {
                 used.insert(port);
+                self.pending.lock().insert(port);
             }
             Ok(port)
         })
     }
 
+    /// The Services that were to have these ports are stored.
+    pub fn settle(&self, ports: &[u16]) {
+        self.pending.lock().retain(|port| !ports.contains(port));
+    }
+
     pub fn release(&self, ports: &[u16]) {
+        self.pending.lock().retain(|port| !ports.contains(port));
         if let Some(used) = self.used.lock().as_mut() {
             for port in ports {
                 used.remove(port);

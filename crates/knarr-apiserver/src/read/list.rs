@@ -66,7 +66,11 @@ async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, 
         }
         return match u64::try_from(token.revision) {
             Err(_) => Ok(storage.snapshot(key)),
-            Ok(revision) => storage.snapshot_at(key, revision).map_err(|_| expired(token)),
+            Ok(revision) => {
+                // The first page may have come from another server.
+                storage.wait_for_revision(revision, FRESH_TIMEOUT).await.map_err(|_| expired(token))?;
+                storage.snapshot_at(key, revision).map_err(|_| expired(token))
+            }
         };
     }
     let exact = match options.resource_version_match.as_deref() {

@@ -16,7 +16,8 @@ use knarr_apiserver::{
     http::{Limits, serve},
 };
 use knarr_core::{Result, Value, clock::Env, json};
-use knarr_store::{MemoryEngine, Storage};
+use knarr_store::Storage;
+use knarr_store::etcd::testing::{self, Etcd};
 use tokio::net::TcpListener;
 
 /// Lets everybody in as an administrator, or as the user that the header `x-user` names.
@@ -35,6 +36,8 @@ pub struct Cluster {
     pub server: Server,
     pub storage: Arc<Storage>,
     pub address: SocketAddr,
+    /// Where the objects lie, if not in memory.
+    etcd: Option<Etcd>,
     client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
 }
 
@@ -61,17 +64,35 @@ impl Cluster {
 
     pub async fn start_with(config: Config) -> Self {
         let env = Env::system();
-        let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
-        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).storage_size(Arc::new(|| 4096)).build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(server.clone(), listener, None, Limits::default()));
-        let cluster = Self { server, storage, address, client: Client::builder(TokioExecutor::new()).build_http() };
+        let (storage, etcd) = testing::open(&env).await;
+        let cluster = Self::serve_on(env, storage, etcd, config).await;
         for namespace in ["default", "kube-system"] {
             let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}});
             assert_eq!(cluster.post("/api/v1/namespaces", &body).await.code, 201);
         }
         cluster
+    }
+
+    /// Several servers on one etcd.
+    pub async fn start_several<const N: usize>() -> ([Self; N], Etcd) {
+        let etcd = Etcd::start();
+        let mut servers = Vec::new();
+        for _ in 0..N {
+            let env = Env::system();
+            let storage = Storage::open(Arc::new(etcd.engine().await), env.clone()).unwrap();
+            servers.push(Self::serve_on(env, storage, None, Config::default()).await);
+        }
+        let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"}});
+        assert_eq!(servers[0].post("/api/v1/namespaces", &body).await.code, 201);
+        (servers.try_into().unwrap_or_else(|_| unreachable!("as many as were started")), etcd)
+    }
+
+    async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config) -> Self {
+        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).storage_size(Arc::new(|| 4096)).build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(server.clone(), listener, None, Limits::default()));
+        Self { server, storage, address, etcd, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {

@@ -15,6 +15,9 @@ pub const DEFAULT_PROFILE: &str = "knarr";
 /// More nodes than this on one machine are refused.
 pub const LOCAL_NODES_MAX: usize = 64;
 
+/// More servers than this on one machine are refused.
+pub const SERVERS_MAX: usize = 16;
+
 /// Whether the processes shall run: what supervision keeps true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,6 +61,37 @@ pub struct Cluster {
     /// Flags of kube-apiserver, as `NAME=VALUE`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub apiserver_args: Vec<String>,
+    /// Where the objects lie; without it in a folder of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Datastore>,
+    /// How many servers run on this machine, all at one port. More than one need a datastore that they share.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub servers: usize,
+}
+
+/// An etcd that the operator runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Datastore {
+    /// Its members: `https://host:2379`.
+    pub endpoints: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl Cluster {
@@ -168,6 +202,8 @@ pub(crate) mod tests {
             cluster_domain: "cluster.local".into(),
             nodes: vec![Node { name: "knarr".into(), index: 0, address: "127.0.0.1".parse().unwrap(), kubelet_port: 10250, leaving: false }],
             apiserver_args: Vec::new(),
+            datastore: None,
+            servers: 1,
         }
     }
 

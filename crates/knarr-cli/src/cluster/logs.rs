@@ -7,7 +7,7 @@ use super::failure::{Exit, Failure, Result};
 
 /// Prints the last `tail` lines of each role's log, or of the one that is named (`server`, or a node).
 pub fn print(cluster: &Cluster, role: Option<&str>, tail: usize, out: &mut impl Write) -> Result<()> {
-    let roles: Vec<String> = ["server".to_owned()].into_iter().chain(cluster.nodes.iter().map(Cluster::agent_role)).collect();
+    let roles: Vec<String> = (1..=cluster.servers).map(super::supervise::server_role).chain(cluster.nodes.iter().map(Cluster::agent_role)).collect();
     let wanted: Vec<&String> = roles.iter().filter(|r| role.is_none_or(|w| *r == w || r.strip_prefix("agent-") == Some(w))).collect();
     if wanted.is_empty() {
         return Err(Failure::new(

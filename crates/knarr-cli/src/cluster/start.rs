@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, LOCAL_NODES_MAX, Node};
+use super::config::{self, Cluster, DEFAULT_PROFILE, Datastore, Desired, LOCAL_NODES_MAX, Node, SERVERS_MAX};
 use super::failure::{Exit, Failure, Result};
 use super::process::{self, Home, Process};
 use super::slots::{self, Ranges, Registry};
@@ -35,6 +35,24 @@ pub struct StartArgs {
     /// Folder of the cluster's data (default: /var/lib/knarr/PROFILE)
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// Where the objects lie: `etcd=https://HOST:2379`, several members separated by commas (default: a folder of the cluster)
+    #[arg(long, value_parser = datastore)]
+    pub datastore: Option<Datastore>,
+    /// Who signed etcd's certificate (PEM)
+    #[arg(long, requires = "datastore")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate by which etcd knows this cluster (PEM)
+    #[arg(long, requires = "datastore", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, requires = "datastore", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Prefix of all keys in etcd (default: /registry)
+    #[arg(long, requires = "datastore")]
+    pub etcd_prefix: Option<String>,
+    /// How many API servers, all on this machine and at one port; more than one need --datastore. The default is what the cluster has, or 1 for a new one
+    #[arg(long)]
+    pub servers: Option<usize>,
     /// Address by which the API server is reached (default: that of the way out)
     #[arg(long)]
     pub advertise_address: Option<IpAddr>,
@@ -67,6 +85,12 @@ impl StartArgs {
             nodes: Some(nodes),
             port: cluster.port,
             data: Some(cluster.data.clone()),
+            datastore: None,
+            etcd_cafile: None,
+            etcd_certfile: None,
+            etcd_keyfile: None,
+            etcd_prefix: None,
+            servers: None,
             advertise_address: None,
             apiserver_args: Vec::new(),
             foreground: false,
@@ -75,6 +99,31 @@ impl StartArgs {
             no_kubeconfig: true,
             kubeconfig: None,
         }
+    }
+
+    /// The datastore that the flags describe.
+    fn datastore(&self) -> Result<Option<Datastore>> {
+        let Some(named) = &self.datastore else { return Ok(None) };
+        // Later starts may happen in another folder.
+        let absolute = |file: &Option<PathBuf>| file.as_ref().map(|f| std::path::absolute(f).map_err(|e| Failure::file(f, &e))).transpose();
+        Ok(Some(Datastore {
+            prefix: self.etcd_prefix.clone().unwrap_or_default(),
+            ca_file: absolute(&self.etcd_cafile)?,
+            cert_file: absolute(&self.etcd_certfile)?,
+            key_file: absolute(&self.etcd_keyfile)?,
+            ..named.clone()
+        }))
+    }
+}
+
+/// Reads `etcd=https://a:2379,https://b:2379`.
+fn datastore(text: &str) -> std::result::Result<Datastore, String> {
+    let members = text.strip_prefix("etcd=").ok_or("only etcd is known: etcd=https://HOST:2379")?;
+    let endpoints: Vec<String> = members.split(',').map(|m| m.trim().to_owned()).filter(|m| !m.is_empty()).collect();
+    match endpoints.iter().find(|e| !e.starts_with("https://") && !e.starts_with("http://")) {
+        Some(bad) => Err(format!("{bad:?} must begin with https:// or http://")),
+        None if endpoints.is_empty() => Err("no address is named: etcd=https://HOST:2379".into()),
+        None => Ok(Datastore { endpoints, ..Datastore::default() }),
     }
 }
 
@@ -126,9 +175,11 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     cluster.desired = Desired::Running;
     let other_args = set_apiserver_args(&mut cluster, &args.apiserver_args, machine)?;
     cluster.save()?;
-    if let Some(server) = Process::from_pid_file(&cluster.pid_file(supervise::SERVER)).filter(|_| other_args) {
-        // It reads its flags when it starts; whoever notices its end first starts it again.
-        phases.run("new flags of the API server", || Ok(process::end(&server, SERVER_END_TIMEOUT)))?;
+    for index in (1..=cluster.servers).filter(|_| other_args) {
+        if let Some(server) = Process::from_pid_file(&cluster.pid_file(&supervise::server_role(index))) {
+            // It reads its flags when it starts; whoever notices its end first starts it again.
+            phases.run("new flags of the API server", || Ok(process::end(&server, SERVER_END_TIMEOUT)))?;
+        }
     }
     // Before the server, which looks after the agents from its first moment.
     for node in &cluster.nodes {
@@ -137,7 +188,8 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     let ensure = |role: &str, args: &[String]| supervise::ensure(&cluster.data, role, args, &Home::default());
     phases
         .wait("API server", async {
-            ensure(supervise::SERVER, &supervise::server_args(&cluster))?;
+            // The first makes the certificates; others come when it is ready.
+            ensure(supervise::SERVER, &supervise::server_args(&cluster, 1))?;
             wait_for_server(&cluster).await
         })
         .await?;
@@ -179,11 +231,12 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     for folder in [cluster.run.clone(), cluster.logs()] {
         config::private_folder(&folder)?;
     }
-    if Process::from_pid_file(&cluster.pid_file("server")).is_none() {
+    if (1..=cluster.servers).all(|i| Process::from_pid_file(&cluster.pid_file(&supervise::server_role(i))).is_none()) {
         preflight::port_free(cluster.port)?;
     }
     let wanted = args.nodes.unwrap_or_else(|| cluster.nodes.len().max(1));
     set_nodes(&mut cluster, wanted, machine)?;
+    set_servers(&mut cluster, args)?;
     Ok(cluster)
 }
 
@@ -216,6 +269,8 @@ fn described(args: &StartArgs, data: &Path, slot: usize) -> Cluster {
         cluster_domain: "cluster.local".into(),
         nodes: Vec::new(),
         apiserver_args: Vec::new(),
+        datastore: None,
+        servers: 1,
     }
 }
 
@@ -229,6 +284,34 @@ fn set_apiserver_args(cluster: &mut Cluster, given: &[String], machine: &dyn Mac
     let changed = cluster.apiserver_args != wanted;
     cluster.apiserver_args = wanted;
     Ok(changed)
+}
+
+/// How many servers share which store. A cluster stays with the store in which its objects are.
+fn set_servers(cluster: &mut Cluster, args: &StartArgs) -> Result<()> {
+    if let Some(wanted) = args.datastore()?
+        && cluster.datastore.as_ref() != Some(&wanted)
+    {
+        if cluster.datastore.is_none() && cluster.data.join("store").exists() {
+            let why = "the cluster's objects lie in its folder, and another datastore would be empty";
+            return Err(Failure::new("OTHER_DATASTORE", Exit::Usage, why, "leave --datastore out, or start a cluster with another --profile"));
+        }
+        cluster.datastore = Some(wanted);
+    }
+    let servers = args.servers.unwrap_or(cluster.servers);
+    if servers == 0 || servers > SERVERS_MAX {
+        return Err(Failure::new(
+            "BAD_SERVERS",
+            Exit::Usage,
+            format!("a cluster has 1 to {SERVERS_MAX} servers on one machine, not {servers}"),
+            "knarr start --servers N",
+        ));
+    }
+    if servers > 1 && cluster.datastore.is_none() {
+        let why = "several servers need a datastore that they share";
+        return Err(Failure::new("NO_DATASTORE", Exit::Usage, why, "knarr start --servers N --datastore etcd=https://HOST:2379"));
+    }
+    cluster.servers = servers;
+    Ok(())
 }
 
 /// Adds nodes until there are `wanted`. Fewer than there are is no business of `start`.
@@ -351,6 +434,12 @@ mod tests {
             nodes: None,
             port: 6443,
             data: None,
+            datastore: None,
+            etcd_cafile: None,
+            etcd_certfile: None,
+            etcd_keyfile: None,
+            etcd_prefix: None,
+            servers: None,
             advertise_address: None,
             apiserver_args: Vec::new(),
             foreground: false,
@@ -372,6 +461,23 @@ mod tests {
     fn nodes_are_named_as_minikube_names_them() {
         assert_eq!(names("knarr", 3), ["knarr@0", "knarr-m02@1", "knarr-m03@2"]);
         assert_eq!(names("other", 2), ["other@1", "other-m02@2"]);
+    }
+
+    #[test]
+    fn several_servers_need_a_store_that_they_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = described(&args("knarr"), folder.path(), 0);
+        let mut wanted = StartArgs { servers: Some(2), ..args("knarr") };
+        assert_eq!(set_servers(&mut cluster, &wanted).unwrap_err().code, "NO_DATASTORE");
+        wanted.datastore = Some(datastore("etcd=https://a:2379, http://b").unwrap());
+        set_servers(&mut cluster, &wanted).unwrap();
+        assert_eq!((cluster.servers, cluster.datastore.clone().unwrap().endpoints), (2, vec!["https://a:2379".into(), "http://b".into()]));
+        set_servers(&mut cluster, &args("knarr")).unwrap();
+        assert_eq!(cluster.servers, 2, "a later start keeps what is not named");
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        let mut embedded = described(&args("knarr"), folder.path(), 0);
+        assert_eq!(set_servers(&mut embedded, &wanted).unwrap_err().code, "OTHER_DATASTORE");
+        assert!(datastore("redb=/x").is_err() && datastore("etcd=").is_err() && datastore("etcd=a:1").is_err());
     }
 
     #[test]

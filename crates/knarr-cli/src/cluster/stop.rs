@@ -70,6 +70,9 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
     }
     super::slots::Registry::of_machine().release(cluster)?;
     println!("Deleted cluster {:?}", cluster.profile);
+    if let Some(datastore) = &cluster.datastore {
+        println!("Its objects stay in etcd ({}), which is yours", datastore.endpoints.join(", "));
+    }
     Ok(())
 }
 

@@ -31,9 +31,18 @@ pub const GUARD: &str = "guard";
 /// How long a process that was started may take to write its pid file.
 const PID_FILE_WAIT: Duration = Duration::from_secs(5);
 
-/// Arguments of the server's process.
-pub fn server_args(cluster: &Cluster) -> Vec<String> {
-    vec![SERVER.into(), "--data".into(), cluster.data.display().to_string()]
+/// Name of a server among those of the cluster, which count from 1.
+pub fn server_role(index: usize) -> String {
+    if index == 1 { SERVER.into() } else { format!("{SERVER}-{index}") }
+}
+
+/// Arguments of a server's process.
+pub fn server_args(cluster: &Cluster, index: usize) -> Vec<String> {
+    let mut args = vec![SERVER.into(), "--data".into(), cluster.data.display().to_string()];
+    if index > 1 {
+        args.extend(["--index".into(), index.to_string()]);
+    }
+    args
 }
 
 /// Arguments of the guard.
@@ -43,9 +52,10 @@ pub fn guard_args(cluster: &Cluster) -> Vec<String> {
 
 /// Every role of a cluster with its arguments.
 pub fn roles(cluster: &Cluster) -> Vec<(String, Vec<String>)> {
-    let fixed = [(SERVER.to_owned(), server_args(cluster)), (GUARD.to_owned(), guard_args(cluster))];
+    let servers = (1..=cluster.servers).map(|index| (server_role(index), server_args(cluster, index)));
+    let fixed = servers.chain([(GUARD.to_owned(), guard_args(cluster))]);
     let agents = cluster.nodes.iter().filter(|n| !n.leaving).map(|n| (Cluster::agent_role(n), agent_args(cluster, &n.name)));
-    fixed.into_iter().chain(agents).collect()
+    fixed.chain(agents).collect()
 }
 
 /// Arguments of a node's agent.
@@ -173,7 +183,9 @@ async fn start_blocking(data: PathBuf, role: String, args: Vec<String>, home: Ho
 
 /// Whether the cluster shall run, and this role with it.
 fn is_wanted(cluster: &Cluster, role: &str) -> bool {
-    let exists = role == SERVER || role == GUARD || cluster.nodes.iter().any(|n| !n.leaving && Cluster::agent_role(n) == role);
+    let exists = (1..=cluster.servers).any(|index| server_role(index) == role)
+        || role == GUARD
+        || cluster.nodes.iter().any(|n| !n.leaving && Cluster::agent_role(n) == role);
     cluster.desired == Desired::Running && exists
 }
 
@@ -186,7 +198,11 @@ mod tests {
     fn what_was_stopped_or_is_leaving_is_not_started_again() {
         let mut cluster = sample(Path::new("/x"));
         assert!(is_wanted(&cluster, "server") && is_wanted(&cluster, "guard") && is_wanted(&cluster, "agent-knarr"));
-        assert!(!is_wanted(&cluster, "agent-other"));
+        assert!(!is_wanted(&cluster, "agent-other") && !is_wanted(&cluster, "server-2"));
+        cluster.servers = 2;
+        assert!(
+            is_wanted(&cluster, "server-2") && roles(&cluster).iter().any(|(role, args)| role == "server-2" && args.ends_with(&["--index".into(), "2".into()]))
+        );
         cluster.nodes[0].leaving = true;
         assert!(!is_wanted(&cluster, "agent-knarr"));
         cluster.desired = Desired::Stopped;

@@ -1,5 +1,6 @@
 //! Promises of the storage as its users see them.
 
+pub mod contract;
 mod kills;
 mod measure;
 mod reads;

@@ -20,7 +20,7 @@ use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::api::Transport;
 use knarr_core::clock::Env;
-use knarr_store::{Engine, MemoryEngine, Storage};
+use knarr_store::{Engine, EtcdEngine, MemoryEngine, Storage};
 use tokio::net::TcpListener;
 
 use super::access::{self, Access, Own};
@@ -37,6 +37,10 @@ const HONOURED: &[&str] = &[
     "cert-dir",
     "client-ca-file",
     "disable-admission-plugins",
+    "etcd-cafile",
+    "etcd-certfile",
+    "etcd-keyfile",
+    "etcd-prefix",
     "etcd-servers",
     "event-ttl",
     "max-mutating-requests-inflight",
@@ -93,7 +97,10 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     ready.store(true, Ordering::Release);
     server.keep_flow_control();
     tracing::info!(%address, "the API server is ready");
-    super::until_told_to_stop().await?;
+    tokio::select! {
+        told = super::until_told_to_stop() => told?,
+        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "start it anew")),
+    }
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
     storage.stop();
@@ -103,7 +110,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
 /// How long connections may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Where the objects lie: in this process if the etcd is the binary's own.
+/// Where the objects lie: in this process if the etcd is the binary's own, else in the etcd.
 async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
     let servers = flags.list("etcd-servers");
     let Some(first) = servers.first() else {
@@ -112,7 +119,16 @@ async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
     if etcd::is_ours(first).await {
         return Ok(Arc::new(MemoryEngine::new(env.clock.clone())));
     }
-    Err(Failure::new("USAGE", Exit::Usage, format!("--etcd-servers: no etcd of knarr answers at {first}"), "start the same binary as `etcd` first"))
+    let file = |name: &str| flags.get(name).map(PathBuf::from);
+    let options = knarr_store::etcd::Options {
+        endpoints: servers.iter().map(|s| (*s).to_owned()).collect(),
+        prefix: flags.get("etcd-prefix").unwrap_or_default().to_owned(),
+        ca: file("etcd-cafile"),
+        certificate: file("etcd-certfile"),
+        key: file("etcd-keyfile"),
+    };
+    let engine = EtcdEngine::open(&options).await;
+    Ok(Arc::new(engine.map_err(|e| Failure::new("STORE", Exit::Resource, e.to_string(), "look whether etcd runs, and at the --etcd-* flags"))?))
 }
 
 async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: String) -> Result<(Server, Access)> {

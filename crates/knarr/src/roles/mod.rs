@@ -27,10 +27,11 @@ use tracing_subscriber::EnvFilter;
 /// What is logged unless `KNARR_LOG` says otherwise.
 const LOG_DEFAULT: &str = "info";
 
-/// The control plane.
-pub fn server(data: &Path) -> Result<()> {
-    let cluster = begin(data, "server")?;
-    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, supervise::SERVER, Home::default())))
+/// The control plane, or one of several.
+pub fn server(data: &Path, index: usize) -> Result<()> {
+    let role = supervise::server_role(index);
+    let cluster = begin(data, &role)?;
+    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
 }
 
 /// Nothing but looking after the others.

@@ -1,4 +1,5 @@
-//! The control plane: store, API server, controllers, scheduler, in one process and with one way in for all of them.
+//! The control plane: store, API server, controllers, scheduler, in one process and with one way in for all of them. Of several
+//! servers on one etcd each serves the API, and one of them runs the controllers, one the scheduler: whoever holds the lease.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
@@ -15,15 +16,16 @@ use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_apiserver::stored::Stored;
 use knarr_apiserver::streaming::backend::Backend;
 use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
-use knarr_cli::cluster::config::Cluster;
+use knarr_cli::cluster::config::{Cluster, Datastore};
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_cli::cluster::preflight;
+use knarr_client::leader::{Election, Settings};
 use knarr_client::{Client, SharedInformers};
 use knarr_controllers::ControllerContext;
 use knarr_core::api::Transport;
 use knarr_core::clock::Env;
 use knarr_store::log::LogEngine;
-use knarr_store::{Engine, SecretSealer, Storage};
+use knarr_store::{Engine, EtcdEngine, SecretSealer, Storage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +43,7 @@ const FRONT_PROXY: &str = "front-proxy-client";
 pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let env = Env::system();
     let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
-    let storage = open_store(cluster, &env)?;
+    let storage = open_store(cluster, &env).await?;
     let (server, access) = build(cluster, &pki, &storage, &env).await?;
     let listener = listen(cluster).await?;
     let identity = pki.serving(&server_names(cluster), &server_addresses(cluster)?, env.now()).map_err(Failure::program)?;
@@ -71,13 +73,28 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     Ok(())
 }
 
-fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
+async fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
+    let sealer = Arc::new(SecretSealer::at(&cluster.pki().join("secrets.key")).map_err(Failure::program)?);
+    if let Some(datastore) = &cluster.datastore {
+        let failed = |e: knarr_store::Error| Failure::new("DATASTORE", Exit::Resource, e.to_string(), "look whether etcd runs and takes our certificate");
+        let engine = EtcdEngine::open(&options(datastore)).await.map_err(failed)?.with_sealer(sealer);
+        return Storage::open(Arc::new(engine), env.clone()).map_err(failed);
+    }
     let folder = cluster.data.join("store");
     let failed =
         |e: knarr_store::Error| Failure::new("STORE", Exit::Resource, format!("{}: {e}", folder.display()), "look into the folder, or restore a backup");
-    let sealer = SecretSealer::at(&cluster.pki().join("secrets.key")).map_err(Failure::program)?;
-    let engine: Arc<dyn Engine> = Arc::new(LogEngine::at(&folder, env.clock.clone()).map_err(failed)?.with_sealer(Arc::new(sealer)));
+    let engine: Arc<dyn Engine> = Arc::new(LogEngine::at(&folder, env.clock.clone()).map_err(failed)?.with_sealer(sealer));
     Storage::open(engine, env.clone()).map_err(failed)
+}
+
+fn options(datastore: &Datastore) -> knarr_store::etcd::Options {
+    knarr_store::etcd::Options {
+        endpoints: datastore.endpoints.clone(),
+        prefix: datastore.prefix.clone(),
+        ca: datastore.ca_file.clone(),
+        certificate: datastore.cert_file.clone(),
+        key: datastore.key_file.clone(),
+    }
 }
 
 async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) -> Result<(Server, Access)> {
@@ -168,10 +185,23 @@ fn storage_size(folder: PathBuf) -> impl Fn() -> u64 {
 
 async fn listen(cluster: &Cluster) -> Result<TcpListener> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, cluster.port));
-    TcpListener::bind(address).await.map_err(|_| match preflight::port_free(cluster.port) {
+    let bound = if cluster.servers > 1 { shared_listener(address) } else { TcpListener::bind(address).await };
+    bound.map_err(|_| match preflight::port_free(cluster.port) {
         Err(failure) => failure,
         Ok(()) => Failure::program(format!("cannot listen on {address}")),
     })
+}
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// All servers listen at one port, and the kernel gives each connection to one of those that live.
+fn shared_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn server_names(cluster: &Cluster) -> Vec<String> {
@@ -208,13 +238,80 @@ fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
     })
 }
 
-/// Controllers and scheduler, each as the user that upstream gives it.
+/// Controllers and scheduler, each as the user that upstream gives it. Alone with its store the server runs them from the start,
+/// on the same informers; otherwise whichever server holds the lease does (upstream: `leaderelection.RunOrDie`).
 fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, stop: &CancellationToken) -> Result<()> {
-    let client = |user: User| Client::new(Arc::new(server.transport(user)));
-    let manager = client(User { groups: vec![authn::MASTERS.into()], ..User::component("system:kube-controller-manager") });
-    let informers = SharedInformers::new(manager, env.clone(), stop.clone());
-    tokio::spawn(knarr_scheduler::start(client(User::component("system:kube-scheduler")), informers.clone(), env.clone(), stop.clone()));
-    let transports = server.clone();
+    let parts = Components { server: server.clone(), env: env.clone(), config: Arc::new(controllers_config(cluster, pki)?) };
+    if cluster.datastore.is_none() {
+        let informers = parts.informers(stop);
+        parts.controllers(informers.clone(), stop);
+        parts.scheduler(informers, stop);
+        return Ok(());
+    }
+    let (manager, scheduler) = (parts.clone(), parts.clone());
+    let work = move |lead: &CancellationToken| manager.controllers(manager.informers(lead), lead);
+    tokio::spawn(while_leading(parts.manager(), "kube-controller-manager", env.clone(), stop.clone(), work));
+    let work = move |lead: &CancellationToken| scheduler.scheduler(scheduler.informers(lead), lead);
+    tokio::spawn(while_leading(parts.scheduler_client(), "kube-scheduler", env.clone(), stop.clone(), work));
+    Ok(())
+}
+
+/// Stands for election again and again, and works while it leads.
+async fn while_leading(client: Client, name: &'static str, env: Env, stop: CancellationToken, work: impl Fn(&CancellationToken) + Send + 'static) {
+    let host = nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_default();
+    let settings = Settings::new("kube-system", name, &format!("{host}_{}", env.uuid()));
+    while let Some(lead) = Election::new(&client, settings.clone(), env.clone()).lead(stop.clone()).await {
+        tracing::info!(lease = name, identity = settings.identity, "this server leads");
+        work(&lead);
+        lead.cancelled().await;
+        tracing::warn!(lease = name, "this server leads no longer");
+    }
+}
+
+/// What runs in one server of a cluster.
+#[derive(Clone)]
+struct Components {
+    server: Server,
+    env: Env,
+    config: Arc<knarr_controllers::Config>,
+}
+
+impl Components {
+    fn client(&self, user: User) -> Client {
+        Client::new(Arc::new(self.server.transport(user)))
+    }
+
+    fn manager(&self) -> Client {
+        self.client(User { groups: vec![authn::MASTERS.into()], ..User::component("system:kube-controller-manager") })
+    }
+
+    fn scheduler_client(&self) -> Client {
+        self.client(User::component("system:kube-scheduler"))
+    }
+
+    fn informers(&self, stop: &CancellationToken) -> SharedInformers {
+        SharedInformers::new(self.manager(), self.env.clone(), stop.clone())
+    }
+
+    fn scheduler(&self, informers: SharedInformers, stop: &CancellationToken) {
+        tokio::spawn(knarr_scheduler::start(self.scheduler_client(), informers, self.env.clone(), stop.clone()));
+    }
+
+    fn controllers(&self, informers: SharedInformers, stop: &CancellationToken) {
+        let transports = self.server.clone();
+        let context = ControllerContext {
+            client_for: Arc::new(move |name| Client::new(Arc::new(transports.transport(User::service_account("kube-system", name))))),
+            metrics_for: None,
+            informers,
+            env: self.env.clone(),
+            config: self.config.clone(),
+            stop: stop.clone(),
+        };
+        knarr_controllers::start_all(&context);
+    }
+}
+
+fn controllers_config(cluster: &Cluster, pki: &Pki) -> Result<knarr_controllers::Config> {
     let config = knarr_controllers::Config {
         root_ca: pki.ca.certificate.clone(),
         cluster_cidrs: vec![cluster.pod_cidr.parse().map_err(Failure::program)?],
@@ -222,16 +319,7 @@ fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, st
         reserved_ports: std::iter::once(cluster.port).chain(cluster.nodes.iter().map(|n| n.kubelet_port)).collect(),
         ..knarr_controllers::Config::default()
     };
-    let context = ControllerContext {
-        client_for: Arc::new(move |name| Client::new(Arc::new(transports.transport(User::service_account("kube-system", name))))),
-        metrics_for: None,
-        informers,
-        env: env.clone(),
-        config: Arc::new(config),
-        stop: stop.clone(),
-    };
-    knarr_controllers::start_all(&context);
-    Ok(())
+    Ok(config)
 }
 
 #[cfg(test)]

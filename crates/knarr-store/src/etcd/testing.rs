@@ -1,0 +1,129 @@
+//! An etcd for tests, of this crate and of those above it: a process of its own on a free port, gone with its files when it is
+//! dropped. `KNARR_ETCD` names the program (`cargo xtask test` builds and names it).
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use knarr_core::clock::Env;
+
+use super::{EtcdEngine, Options};
+use crate::{Engine, MemoryEngine, Storage};
+
+/// The store that in-process tests of the crates above run on: in memory, or, where `KNARR_TEST_STORE` says `etcd`, an etcd of the
+/// test's own, which must live as long.
+///
+/// # Panics
+/// Another word, or an etcd that does not start.
+pub async fn open(env: &Env) -> (Arc<Storage>, Option<Etcd>) {
+    let named = std::env::var("KNARR_TEST_STORE").unwrap_or_default();
+    let (engine, etcd): (Arc<dyn Engine>, _) = match named.as_str() {
+        "" | "memory" => (Arc::new(MemoryEngine::new(env.clock.clone())), None),
+        "etcd" => {
+            let etcd = Etcd::start();
+            (Arc::new(etcd.engine().await), Some(etcd))
+        }
+        other => panic!("KNARR_TEST_STORE={other}: memory or etcd"),
+    };
+    (Storage::open(engine, env.clone()).expect("an empty store"), etcd)
+}
+
+/// How long etcd may take until it answers.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running etcd.
+pub struct Etcd {
+    process: Option<Child>,
+    folder: PathBuf,
+    args: Vec<String>,
+    pub url: String,
+}
+
+/// The program.
+///
+/// # Panics
+/// `KNARR_ETCD` does not say where it is: tests that need it do not pass without it.
+pub fn program() -> PathBuf {
+    std::env::var_os("KNARR_ETCD").expect("KNARR_ETCD names an etcd: `cargo xtask test` builds it and sets it").into()
+}
+
+impl Etcd {
+    /// Starts one without TLS, which does not sync its disk.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start() -> Self {
+        Self::start_with("http", &["--unsafe-no-fsync"])
+    }
+
+    /// Starts one with these flags beside those for its folder and addresses.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with(scheme: &str, flags: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let folder = std::env::temp_dir().join(format!("knarr-etcd-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed)));
+        std::fs::create_dir_all(&folder).expect("a folder for etcd");
+        let [client, peer] = free_ports();
+        let (url, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let mut args: Vec<String> = ["--name=test", "--log-level=warn"].map(str::to_owned).into();
+        args.extend([format!("--data-dir={}", folder.join("data").display()), format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}")]);
+        args.extend([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}"), format!("--initial-cluster=test={peer}")]);
+        args.extend(flags.iter().map(|f| (*f).to_owned()));
+        let mut started = Self { process: None, folder, args, url };
+        started.run();
+        started
+    }
+
+    /// Runs it, on the data that are there.
+    ///
+    /// # Panics
+    /// It cannot be run, or does not answer.
+    pub fn run(&mut self) {
+        let log = std::fs::File::create(self.folder.join("log")).expect("etcd's log");
+        let mut command = Command::new(program());
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.process = Some(command.spawn().expect("etcd can be started"));
+        let address = self.url.split_once("://").map_or("", |(_, address)| address);
+        let until = Instant::now() + START_TIMEOUT;
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < until, "etcd does not answer: {}", std::fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+
+    pub fn options(&self) -> Options {
+        Options { endpoints: vec![self.url.clone()], ..Options::default() }
+    }
+
+    /// An engine on it.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn engine(&self) -> EtcdEngine {
+        EtcdEngine::open(&self.options()).await.expect("etcd answers")
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> [u16; 2] {
+    [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port")).map(|l| l.local_addr().expect("its address").port())
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
