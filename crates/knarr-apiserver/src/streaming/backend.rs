@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::links::{self, Links};
 use super::target::{self, Target, Tls};
 use super::{Connect, Streaming, log_answer, log_socket};
 use crate::admission::Objects;
@@ -87,9 +88,10 @@ impl Streaming for Backend {
             let answer = self.dial(&target, outgoing(request, &target)?).await?;
             return match client.filter(|_| answer.status().is_success()) {
                 Some(client) => log_socket::answer(&asked, client, answer),
-                None => log_answer::checked(&connect.info.name, incoming(answer, &target)).await,
+                None => log_answer::checked(&connect.info.name, incoming(answer)).await,
             };
         }
+        let links = target.prefix.as_ref().map(|prefix| Links { prefix: prefix.clone(), backend: target.address.to_string(), asked: asked_host(&request) });
         let mut answer = self.dial(&target, outgoing(request, &target)?).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
@@ -98,8 +100,12 @@ impl Streaming for Backend {
             let (parts, _) = answer.into_parts();
             return Ok(Response::from_parts(parts, Body::empty()));
         }
-        let answer = incoming(answer, &target);
-        if connect.info.subresource == "log" { log_answer::checked(&connect.info.name, answer).await } else { Ok(answer) }
+        let answer = incoming(answer);
+        match links {
+            Some(links) => links.rewrite(without_cors(answer)).await,
+            None if connect.info.subresource == "log" => log_answer::checked(&connect.info.name, answer).await,
+            None => Ok(answer),
+        }
     }
 }
 
@@ -113,8 +119,10 @@ fn with_slash(connect: &Connect, method: &Method, raw_path: &str, raw_query: &st
     Response::builder().status(StatusCode::MOVED_PERMANENTLY).header(LOCATION, format!("{raw_path}/{query}")).body(Body::empty()).ok()
 }
 
-/// The request as the backend gets it: HTTP/1.1, its own path and host, without our client's credentials.
+/// The request as the backend gets it: HTTP/1.1, its own path, without our client's credentials. A proxied backend sees the
+/// name that the client asked for, and by which path.
 fn outgoing(request: http::Request<RequestBody>, target: &Target) -> Result<http::Request<RequestBody>> {
+    let asked = asked_host(&request);
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.headers.get(UPGRADE).cloned();
     strip(&mut parts.headers);
@@ -125,7 +133,17 @@ fn outgoing(request: http::Request<RequestBody>, target: &Target) -> Result<http
         parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(UPGRADE, upgrade);
     }
-    let host = HeaderValue::from_str(&target.address.to_string()).map_err(Status::internal)?;
+    let host = match &target.prefix {
+        Some(prefix) => {
+            let path = target.path.split('?').next().unwrap_or_default();
+            let slash = if path.ends_with('/') { "/" } else { "" };
+            let forwarded = format!("{}{slash}", links::joined(prefix, path));
+            parts.headers.insert("x-forwarded-uri", HeaderValue::from_str(&forwarded).map_err(Status::internal)?);
+            asked
+        }
+        None => target.address.to_string(),
+    };
+    let host = HeaderValue::from_str(&host).map_err(Status::internal)?;
     parts.headers.insert(HOST, host);
     parts.uri = target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
     parts.version = Version::HTTP_11;
@@ -142,18 +160,26 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     NOT_HANDED_ON.iter().for_each(|n| drop(headers.remove(*n)));
 }
 
-/// The backend's answer as the client gets it; redirects within the backend stay within the proxy.
-fn incoming(answer: Response<hyper::body::Incoming>, target: &Target) -> Response<Body> {
+/// The backend's answer as the client gets it.
+fn incoming(answer: Response<hyper::body::Incoming>) -> Response<Body> {
     let (mut parts, body) = answer.into_parts();
     strip(&mut parts.headers);
-    if let (Some(prefix), Some(location)) = (&target.prefix, parts.headers.get(LOCATION).and_then(|l| l.to_str().ok()))
-        && location.starts_with('/')
-        && let Ok(moved) = HeaderValue::from_str(&format!("{prefix}{location}"))
-    {
-        parts.headers.insert(LOCATION, moved);
-    }
     let stream = body.into_data_stream().map(|chunk| chunk.map_err(Into::into));
     Response::from_parts(parts, Body::Stream(Box::pin(stream)))
+}
+
+/// A backend does not say who may read from our origin (upstream: `removeCORSHeaders`).
+fn without_cors(mut answer: Response<Body>) -> Response<Body> {
+    for name in ["credentials", "headers", "methods", "origin"] {
+        answer.headers_mut().remove(format!("access-control-allow-{name}"));
+    }
+    answer
+}
+
+/// Host and port that the client asked for.
+fn asked_host<B>(request: &http::Request<B>) -> String {
+    let header = request.headers().get(HOST).and_then(|h| h.to_str().ok());
+    header.or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
 /// Copies both ways until either side is done.

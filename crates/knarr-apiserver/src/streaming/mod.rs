@@ -2,6 +2,7 @@
 //! server authorizes and admits them, then hands them on whole.
 
 pub mod backend;
+mod links;
 mod log_answer;
 mod log_socket;
 pub(crate) mod target;
