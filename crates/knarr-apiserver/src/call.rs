@@ -180,3 +180,9 @@ impl<'a> Exchange<'a> {
         self.call.options.dry_run
     }
 }
+
+impl knarr_kinds::Warn for Exchange<'_> {
+    fn warn(&self, text: String) {
+        Exchange::warn(self, text);
+    }
+}

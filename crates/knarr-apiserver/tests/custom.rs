@@ -135,3 +135,100 @@ async fn a_definition_goes_when_its_objects_are_gone() {
     until(&cluster, TABS, |code, _| code == 404).await;
     assert_eq!(cluster.get("/apis/stable.example.com/v1").await.code, 404);
 }
+
+/// The definition with rules in CEL.
+fn with_rules() -> Value {
+    let mut definition = definition();
+    let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    schema["x-kubernetes-validations"] = json!([{"rule": "self.metadata.name.size() < 9", "message": "the name is too long"}]);
+    let spec = &mut schema["properties"]["spec"];
+    spec["x-kubernetes-validations"] = json!([
+        {"rule": "self.replicas <= 10", "messageExpression": "self.replicas > 100 ? 'far too many' : 'at most 10 replicas'", "fieldPath": ".replicas"},
+        {"rule": "self.replicas >= oldSelf.replicas", "message": "replicas may not become fewer", "reason": "FieldValueForbidden", "fieldPath": ".replicas"},
+    ]);
+    spec["properties"]["color"] = json!({"type": "string", "maxLength": 20, "x-kubernetes-validations": [{"rule": "self in ['red', 'blue']"}]});
+    schema["properties"]["status"]["x-kubernetes-validations"] =
+        json!([{"rule": "!has(self.replicas) || self.replicas >= 0", "message": "no fewer than none"}]);
+    definition
+}
+
+#[tokio::test]
+async fn rules_in_cel_hold_for_every_write() {
+    let cluster = Cluster::start().await;
+    let created = cluster.post(DEFINITIONS, &with_rules()).await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    until(&cluster, "/apis/stable.example.com/v1", |code, _| code == 200).await;
+    let message = |answer: &support::Answer| answer.json()["message"].as_str().unwrap_or_default().to_owned();
+
+    let bad = cluster.post(TABS, &tab("far-too-long", json!({"cronSpec": "x", "replicas": 11, "color": "green"}))).await;
+    let told = "CronTab.stable.example.com \"far-too-long\" is invalid: [<nil>: Invalid value: the name is too long, spec.replicas: Invalid value: at most 10 replicas, spec.color: Invalid value: \"green\": failed rule: self in ['red', 'blue']]";
+    assert_eq!((bad.code, message(&bad).as_str()), (422, told));
+    // What is wrong already says enough.
+    let broken = cluster.post(TABS, &tab("b", json!({"cronSpec": 1, "replicas": 11}))).await;
+    assert!(message(&broken).ends_with("<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]"), "{}", broken.text());
+
+    let made = cluster.post(TABS, &tab("a", json!({"cronSpec": "x", "replicas": 5}))).await;
+    assert_eq!(made.code, 201, "{}", made.text());
+    let fewer = cluster.patch(&format!("{TABS}/a"), "application/merge-patch+json", r#"{"spec":{"replicas":4}}"#).await;
+    assert_eq!(
+        (fewer.code, message(&fewer).as_str()),
+        (422, "CronTab.stable.example.com \"a\" is invalid: spec.replicas: Forbidden: replicas may not become fewer")
+    );
+    let mut object = made.json();
+    object.set(&["spec", "replicas"], 4);
+    assert_eq!(cluster.put(&format!("{TABS}/a"), &object).await.code, 422);
+    let apply = |replicas: i64| {
+        format!("{{\"apiVersion\":\"stable.example.com/v1\",\"kind\":\"CronTab\",\"metadata\":{{\"name\":\"a\"}},\"spec\":{{\"replicas\":{replicas}}}}}")
+    };
+    let target = format!("{TABS}/a?fieldManager=test&force=true");
+    let applied = async |replicas| cluster.patch(&target, "application/apply-patch+yaml", &apply(replicas)).await;
+    assert_eq!((applied(4).await.code, applied(6).await.code), (422, 200));
+    let status = cluster.patch(&format!("{TABS}/a/status"), "application/merge-patch+json", r#"{"status":{"replicas":-1}}"#).await;
+    assert_eq!((status.code, message(&status).as_str()), (422, "CronTab.stable.example.com \"a\" is invalid: status: Invalid value: no fewer than none"));
+}
+
+#[tokio::test]
+async fn what_a_new_rule_forbids_may_stay_until_it_is_changed() {
+    let cluster = with_definition().await;
+    assert_eq!(cluster.post(TABS, &tab("a", json!({"cronSpec": "x", "color": "green"}))).await.code, 201);
+    let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
+    let mut changed = cluster.get(&path).await.json();
+    changed["spec"] = with_rules()["spec"].clone();
+    assert_eq!(cluster.put(&path, &changed).await.code, 200);
+    let green = |name: &str| tab(name, json!({"cronSpec": "x", "color": "green"}));
+    for _ in 0..500 {
+        if cluster.post(&format!("{TABS}?dryRun=All"), &green("b")).await.code == 422 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let kept = cluster.patch(&format!("{TABS}/a"), "application/merge-patch+json", r#"{"spec":{"cronSpec":"y"}}"#).await;
+    let warning = "299 - \"spec.color: Invalid value: \\\"green\\\": failed rule: self in ['red', 'blue']\"";
+    assert_eq!((kept.code, kept.headers["warning"].to_str().unwrap()), (200, warning), "{}", kept.text());
+    let other = cluster.patch(&format!("{TABS}/a"), "application/merge-patch+json", r#"{"spec":{"color":"pink"}}"#).await;
+    assert_eq!(other.code, 422, "{}", other.text());
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_kept_are_refused_with_the_definition() {
+    let cluster = Cluster::start().await;
+    let refused = |rule: &str| {
+        let mut definition = definition();
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = json!([{"rule": rule}]);
+        definition
+    };
+    let place = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
+    let unknown = cluster.post(DEFINITIONS, &refused("self.nope == 1")).await;
+    let cause = unknown.json()["details"]["causes"][0].clone();
+    assert_eq!((unknown.code, cause["reason"].as_str(), cause["field"].as_str()), (422, Some("FieldValueInvalid"), Some(place)), "{}", unknown.text());
+    assert!(
+        cause["message"].as_str().is_some_and(|m| m.ends_with("compilation failed: ERROR: <input>:1:5: undefined field 'nope'\n | self.nope == 1\n | ....^"))
+    );
+    let expensive = cluster.post(DEFINITIONS, &refused("self.cronSpec.split('').all(x, self.color.split('').all(y, x == y))")).await;
+    let cause = expensive.json()["details"]["causes"][0].clone();
+    assert_eq!((expensive.code, cause["reason"].as_str(), cause["field"].as_str()), (422, Some("FieldValueForbidden"), Some(place)));
+    assert_eq!(
+        cause["message"],
+        "Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    );
+}

@@ -54,7 +54,8 @@ pub fn check(parsed: Parsed, env: &Env) -> Result<Checked, Vec<Issue>> {
     let types: Vec<Type> = types.into_iter().map(|t| t.map_or(Type::Dyn, |t| t.substitute(&bound, true))).collect();
     let checked = Checked { root, types, overloads };
     if issues.is_empty() {
-        issues = literal_issues(&checked);
+        mixed_literals(&checked, &checked.root, &mut issues);
+        issues.extend(literal_issues(&checked));
     }
     if issues.is_empty() { Ok(checked) } else { Err(issues) }
 }
@@ -232,14 +233,10 @@ impl Checker<'_> {
         result
     }
 
-    /// The type of all elements of a list or map literal so far. They must not differ.
-    fn join(&mut self, e: &Expr, before: Option<Type>, t: Type) -> Option<Type> {
+    /// The type of all elements of a list or map literal so far.
+    fn join(&mut self, before: Option<Type>, t: Type) -> Option<Type> {
         let Some(before) = before else { return Some(t) };
-        if assignable(&mut self.bound, &before, &t) {
-            return Some(most_general(&before, &t));
-        }
-        self.mismatch(e, &before, &t);
-        Some(Type::Error)
+        Some(if assignable(&mut self.bound, &before, &t) { most_general(&before, &t) } else { Type::Dyn })
     }
 
     fn mismatch(&mut self, e: &Expr, expected: &Type, found: &Type) {
@@ -267,7 +264,7 @@ impl Checker<'_> {
         let mut of = None;
         for (element, optional) in elements {
             let t = self.element(element, *optional);
-            of = self.join(element, of, t);
+            of = self.join(of, t);
         }
         types::list(of.unwrap_or_else(|| self.fresh()))
     }
@@ -277,9 +274,9 @@ impl Checker<'_> {
         let (mut keys, mut values) = (None, None);
         for entry in entries {
             let key = self.check(&mut entry.key);
-            keys = self.join(&entry.key, keys, key);
+            keys = self.join(keys, key);
             let value = self.element(&mut entry.value, entry.optional);
-            values = self.join(&entry.value, values, value);
+            values = self.join(values, value);
         }
         match (keys, values) {
             (Some(keys), Some(values)) => types::map(keys, values),
@@ -370,7 +367,42 @@ fn literal_type(literal: &Literal) -> Type {
     }
 }
 
-/// Durations, timestamps, patterns and aggregates that can be seen to be wrong (upstream: cel-go's `cel/validator.go`).
+/// Elements of list and map literals must all be of the same type, except in what is formatted (upstream:
+/// `ValidateHomogeneousAggregateLiterals`).
+fn mixed_literals(checked: &Checked, e: &Expr, issues: &mut Vec<Issue>) {
+    let type_of = |e: &Expr, optional: bool| {
+        let t = checked.type_of(e);
+        if optional { t.unwrap_optional().unwrap_or(t).clone() } else { t.clone() }
+    };
+    let mut mismatch = |e: &Expr, expected: &Type, found: &Type| issues.push(Issue::new(e.at, format!("expected type '{expected}' but found '{found}'")));
+    match &e.kind {
+        Kind::Call { function, .. } if function == "format" => return,
+        Kind::List(elements) => {
+            let mut types = elements.iter().map(|(e, optional)| (e, type_of(e, *optional)));
+            if let Some((_, first)) = types.next()
+                && let Some((other, found)) = types.find(|(_, t)| *t != first)
+            {
+                mismatch(other, &first, &found);
+            }
+        }
+        Kind::Map(entries) => {
+            for entry in entries.iter().skip(1) {
+                let (key, value) = (type_of(&entry.key, false), type_of(&entry.value, entry.optional));
+                let (first_key, first_value) = (type_of(&entries[0].key, false), type_of(&entries[0].value, entries[0].optional));
+                if key != first_key {
+                    mismatch(&entry.key, &first_key, &key);
+                }
+                if value != first_value {
+                    mismatch(&entry.value, &first_value, &value);
+                }
+            }
+        }
+        _ => {}
+    }
+    e.children().into_iter().for_each(|child| mixed_literals(checked, child, issues));
+}
+
+/// Durations, timestamps and patterns that can be seen to be wrong (upstream: cel-go's `cel/validator.go`).
 fn literal_issues(checked: &Checked) -> Vec<Issue> {
     let mut issues = Vec::new();
     checked.root.walk(&mut |e| {

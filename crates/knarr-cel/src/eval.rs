@@ -74,7 +74,7 @@ impl Program {
 
     /// Evaluates, for at most `limit` units of cost.
     pub fn eval<'a>(&self, variables: &dyn Activation<'a>, authorizer: Option<&dyn Authorizer>, limit: u64) -> Outcome<'a> {
-        let mut run = Run { program: self, variables, authorizer, scopes: Vec::new(), cost: 0, limit };
+        let mut run = Run { program: self, variables, authorizer, scopes: Vec::new(), cost: 0, limit, free_name: false };
         let value = run.eval(&self.checked.root);
         Outcome { value, cost: run.cost }
     }
@@ -97,6 +97,8 @@ struct Run<'e, 'a> {
     scopes: Vec<(&'e str, Res<'a>)>,
     cost: u64,
     limit: u64,
+    /// The next name is read as part of something that is charged already.
+    free_name: bool,
 }
 
 impl<'e, 'a> Run<'e, 'a> {
@@ -119,14 +121,15 @@ impl<'e, 'a> Run<'e, 'a> {
     }
 
     fn ident(&mut self, name: &str) -> Res<'a> {
-        self.charge(1)?;
         let name = name.strip_prefix('.').unwrap_or(name);
-        if let Some((_, value)) = self.scopes.iter().rev().find(|(n, _)| *n == name) {
-            return value.clone();
+        let is_free = std::mem::take(&mut self.free_name);
+        let local = self.scopes.iter().rev().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
+        let variable = local.or_else(|| self.variables.variable(name).map(Ok));
+        if let Some(value) = variable {
+            self.charge(u64::from(!is_free))?;
+            return value;
         }
-        if let Some(value) = self.variables.variable(name) {
-            return Ok(value);
-        }
+        // Types are constants.
         crate::env::type_named(name).map(|t| Value::Type(t.into())).ok_or_else(|| Error::new(format!("no such attribute(s): {name}")))
     }
 
@@ -134,10 +137,16 @@ impl<'e, 'a> Run<'e, 'a> {
     fn step_cost(operand: &Expr) -> u64 {
         let is_path = match &operand.kind {
             Kind::Ident(_) | Kind::Select { test: false, .. } => true,
-            Kind::Call { function, .. } => matches!(function.as_str(), op::INDEX | op::OPT_INDEX | op::OPT_SELECT),
+            Kind::Call { function, .. } => matches!(function.as_str(), op::INDEX | op::OPT_INDEX | op::OPT_SELECT | op::CONDITIONAL),
             _ => false,
         };
         if is_path { 1 } else { 2 }
+    }
+
+    /// Evaluates what stands in the place of another value: a path from a variable costs no more than its steps there.
+    fn in_place(&mut self, e: &'e Expr) -> Res<'a> {
+        self.free_name = is_path_of_variable(e);
+        self.eval(e)
     }
 
     fn select(&mut self, operand: &'e Expr, field: &str, test: bool) -> Res<'a> {
@@ -189,12 +198,18 @@ impl<'e, 'a> Run<'e, 'a> {
 
     fn plain_call(&mut self, e: &'e Expr, function: &'e str, target: Option<&'e Expr>, args: &'e [Expr]) -> Res<'a> {
         let mut values = Vec::with_capacity(args.len() + 1);
-        if let Some(target) = target {
-            values.push(self.eval(target)?);
-        }
         let consumes = matches!(function, op::ADD | "cel.@mapInsert") && args.first().is_some_and(|a| matches!(&a.kind, Kind::Ident(name) if name == ACCU));
-        for arg in args {
-            values.push(self.eval(arg)?);
+        let mut failed = None;
+        for arg in target.into_iter().chain(args) {
+            match self.eval(arg) {
+                Ok(value) => values.push(value),
+                Err(e) if e.cancelled || target.iter().count() + args.len() > 2 => return Err(e),
+                // A call of few arguments is charged also when it does not come about.
+                Err(e) => {
+                    failed = failed.or(Some(e));
+                    values.push(Value::Null);
+                }
+            }
         }
         if consumes && let Some((_, held)) = self.scopes.iter_mut().rev().find(|(n, _)| *n == ACCU) {
             // The step writes it anew: let go, so that it need not be copied.
@@ -208,8 +223,11 @@ impl<'e, 'a> Run<'e, 'a> {
         if !free {
             self.charge(runtime_cost::before(function, overload, &values))?;
         }
-        let Some(implementation) = self.program.implementations[e.id] else { return Err(Error::no_overload()) };
-        let result = implementation(self.authorizer, values);
+        let result = match (failed, self.program.implementations[e.id]) {
+            (Some(error), _) => Err(error),
+            (None, Some(implementation)) => implementation(self.authorizer, values),
+            (None, None) => Err(Error::no_overload()),
+        };
         if !free {
             self.charge(runtime_cost::after(function, overload, &result))?;
         }
@@ -220,7 +238,7 @@ impl<'e, 'a> Run<'e, 'a> {
     fn costs_nothing(&self, function: &str, target: Option<&Expr>, args: &[Expr]) -> bool {
         match (function, args) {
             (op::IN, [_, list]) => matches!(list.kind, Kind::List(_)) && self.program.constant[list.id],
-            ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint", [arg]) => {
+            ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "type" | "uint", [arg]) => {
                 target.is_none() && matches!(arg.kind, Kind::Literal(_))
             }
             _ => false,
@@ -247,8 +265,8 @@ impl<'e, 'a> Run<'e, 'a> {
 
     fn conditional(&mut self, condition: &'e Expr, yes: &'e Expr, no: &'e Expr) -> Res<'a> {
         match self.eval(condition)? {
-            Value::Bool(true) => self.eval(yes),
-            Value::Bool(false) => self.eval(no),
+            Value::Bool(true) => self.in_place(yes),
+            Value::Bool(false) => self.in_place(no),
             _ => Err(Error::no_overload()),
         }
     }
@@ -286,7 +304,7 @@ impl<'e, 'a> Run<'e, 'a> {
 
     fn index(&mut self, operand: &'e Expr, index: &'e Expr, optional: bool) -> Res<'a> {
         let value = self.eval(operand)?;
-        let at = self.eval(index)?;
+        let at = self.in_place(index)?;
         self.charge(Self::step_cost(operand))?;
         let (value, optional) = match value {
             Value::Optional(None) => return Ok(Value::NONE),
@@ -433,6 +451,18 @@ impl<'e, 'a> Run<'e, 'a> {
         }
         self.scopes[depth].1 = step;
         Ok(true)
+    }
+}
+
+/// A variable, or steps from one.
+fn is_path_of_variable(e: &Expr) -> bool {
+    match &e.kind {
+        Kind::Ident(_) => true,
+        Kind::Select { operand, test: false, .. } => is_path_of_variable(operand),
+        Kind::Call { function, target: None, args } if matches!(function.as_str(), op::INDEX | op::OPT_INDEX | op::OPT_SELECT) => {
+            args.first().is_some_and(is_path_of_variable)
+        }
+        _ => false,
     }
 }
 

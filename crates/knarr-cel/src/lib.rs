@@ -12,6 +12,7 @@ pub mod authorization;
 pub mod authz;
 pub mod check;
 pub mod env;
+pub mod estimate;
 pub mod eval;
 pub mod issue;
 mod lexer;

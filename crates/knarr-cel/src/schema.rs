@@ -16,7 +16,9 @@ use crate::{
 };
 
 /// The largest request, in bytes; all sizes that nothing else bounds follow from it.
-const REQUEST_BYTES_MAX: i64 = 3 * 1024 * 1024;
+pub const REQUEST_BYTES_MAX: i64 = 3 * 1024 * 1024;
+/// The longest name of an object.
+const NAME_MAX: i64 = 253;
 
 #[derive(Debug)]
 pub enum DeclKind {
@@ -118,20 +120,6 @@ impl Decl {
             DeclKind::List { items, .. } => Some(items),
             _ => None,
         }
-    }
-
-    /// The declaration at a path of escaped names, `@items`, `@values` and `@keys` (the last has none).
-    pub fn at_path(&self, path: &[String]) -> Option<&Decl> {
-        let mut decl = self;
-        for step in path {
-            decl = match (&decl.kind, step.as_str()) {
-                (DeclKind::List { items, .. }, "@items" | "@values") => items,
-                (DeclKind::Map(of), "@values" | "@items") => of,
-                (DeclKind::Object { .. }, name) => decl.of_json_name(decl.json_name(name))?,
-                _ => return None,
-            };
-        }
-        Some(decl)
     }
 
     /// All object types in it, for the checker.
@@ -318,8 +306,15 @@ impl Builder<'_> {
             let mut all = properties.clone();
             let string = serde_json::json!({"type": "string"});
             all.insert("kind".into(), string.clone());
-            all.insert("apiVersion".into(), string.clone());
-            all.insert("metadata".into(), serde_json::json!({"type": "object", "properties": {"name": string, "generateName": string}}));
+            all.insert("apiVersion".into(), string);
+            let declared = schema.get("properties").and_then(|p| p.get("metadata")).and_then(|m| m.get("properties"));
+            let name = |key: &str, max: i64| {
+                let own = declared.and_then(|d| d.get(key)).and_then(|s| number(s, "maxLength"));
+                serde_json::json!({"type": "string", "maxLength": own.map_or(max, |n| n.min(max))})
+            };
+            // A generated name has at least one more character.
+            let names = serde_json::json!({"name": name("name", NAME_MAX), "generateName": name("generateName", NAME_MAX - 1)});
+            all.insert("metadata".into(), serde_json::json!({"type": "object", "properties": names}));
             with_meta = all;
             properties = &with_meta;
         }

@@ -61,7 +61,7 @@ fn macros() {
         "['a', 'b'].transformMapEntry(i, v, {v: i}) == {'a': 0, 'b': 1} && [1, 2].transformList(i, v, v > 1, v) == [2]",
         "[1, 0].exists(i, 1 / i == 1) && [0, 1].exists(i, 1 / i == 1)",
         "optional.of(1).optMap(v, v + 1).value() == 2 && !optional.none().hasValue() && x.?z.orValue('d') == 'd'",
-        "x.?m.?k.value() == 'v' && x.m[?'k'].hasValue() && [1][?3].orValue(9) == 9 && [?x.?z, 1] == [1] && {?'z': x.?z} == {}",
+        "x.?m.?k.value() == 'v' && x.m[?'k'].hasValue() && [1][?3].orValue(9) == 9 && [?x.?z, dyn(1)] == [1] && {?'z': x.?z} == {}",
         "optional.none().or(optional.of(2)).value() == 2 && has(x.?m.k) && [3, 1, 2].sortBy(e, -e) == [3, 2, 1]",
     ]);
 }
@@ -72,9 +72,9 @@ fn libraries() {
         "'Hello'.lowerAscii() == 'hello' && 'a,b'.split(',') == ['a', 'b'] && ['a', 'b'].join('-') == 'a-b' && ' a '.trim() == 'a'",
         "'hello'.substring(1, 3) == 'el' && 'hello'.replace('l', 'L', 1) == 'heLlo' && 'hello'.indexOf('l') == 2 && 'hello'.lastIndexOf('l') == 3",
         "'hello'.charAt(1) == 'e' && 'abc'.matches('^a.c$') && 'a1b22'.findAll('[0-9]+') == ['1', '22'] && 'a1'.find('[0-9]') == '1'",
-        "'%s is %d and %.2f, %x %s'.format([dyn('a'), 3, 1234.5, 255, [dyn(1), 'b']]) == 'a is 3 and 1,234.50, ff [1, \"b\"]'",
+        "'%s is %d and %.2f, %x %s'.format(['a', 3, 1234.5, 255, [1, 'b']]) == 'a is 3 and 1,234.50, ff [1, \"b\"]'",
         "[1, 2, 3].sum() == 6 && [1, 3].max() == 3 && [2, 1].min() == 1 && [1, 2].isSorted() && [1, 2, 1].indexOf(1) == 0 && [1, 2, 1].lastIndexOf(1) == 2",
-        "[dyn(1), [2]].flatten(1) == [1, 2] && lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1] && [1, 1].distinct() == [1] && [2, 1].sort() == [1, 2]",
+        "[[1], [2]].flatten(1) == [1, 2] && lists.range(3) == [0, 1, 2] && [1, 2].reverse() == [2, 1] && [1, 1].distinct() == [1] && [2, 1].sort() == [1, 2]",
         "[1, 2, 3].slice(1, 2) == [2] && [1].includes(1) && [1, 2].first().value() == 1 && [1, 2].last().value() == 2",
         "sets.contains([1, 2], [1]) && sets.equivalent([1, 1], [1]) && sets.intersects([1], [1, 2])",
         "url('https://h:80/p?a=b').getHostname() == 'h' && url('https://h:80/p').getPort() == '80' && isURL('https://x') && !isURL('x y')",

@@ -188,10 +188,11 @@ impl<'a> List<'a> {
             return false;
         }
         let (Ok(a), Ok(b)) = (self.to_vec(), other.to_vec()) else { return false };
-        match (self.semantics, other.semantics) {
-            (Semantics::Set, _) | (_, Semantics::Set) => a.iter().all(|x| b.iter().any(|y| x.equals(y))),
-            (Semantics::Map(keys), _) | (_, Semantics::Map(keys)) => a.iter().all(|x| b.iter().any(|y| same_keys(x, y, keys) && x.equals(y))),
-            _ => a.iter().zip(&b).all(|(x, y)| x.equals(y)),
+        // The side that is asked decides how.
+        match self.semantics {
+            Semantics::Set => a.iter().all(|x| b.iter().any(|y| x.equals(y))),
+            Semantics::Map(keys) => a.iter().all(|x| b.iter().any(|y| same_keys(x, y, keys) && x.equals(y))),
+            Semantics::Atomic => a.iter().zip(&b).all(|(x, y)| x.equals(y)),
         }
     }
 }
@@ -274,7 +275,9 @@ impl<'a> Map<'a> {
             (Self::Json(map, decl), Value::String(name)) => {
                 let Some(decl) = decl else { return Ok(map.get(&**name).map(Value::plain)) };
                 let name = decl.json_name(name);
-                map.get(name).map(|v| Value::from_json(v, decl.of_json_name(name))).transpose()
+                // A field that is null is not there.
+                let found = map.get(name).filter(|v| !(v.is_null() && matches!(decl.kind, DeclKind::Object { .. })));
+                found.map(|v| Value::from_json(v, decl.of_json_name(name))).transpose()
             }
             (Self::Json(..), _) => Ok(None),
             (Self::Values(map), key) => Ok(Key::of(key).and_then(|k| map.get(&k)).map(|(_, v)| v.clone())),

@@ -141,6 +141,11 @@ impl Error {
         Self::new(ErrorType::Duplicate, field, value, "")
     }
 
+    /// Without the value, which would say too much.
+    pub fn duplicate_omitted(field: &Path) -> Self {
+        Self::new(ErrorType::Duplicate, field, OMITTED, "")
+    }
+
     pub fn invalid(field: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(ErrorType::Invalid, field, value, detail)
     }

@@ -41,9 +41,9 @@ mod table;
 mod tree;
 mod warnings;
 
-pub use apiextensions::columns::custom_cells;
+pub use apiextensions::{columns::custom_cells, custom};
 pub use convert::convert;
 pub use metadata::{validate_metadata, validate_metadata_update};
 pub use scale::{ScalePaths, apply_scale, to_scale, validate_scale};
-pub use strategy::{Context, Graceful, Plain, Shape, StatusOf, Strategy};
+pub use strategy::{Context, Graceful, Plain, Shape, StatusOf, Strategy, Warn};
 pub use table::{custom_strategy, strategy};

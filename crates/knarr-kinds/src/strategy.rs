@@ -7,6 +7,11 @@ use knarr_core::{Value, clock::Env, field::ErrorList};
 
 use crate::separation;
 
+/// Takes what the client should be told about a write that may go on.
+pub trait Warn: Sync {
+    fn warn(&self, text: String);
+}
+
 /// What a strategy may know of the request.
 pub struct Context<'a> {
     pub env: &'a Env,
@@ -20,12 +25,14 @@ pub struct Context<'a> {
     pub groups: &'a [String],
     /// Extra facts of the authenticator: an object of lists of strings.
     pub extra: Option<&'a Value>,
+    /// Where validation leaves what is wrong and may stay so.
+    pub warnings: Option<&'a dyn Warn>,
 }
 
 impl<'a> Context<'a> {
     /// A request of nobody in particular: the server's own writes, and tests.
     pub fn internal(env: &'a Env, namespace: &'a str) -> Self {
-        Self { env, namespace, user: "", uid: "", groups: &[], extra: None }
+        Self { env, namespace, user: "", uid: "", groups: &[], extra: None, warnings: None }
     }
 }
 

@@ -4,12 +4,8 @@
 mod controller;
 mod conversion;
 mod definition;
-mod formats;
 mod names;
-mod prune;
-mod schema;
 mod strategy;
-mod validate;
 
 pub use controller::{CLEANUP, start};
 pub use conversion::Converter;

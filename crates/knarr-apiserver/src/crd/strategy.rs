@@ -2,18 +2,19 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use knarr_core::{Result, Status, Value, ValueExt, field, field::ErrorList};
-use knarr_kinds::{Context, Shape, Strategy, custom_cells, custom_strategy};
+use knarr_core::{
+    Result, Status, Value, ValueExt,
+    field::{self, Error, ErrorList, ErrorType, Path},
+};
+use knarr_kinds::{
+    Context, Shape, Strategy,
+    custom::{Expressions, Schema, fill_defaults, prune, validate},
+    custom_cells, custom_strategy,
+};
 use knarr_schema::{
     codec::{self, FieldValidation},
     registry::Resource,
     types::{self, TypeId},
-};
-
-use super::{
-    prune::{fill_defaults, prune},
-    schema::Schema,
-    validate::validate,
 };
 
 /// See the module.
@@ -23,14 +24,19 @@ pub struct CustomStrategy {
     generic: &'static dyn Strategy,
     /// Read when the first object comes.
     schema: Arc<OnceLock<Schema>>,
+    /// Compiled when the first object is written.
+    expressions: Arc<OnceLock<Option<Expressions>>>,
     has_defaults: Arc<OnceLock<bool>>,
 }
+
+/// Errors after which rules could say nothing sensible (upstream: `hasBlockingErr`).
+const BLOCKING: [ErrorType; 5] = [ErrorType::NotSupported, ErrorType::Required, ErrorType::TooLong, ErrorType::TooMany, ErrorType::TypeInvalid];
 
 static OBJECT_META: LazyLock<Option<TypeId>> = LazyLock::new(|| types::by_name("apimachinery.pkg.apis.meta.v1.ObjectMeta"));
 
 impl CustomStrategy {
     pub fn new(resource: Arc<Resource>) -> Self {
-        Self { generic: generic(&resource, ""), resource, schema: Arc::default(), has_defaults: Arc::default() }
+        Self { generic: generic(&resource, ""), resource, schema: Arc::default(), expressions: Arc::default(), has_defaults: Arc::default() }
     }
 
     /// The same for a subresource.
@@ -48,6 +54,28 @@ impl CustomStrategy {
             }
             _ => Schema::anything(),
         })
+    }
+
+    fn expressions(&self) -> Option<&Expressions> {
+        let source = self.resource.custom.as_ref().map(|c| &c.schema);
+        self.expressions.get_or_init(|| Expressions::new(source?, true)).as_ref()
+    }
+
+    /// Everything that the definition asks of an object. Rules are not looked at for an object that is no good anyway.
+    fn errors(&self, cx: &Context<'_>, object: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = validate(object, old, self.schema());
+        let Some(expressions) = self.expressions() else { return errors };
+        if errors.iter().any(|e| BLOCKING.contains(&e.kind)) {
+            const WHY: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(Error::invalid(&Path::root(), Value::Null, WHY));
+            return errors;
+        }
+        let found = expressions.evaluate(&Path::root(), object, old, self.schema(), true);
+        if let Some(warnings) = cx.warnings {
+            found.warnings.into_iter().for_each(|w| warnings.warn(w));
+        }
+        errors.extend(found.errors);
+        errors
     }
 
     /// Whether the schema declares defaults: then objects that were stored before it did get them when they are read.
@@ -98,7 +126,7 @@ impl Strategy for CustomStrategy {
 
     fn validate_create(&self, cx: &Context<'_>, object: &Value) -> ErrorList {
         let mut errors = self.generic.validate_create(cx, object);
-        errors.extend(validate(object, None, self.schema()));
+        errors.extend(self.errors(cx, object, None));
         errors
     }
 
@@ -108,7 +136,7 @@ impl Strategy for CustomStrategy {
 
     fn validate_update(&self, cx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         let mut errors = self.generic.validate_update(cx, object, old);
-        errors.extend(validate(object, Some(old), self.schema()));
+        errors.extend(self.errors(cx, object, Some(old)));
         errors
     }
 

@@ -52,7 +52,15 @@ impl<'a> Writer<'a> {
 
     pub fn context(&self) -> Context<'_> {
         let user = &self.ex.call.user;
-        Context { env: &self.ex.server.env, namespace: self.ex.namespace(), user: &user.name, uid: &user.uid, groups: &user.groups, extra: self.extra.as_ref() }
+        Context {
+            env: &self.ex.server.env,
+            namespace: self.ex.namespace(),
+            user: &user.name,
+            uid: &user.uid,
+            groups: &user.groups,
+            extra: self.extra.as_ref(),
+            warnings: Some(self.ex),
+        }
     }
 
     pub fn manager(&self) -> Manager<'_> {

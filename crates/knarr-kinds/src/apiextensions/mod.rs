@@ -2,11 +2,13 @@
 
 pub mod columns;
 pub mod conversion;
+pub mod custom;
 pub mod customresource;
+mod definition;
 
 use crate::cells::{Cells, created_at, is_true, name, text};
 use jiff::Timestamp;
-use knarr_core::{Value, ValueExt, json};
+use knarr_core::{Value, ValueExt, field::ErrorList, json};
 
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -40,6 +42,22 @@ impl Strategy for CustomResourceDefinition {
     fn prepare_for_update(&self, _cx: &Context<'_>, definition: &mut Value, old: &Value) {
         separation::update(self.shape(), definition, old);
         add_stored_version(definition, false);
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, definition: &Value) -> ErrorList {
+        definition::validate(definition, None)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, definition: &Value, old: &Value) -> ErrorList {
+        definition::validate(definition, Some(old))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, definition: &Value, _old: &Value) -> ErrorList {
+        definition::validate_status(definition)
+    }
+
+    fn warnings(&self, definition: &Value, old: Option<&Value>) -> Vec<String> {
+        definition::warnings(definition, old)
     }
 
     fn cells(&self, definition: &Value, _now: Timestamp) -> Cells {

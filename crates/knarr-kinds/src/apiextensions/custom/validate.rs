@@ -14,10 +14,18 @@ use super::{
 /// Validates an object. What did not change since `old` may stay as wrong as it was.
 pub fn validate(object: &Value, old: Option<&Value>, schema: &Schema) -> ErrorList {
     let mut errors = check(object, old, schema, "").errors;
-    if errors.is_empty() {
-        errors = list_errors(object, schema, &Path::root());
-        let before = old.map(|o| list_errors(o, schema, &Path::root())).unwrap_or_default();
-        errors.retain(|e| !before.contains(e));
+    // Whoever had something twice may go on so.
+    if old.is_none_or(|o| list_errors(o, schema, &Path::root()).is_empty()) {
+        errors.extend(list_errors(object, schema, &Path::root()));
+    }
+    errors
+}
+
+/// Validates a value that stands at a path: a default. Texts name the place within it.
+pub fn validate_at(value: &Value, schema: &Schema, at: &Path) -> ErrorList {
+    let mut errors = check(value, None, schema, "").errors;
+    for error in &mut errors {
+        error.field = if error.field == Path::root() { at.clone() } else { at.child(error.field.as_str()) };
     }
     errors
 }

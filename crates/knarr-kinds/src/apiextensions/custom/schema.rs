@@ -1,5 +1,5 @@
 //! A structural schema, read once from a definition and asked for each object (upstream:
-//! `apiextensions-apiserver/pkg/apiserver/schema`).
+//! `apiextensions-apiserver/pkg/apiserver/schema`). Patterns that cannot be compiled are refused with the definition.
 
 use std::collections::BTreeMap;
 
@@ -112,6 +112,22 @@ impl Schema {
         self.default.is_some() || self.properties.values().chain(below).chain(self.items.as_deref()).any(Self::has_defaults)
     }
 
+    /// The type that the schema names; empty for int-or-string and for anything.
+    pub fn type_name(&self) -> &str {
+        match &self.types[..] {
+            [one] => one,
+            _ => "",
+        }
+    }
+
+    /// The schema of all properties that have none of their own.
+    pub fn additional_schema(&self) -> Option<&Schema> {
+        match &self.additional {
+            Additional::Of(other) => Some(other),
+            _ => None,
+        }
+    }
+
     /// The schema of an object that any definition without one has: everything goes.
     pub fn anything() -> Self {
         Self { types: vec!["object".into()], preserves_unknown: true, ..Self::default() }
@@ -153,8 +169,12 @@ impl Rules {
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 fn compile(pattern: &str) -> Option<Regex> {
-    let compiled = regex::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
-    compiled.inspect_err(|error| tracing::warn!(pattern, %error, "a pattern of a custom resource cannot be compiled and is not checked")).ok()
+    regex::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build().ok()
+}
+
+/// Whether a format means something for a type.
+pub fn is_known_format(format: &str, of_type: &str) -> bool {
+    is_supported_format(format, &if of_type.is_empty() { Vec::new() } else { vec![of_type.to_owned()] })
 }
 
 /// Formats of strings are compared without dashes; those of other types are two each

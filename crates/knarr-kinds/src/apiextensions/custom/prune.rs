@@ -15,6 +15,11 @@ pub fn prune(object: &mut Value, schema: &Schema) -> Vec<String> {
     pruner.unknown
 }
 
+/// The same for a part of an object: a default. `is_resource`: it has type and metadata of its own.
+pub fn prune_part(value: &mut Value, schema: &Schema, is_resource: bool) {
+    Pruner { path: String::new(), unknown: Vec::new() }.node(value, Some(schema), is_resource);
+}
+
 struct Pruner {
     path: String,
     unknown: Vec<String>,
