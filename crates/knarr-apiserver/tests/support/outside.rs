@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 pub struct Asked {
     pub path: String,
     pub authorization: String,
+    pub headers: http::HeaderMap,
     /// Null for what is no JSON.
     pub body: Value,
 }
@@ -63,8 +64,9 @@ impl Outside {
                         async move {
                             let path = request.uri().path_and_query().unwrap().as_str().to_owned();
                             let authorization = request.headers().get("authorization").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+                            let headers = request.headers().clone();
                             let body = request.into_body().collect().await?.to_bytes();
-                            let (code, reply) = answer(Asked { path, authorization, body: serde_json::from_slice(&body).unwrap_or_default() });
+                            let (code, reply) = answer(Asked { path, authorization, headers, body: serde_json::from_slice(&body).unwrap_or_default() });
                             let reply = reply.as_str().map_or_else(|| reply.to_string(), str::to_owned);
                             let location = reply.strip_prefix("-> ").map(str::to_owned);
                             let mut response = Response::builder().status(code);
