@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use self::http::{Answer, Client};
-use self::table::{Request, Scenario, Tables};
+use self::table::{NAMESPACES, Request, Scenario, Tables};
 
 /// Scenarios that run at once, each over a connection of its own.
 const AT_ONCE: usize = 12;
@@ -39,9 +39,9 @@ pub struct Options {
     /// Folder for servers, recorded answers and the report
     #[arg(long)]
     work: PathBuf,
-    /// Only requests whose name holds this text
-    #[arg(long)]
-    only: Option<String>,
+    /// Only scenarios (kinds, `paths`) whose name holds one of these texts; the answers of the others stay as recorded before
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Compare what was recorded before, without asking knarr again
     #[arg(long)]
     offline: bool,
@@ -66,15 +66,17 @@ pub fn run(options: &Options) -> Result<()> {
     let (theirs_file, ours_file) = (options.work.join(format!("upstream-{}.jsonl", hash(&scenarios)?)), options.work.join("knarr.jsonl"));
     if !theirs_file.exists() {
         let server = servers::Upstream.start(&options.upstream, &options.work)?;
-        record(&server.client()?, &scenarios, &theirs_file)?;
+        record(&server.client()?, &scenarios, &[], &theirs_file)?;
     }
     if !options.offline {
         let server = servers::Knarr.start(&options.knarr, &options.work)?;
-        record(&server.client()?, &scenarios, &ours_file)?;
+        let kept = if options.only.is_empty() { Vec::new() } else { kept(&options.only, &ours_file)? };
+        let asked: Vec<Scenario> = scenarios.into_iter().filter(|s| s.name == NAMESPACES || options.wants(&s.name)).collect();
+        record(&server.client()?, &asked, &kept, &ours_file)?;
     }
     let (theirs, ours) = (read(&theirs_file)?, read(&ours_file)?);
     let mut report = report::Report::new(&folder)?;
-    for (id, theirs) in theirs.iter().filter(|(id, _)| options.only.as_ref().is_none_or(|only| id.contains(only.as_str()))) {
+    for (id, theirs) in theirs.iter().filter(|(id, _)| options.wants(scenario(id))) {
         let ours = ours.get(id).with_context(|| format!("knarr was not asked for {id}"))?;
         report.add(theirs, ours);
     }
@@ -83,6 +85,26 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{unexplained} answers differ");
     }
     Ok(())
+}
+
+impl Options {
+    fn wants(&self, scenario: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| scenario.contains(text.as_str()))
+    }
+}
+
+/// The scenario of an exchange's id.
+fn scenario(id: &str) -> &str {
+    id.split(' ').next().unwrap_or_default()
+}
+
+/// What was recorded before of scenarios that are not asked for now.
+fn kept(only: &[String], file: &Path) -> Result<Vec<Exchange>> {
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let asked = |id: &str| scenario(id) == NAMESPACES || only.iter().any(|text| scenario(id).contains(text.as_str()));
+    Ok(read(file)?.into_values().filter(|e| !asked(&e.id)).collect())
 }
 
 fn hash(scenarios: &[Scenario]) -> Result<String> {
@@ -95,8 +117,8 @@ fn read(path: &Path) -> Result<BTreeMap<String, Exchange>> {
     text.lines().map(|line| serde_json::from_str::<Exchange>(line).map(|e| (e.id.clone(), e)).map_err(Into::into)).collect()
 }
 
-/// Asks everything: what comes first alone, then several scenarios at once.
-fn record(client: &Client, scenarios: &[Scenario], file: &Path) -> Result<()> {
+/// Asks everything: what comes first alone, then several scenarios at once. The file holds the answers and what was kept.
+fn record(client: &Client, scenarios: &[Scenario], kept: &[Exchange], file: &Path) -> Result<()> {
     let (first, rest): (Vec<&Scenario>, Vec<&Scenario>) = scenarios.iter().partition(|s| s.first);
     let all = Mutex::new(Vec::new());
     for scenario in first {
@@ -117,7 +139,8 @@ fn record(client: &Client, scenarios: &[Scenario], file: &Path) -> Result<()> {
             .collect();
         workers.into_iter().try_for_each(|w| w.join().expect("no thread has panicked"))
     })?;
-    let lines: Vec<String> = all.into_inner()?.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let all = all.into_inner()?;
+    let lines: Vec<String> = kept.iter().chain(&all).map(serde_json::to_string).collect::<Result<_, _>>()?;
     let unfinished = file.with_extension("part");
     fs::write(&unfinished, lines.join("\n"))?;
     Ok(fs::rename(unfinished, file)?)

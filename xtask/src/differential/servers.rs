@@ -2,7 +2,7 @@
 //! same flags and end with the value that stands for them.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -75,7 +75,7 @@ fn start(binaries: &Path, folder: &Path) -> Result<Running> {
     fs::create_dir_all(folder)?;
     let folder = fs::canonicalize(folder)?;
     let (clients, peers, address) = (free()?, free()?, free()?);
-    let etcd = spawn(
+    let mut etcd = spawn(
         &binaries.join("etcd"),
         &folder,
         &[
@@ -86,6 +86,7 @@ fn start(binaries: &Path, folder: &Path) -> Result<Running> {
             "--unsafe-no-fsync=true".into(),
         ],
     )?;
+    wait_until_listening(&mut etcd, clients)?;
     fs::write(folder.join("tokens.csv"), format!("{TOKEN},admin,admin-uid,\"system:masters\"\n"))?;
     let key = rcgen::KeyPair::generate()?;
     fs::write(folder.join("sa.key"), key.serialize_pem())?;
@@ -122,6 +123,17 @@ fn spawn(program: &Path, folder: &Path, args: &[String]) -> Result<Child> {
     let log: PathBuf = folder.join(format!("{name}.log"));
     let out = File::create(&log)?;
     Command::new(program).args(args).stdout(out.try_clone()?).stderr(out).spawn().with_context(|| program.display().to_string())
+}
+
+fn wait_until_listening(etcd: &mut Child, clients: SocketAddr) -> Result<()> {
+    let since = Instant::now();
+    while TcpStream::connect(clients).is_err() {
+        if etcd.try_wait()?.is_some() || since.elapsed() > START_PATIENCE {
+            bail!("no etcd at {clients}");
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 impl Running {

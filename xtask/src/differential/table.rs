@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::fields;
 
+/// The scenario that makes the namespaces of all others.
+pub const NAMESPACES: &str = "namespaces";
+
 /// What is sent, in order, over one connection.
 #[derive(Serialize)]
 pub struct Scenario {
@@ -168,7 +171,7 @@ impl Tables {
             }
         };
         let namespaced = self.samples.iter().filter(|s| self.served.get(&s.resource).is_some_and(|r| r.namespaced));
-        Scenario { name: "namespaces".into(), first: true, known: BTreeMap::new(), requests: namespaced.map(create).collect() }
+        Scenario { name: NAMESPACES.into(), first: true, known: BTreeMap::new(), requests: namespaced.map(create).collect() }
     }
 
     fn of_kind(&self, sample: &Sample) -> Scenario {
