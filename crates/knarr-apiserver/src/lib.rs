@@ -32,6 +32,7 @@ pub mod pipeline;
 pub mod pki;
 pub mod read;
 pub mod request;
+mod review_rules;
 pub mod reviews;
 pub mod server;
 pub mod stored;

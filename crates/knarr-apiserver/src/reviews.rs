@@ -1,16 +1,13 @@
 //! Resources that are questions: who am I, who is this, may they. They are answered and not stored, as are bindings.
 
-use knarr_core::{
-    GroupVersionKind, Result, Status, Value, ValueExt,
-    field::{Error, Path},
-    json, time,
-};
+use knarr_core::{Result, Status, Value, ValueExt, json, time};
 
 use crate::{
     authz::{Decision, review},
     call::{Exchange, Outcome},
+    catalog::not_served,
     pipeline::not_allowed,
-    subresource,
+    review_rules, subresource,
     write::{Writer, decode, meta},
 };
 
@@ -23,12 +20,15 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     if info.verb != "create" {
         return Err(not_allowed());
     }
+    // A question has no name.
+    if !info.name.is_empty() {
+        return Err(not_served());
+    }
     let mut object = decode::object(ex)?;
     if info.group == "authorization.k8s.io" || info.resource == "tokenreviews" {
+        meta::wipe_system_fields(&mut object);
+        meta::ensure_namespace(&mut object, if ex.served.resource.namespaced { ex.namespace() } else { "" })?;
         Writer::new(ex).track(None, &mut object);
-        if ex.served.resource.namespaced {
-            meta::ensure_namespace(&mut object, ex.namespace())?;
-        }
     }
     match (info.group.as_str(), info.resource.as_str()) {
         ("", "bindings") => return subresource::bind(ex, object).await,
@@ -68,39 +68,23 @@ async fn review_token(ex: &Exchange<'_>, review: &mut Value) -> Result<()> {
     }
     let audiences: Vec<String> = review.list_at(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let authenticator = ex.server.authenticator.load_full();
-    let status = match authenticator.review_token(&token, &audiences).await {
-        Ok(Some((user, audiences))) => json!({"authenticated": true, "user": user_info(&user), "audiences": audiences}),
-        Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
-        Err(e) => json!({"user": {}, "error": e.message}),
-    };
-    review.set(&["status"], status);
+    // What the client wrote stays where there is nothing to say.
+    let status = review.ensure(&["status"]);
+    status.remove(&["authenticated"]);
+    status.ensure(&["user"]);
+    match authenticator.review_token(&token, &audiences).await {
+        Ok(Some((user, audiences))) => *status = json!({"authenticated": true, "user": user_info(&user), "audiences": audiences}),
+        Ok(None) => status.set(&["error"], "invalid bearer token"),
+        Err(e) => status.set(&["error"], e.message),
+    }
     Ok(())
 }
 
 async fn review_access(ex: &Exchange<'_>, resource: &str, object: &mut Value) -> Result<()> {
     let own = resource == "selfsubjectaccessreviews";
     let spec = object.at(&["spec"]).cloned().unwrap_or_default();
+    review_rules::check_access_review(ex, resource, object)?;
     let user = if own { (*ex.call.user).clone() } else { review::user(&spec) };
-    let (on_resource, on_path) = (spec.at(&["resourceAttributes"]).is_some(), spec.at(&["nonResourceAttributes"]).is_some());
-    if on_resource == on_path {
-        return Err(bad_access_review(ex, on_resource));
-    }
-    let mut errors = review::selector_errors(&spec);
-    if !own && user.name.is_empty() && user.groups.is_empty() {
-        errors.insert(0, Error::invalid(&Path::new("spec").child("user"), "", "at least one of user or group must be specified"));
-    }
-    if resource == "localsubjectaccessreviews" {
-        let namespace = spec.str_at(&["resourceAttributes", "namespace"]).unwrap_or_default();
-        if on_resource && namespace != ex.call.info.namespace {
-            errors.push(Error::invalid(&Path::new("spec.resourceAttributes.namespace"), namespace, "must match metadata.namespace"));
-        }
-        if let Some(attributes) = spec.at(&["nonResourceAttributes"]) {
-            errors.push(Error::invalid(&Path::new("spec.nonResourceAttributes"), attributes.clone(), "disallowed on this kind of request"));
-        }
-    }
-    if !errors.is_empty() {
-        return Err(Status::invalid(&ex.served.gvk, "", &errors));
-    }
     let (attributes, unread) = review::attributes(&spec, user);
     let verdict = ex.server.authorize(&attributes).await;
     let mut status = json!({"allowed": verdict.is_allowed()});
@@ -116,17 +100,6 @@ async fn review_access(ex: &Exchange<'_>, resource: &str, object: &mut Value) ->
     }
     object.set(&["status"], status);
     Ok(())
-}
-
-fn bad_access_review(ex: &Exchange<'_>, both: bool) -> Status {
-    let path = Path::new("spec");
-    let error = if both {
-        Error::invalid(&path.child("nonResourceAttributes"), "", "cannot be specified in combination with resourceAttributes")
-    } else {
-        Error::invalid(&path.child("resourceAttributes"), "", "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-    };
-    let kind = GroupVersionKind::new("authorization.k8s.io", "v1", &ex.served.gvk.kind);
-    Status::invalid(&kind, "", &[error])
 }
 
 /// What the user may do in a namespace, as far as the authorizers can list it.

@@ -34,7 +34,9 @@ pub struct InProcess {
 
 impl InProcess {
     pub(crate) fn new(server: Server, user: User) -> Self {
-        let agent = user.name.rsplit(':').next().unwrap_or_default().into();
+        let component = user.name.rsplit(':').next().unwrap_or_default();
+        // The server's own writes show the name of its program.
+        let agent = if component == "apiserver" { "kube-apiserver" } else { component }.into();
         Self { server, user: Arc::new(user), agent }
     }
 

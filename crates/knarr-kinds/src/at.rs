@@ -3,7 +3,9 @@
 //! Places are links in a chain on the stack: walking down costs nothing, and the path is written only when there is an error.
 
 use knarr_core::field::{Error, ErrorList, ErrorType, Path};
-use knarr_core::{Value, ValueExt};
+use knarr_core::{GroupVersion, Value, ValueExt};
+use knarr_schema::internal;
+use knarr_schema::types::{self, TypeId};
 
 use crate::metadata;
 use crate::tree::is_zero;
@@ -124,7 +126,8 @@ impl<'v, 'p> At<'v, 'p> {
 
     /// The same value elsewhere.
     pub fn same(&self, other: Option<&Value>) -> bool {
-        crate::semantic::same(self.value, other)
+        let typed = self.steps().and_then(|(root, steps)| crate::semantic::same_below(root, &steps, self.value, other));
+        typed.unwrap_or_else(|| crate::semantic::same(self.value, other))
     }
 
     pub fn path(&self) -> Path {
@@ -162,13 +165,51 @@ impl<'v, 'p> At<'v, 'p> {
         self.value.cloned().unwrap_or_else(|| "".into())
     }
 
+    /// The type of the whole object and the steps down to this place.
+    pub fn steps(&self) -> Option<(TypeId, Vec<internal::Step<'_>>)> {
+        let mut steps = Vec::new();
+        let mut at = self;
+        while let Some(parent) = at.parent {
+            steps.push(match at.step {
+                Step::Root => return None,
+                Step::Field(name) => internal::Step::Field(name),
+                Step::Index(_) => internal::Step::Item,
+                Step::Key(_) => internal::Step::Entry,
+            });
+            at = parent;
+        }
+        steps.reverse();
+        let root = type_of(at.value?)?;
+        // Upstream names some fields of a spec as if they were the object's own.
+        if let [internal::Step::Field(name)] = steps[..]
+            && types::get(root).field(name).is_none()
+        {
+            steps.insert(0, internal::Step::Field("spec"));
+        }
+        Some((root, steps))
+    }
+
+    /// An error about a struct, a list or a map shows it as upstream has it inside.
+    fn showing(&self, error: Error) -> Error {
+        let compound = |value: Option<&Value>| value.is_none_or(|v| v.is_object() || v.is_array());
+        if !compound(self.value) {
+            return error;
+        }
+        let shown =
+            self.steps().filter(|(root, steps)| internal::is_compound(*root, steps)).and_then(|(root, steps)| internal::shown(root, &steps, self.value));
+        match shown {
+            Some(text) => error.showing(text),
+            None => error,
+        }
+    }
+
     pub fn required(&self, detail: &str) -> Error {
         Error::required(&self.path(), detail)
     }
 
     /// The value is wrong; an absent one shows as an empty text.
     pub fn invalid(&self, detail: impl Into<String>) -> Error {
-        Error::invalid(&self.path(), self.bad(), detail)
+        self.showing(Error::invalid(&self.path(), self.bad(), detail))
     }
 
     /// Wrong, with another value shown.
@@ -181,11 +222,11 @@ impl<'v, 'p> At<'v, 'p> {
     }
 
     pub fn not_supported(&self, supported: &[&str]) -> Error {
-        Error::not_supported(&self.path(), self.bad(), supported)
+        self.showing(Error::not_supported(&self.path(), self.bad(), supported))
     }
 
     pub fn duplicate(&self) -> Error {
-        Error::duplicate(&self.path(), self.bad())
+        self.showing(Error::duplicate(&self.path(), self.bad()))
     }
 
     pub fn duplicate_as(&self, value: impl Into<Value>) -> Error {
@@ -289,7 +330,13 @@ impl<'v, 'p> At<'v, 'p> {
     /// As it was in the old object.
     pub fn immutable(&self, old: Option<&Value>, e: &mut ErrorList) {
         if !self.same(old) {
-            e.push(Error::invalid(&self.path(), self.value.cloned().unwrap_or_default(), metadata::IMMUTABLE));
+            let error = Error::invalid(&self.path(), self.value.cloned().unwrap_or_default(), metadata::IMMUTABLE);
+            // What is absent is shown as the zero of its type.
+            let zero = self.steps().filter(|_| self.value.is_none()).and_then(|(root, steps)| internal::shown(root, &steps, None));
+            e.push(match zero {
+                Some(text) => error.showing(text),
+                None => self.showing(error),
+            });
         }
     }
 
@@ -312,6 +359,12 @@ impl<'v, 'p> At<'v, 'p> {
             e.push(self.invalid_as(self.int(), range_text(low, high)));
         }
     }
+}
+
+/// The type of a whole object.
+pub fn type_of(object: &Value) -> Option<TypeId> {
+    let version = GroupVersion::parse(object.str_at(&["apiVersion"])?)?;
+    types::of_kind(&version.group, &version.version, object.str_at(&["kind"])?)
 }
 
 /// The errors that a list of rules finds in an object.

@@ -3,7 +3,8 @@
 //! type table knows.
 
 use knarr_core::{GroupVersion, Map, Value, ValueExt, quantity::Quantity};
-use knarr_schema::types::{self, Field, Shape};
+use knarr_schema::internal::Step;
+use knarr_schema::types::{self, Field, Shape, TypeId};
 
 use crate::tree::is_zero;
 
@@ -14,6 +15,17 @@ pub fn same_at(a: &Value, b: &Value, path: &[&str]) -> bool {
         Some(found) => found.same(x, y),
         None => x == y,
     }
+}
+
+/// Whether two values at a place below an object of this type mean the same; `None` where the type has no such place.
+pub fn same_below(root: TypeId, steps: &[Step<'_>], a: Option<&Value>, b: Option<&Value>) -> Option<bool> {
+    let root = Place { shape: Shape::Struct(root), pointer: false };
+    let place = steps.iter().try_fold(root, |place, step| match (place.shape, step) {
+        (Shape::Struct(id), Step::Field(name)) => types::get(id).field(name).map(Place::of),
+        (Shape::List(item), Step::Item) | (Shape::Map(item), Step::Entry) => Some(Place { shape: *item, pointer: false }),
+        _ => None,
+    })?;
+    Some(place.same(a, b))
 }
 
 /// Whether two values mean the same, where nothing says of what type they are.

@@ -109,6 +109,9 @@ pub trait Strategy: Sync + Send {
     /// Defaults that the type table does not declare. Declared ones are already in. Applied twice it changes nothing more.
     fn default(&self, _object: &mut Value) {}
 
+    /// Defaults that are the time of the request. Applied after [`default`](Self::default).
+    fn default_times(&self, _object: &mut Value, _now: jiff::Timestamp) {}
+
     fn prepare_for_create(&self, _cx: &Context<'_>, object: &mut Value) {
         separation::create(self.shape(), object);
     }
@@ -190,6 +193,11 @@ pub trait Strategy: Sync + Send {
         knarr_core::names::is_dns1123_subdomain(name)
     }
 
+    /// Whether a random tail makes a name of `metadata.generateName`; otherwise that is the name.
+    fn generates_names(&self) -> bool {
+        true
+    }
+
     /// Rules for `metadata.generateName`, with a `-` at its end replaced: mostly those for the name.
     fn validate_generate_name(&self, prefix: &str) -> Vec<String> {
         self.validate_name(prefix)
@@ -225,6 +233,10 @@ impl Strategy for StatusOf {
 
     fn default(&self, object: &mut Value) {
         self.0.default(object);
+    }
+
+    fn default_times(&self, object: &mut Value, now: jiff::Timestamp) {
+        self.0.default_times(object, now);
     }
 
     fn prepare_for_update(&self, cx: &Context<'_>, object: &mut Value, old: &Value) {

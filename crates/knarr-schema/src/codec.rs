@@ -10,7 +10,7 @@ mod envelope;
 mod from_tree;
 mod read;
 mod scalar;
-mod skim;
+pub(crate) mod skim;
 mod slots;
 mod splice;
 mod text;
@@ -175,6 +175,21 @@ pub fn encode_json(value: &Value) -> Vec<u8> {
     out
 }
 
+/// Writes a tree with sorted keys, whatever it is.
+pub(crate) fn encode_untyped(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    tree_json::plain(&mut out, value, true);
+    out
+}
+
+/// Appends a value of this type as Go writes it.
+pub fn write_json_of_type(out: &mut Vec<u8>, type_id: TypeId, value: &Value) {
+    match value {
+        Value::Object(map) => tree_json::object(out, crate::types::get(type_id), map),
+        other => tree_json::plain(out, other, true),
+    }
+}
+
 /// Appends the JSON of an object at rest. From protobuf this is one pass without a tree.
 pub fn write_json(object: &Object, out: &mut Vec<u8>) {
     write(object, out, true);
@@ -293,13 +308,17 @@ pub fn encode_stored(resource: &Resource, value: &Value) -> Result<Bytes> {
 
 /// Makes an object at rest of stored bytes by writing the resource version into them.
 pub fn with_resource_version(stored: &[u8], resource_version: u64) -> Object {
-    let version = resource_version.to_string();
+    Object { resource_version, ..with_version_text(stored, &resource_version.to_string()) }
+}
+
+/// The same with whatever a client wrote there (a dry run keeps it); not a version of the store.
+pub fn with_version_text(stored: &[u8], version: &str) -> Object {
     if stored.starts_with(envelope::MAGIC) {
         // An object without metadata has no version to carry.
-        let bytes = splice::protobuf(stored, &version).unwrap_or_else(|_| stored.to_vec());
-        return Object { encoding: Encoding::Protobuf, resource_version, bytes: bytes.into() };
+        let bytes = splice::protobuf(stored, version).unwrap_or_else(|_| stored.to_vec());
+        return Object { encoding: Encoding::Protobuf, resource_version: 0, bytes: bytes.into() };
     }
-    Object { encoding: Encoding::Json, resource_version, bytes: splice::json(stored, &version).into() }
+    Object { encoding: Encoding::Json, resource_version: 0, bytes: splice::json(stored, version).into() }
 }
 
 /// The parts of `metadata` that selectors, watches and controllers ask for again and again.

@@ -10,10 +10,12 @@
 //! - [`codec`]: JSON and protobuf, either way, and what can be read from bytes without decoding.
 //! - [`patch`]: JSON patch, merge patch, strategic merge patch.
 //! - [`apply`]: server-side apply and `managedFields`.
+//! - [`internal`]: how upstream shows values in the texts of errors.
 //! - [`openapi`]: OpenAPI v2 and v3 documents.
 
 pub mod apply;
 pub mod codec;
+pub mod internal;
 pub mod openapi;
 pub mod patch;
 pub mod registry;

@@ -152,7 +152,7 @@ impl Storage {
     /// As theirs.
     pub async fn write(&self, resource: &ResourceKey, key: &ObjectKey, write: Write) -> Result<Object> {
         let (resource, path) = (self.cache.resource(resource), key.path());
-        if let Write::Update { bytes, expected, ttl: None } = &write
+        if let Write::Update { bytes, expected, .. } = &write
             && let Some(item) = self.cache.get(&resource, &path)
             && item.revision() == *expected
             && codec::with_resource_version(bytes, *expected).bytes == item.object.bytes

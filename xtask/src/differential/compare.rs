@@ -31,7 +31,7 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"hash=[0-9A-Fa-f]{20,}", "hash=<hash>"),
         (r"current: \d+|Current: \d+|current resource version \d+", "current: <n>"),
         (r"in record \(\d+\)|in object meta: \d+", "in record (<n>)"),
-        (r#"\\"resourceVersion\\":\\"\d+\\""#, r#"\"resourceVersion\":\"<n>\""#),
+        (r#"(\\+"resourceVersion\\+":\\+")\d+"#, "$1<n>"),
         (r"\b(\d+)(s|ms)\b", "<age>"),
     ]
     .into_iter()
@@ -118,6 +118,12 @@ fn documents(text: &str) -> Option<Value> {
 fn sort_managers(value: &mut Value) {
     match value {
         Value::Object(map) => {
+            // Bindings are read in any order.
+            for rules in ["resourceRules", "nonResourceRules"] {
+                if let Some(Value::Array(list)) = map.get_mut(rules) {
+                    list.sort_by_key(Value::to_string);
+                }
+            }
             if let Some(Value::Array(list)) = map.get_mut("managedFields") {
                 list.sort_by_key(|m| ["manager", "operation", "subresource"].map(|k| m.get(k).and_then(Value::as_str).unwrap_or_default().to_owned()));
             }

@@ -267,6 +267,8 @@ fn namespace(resource: &str) -> String {
     let (group_version, plural) = resource.rsplit_once('/').unwrap_or_default();
     match (plural, group_version) {
         ("events", "v1") | (_, "apps/v1") => format!("d-{plural}"),
+        // Both versions of one resource run at once.
+        ("horizontalpodautoscalers", "autoscaling/v1") => "d-autoscaling-v1".to_owned(),
         (_, group_version) => {
             let group = group_version.split(['.', '/']).next().unwrap_or_default();
             if group == "v1" { format!("d-{plural}") } else { format!("d-{group}-{plural}").chars().take(63).collect() }

@@ -30,7 +30,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use knarr_core::{Object, Result, Value};
+use knarr_core::{Object, Result, Value, ValueExt};
 use parking_lot::Mutex;
 
 use crate::authz::Attributes;
@@ -177,7 +177,13 @@ impl<'a> Review<'a> {
     /// `Forbidden` about the object under review, in the words that all plugins use.
     pub fn forbidden(&self, why: impl std::fmt::Display) -> knarr_core::Status {
         let a = self.attributes;
-        knarr_core::Status::forbidden(&knarr_core::GroupResource::new(&a.group, &a.resource), &a.name, why)
+        knarr_core::Status::forbidden(&knarr_core::GroupResource::new(&a.group, &a.resource), self.shown_name(), why)
+    }
+
+    /// The name of the object as refusals tell it (upstream: `admission.extractResourceName`): a new one may have none yet.
+    fn shown_name(&self) -> &str {
+        let of = |key: &str| self.object.as_ref().and_then(|o| o.str_at(&["metadata", key])).filter(|n| !n.is_empty());
+        if self.attributes.name.is_empty() { of("name").or_else(|| of("generateName")).unwrap_or("Unknown") } else { &self.attributes.name }
     }
 }
 

@@ -21,6 +21,17 @@ impl Priority {
     }
 }
 
+/// What was filled in when the pod was made stays.
+fn keep(review: &mut Review<'_>) {
+    let (Some(pod), Some(old)) = (review.object.as_mut(), review.old) else { return };
+    for field in ["priority", "preemptionPolicy"] {
+        let path = ["spec", field];
+        if let (None, Some(before)) = (pod.at(&path), old.at(&path)) {
+            pod.set(&path, before.clone());
+        }
+    }
+}
+
 #[async_trait]
 impl Plugin for Priority {
     fn name(&self) -> &'static str {
@@ -30,13 +41,17 @@ impl Plugin for Priority {
     fn handles(&self, operation: Operation, a: &Attributes) -> bool {
         match operation {
             Operation::Create => is_resource(a, "", "pods") || is_resource(a, GROUP, "priorityclasses"),
-            Operation::Update => is_resource(a, GROUP, "priorityclasses"),
+            Operation::Update => is_resource(a, "", "pods") || is_resource(a, GROUP, "priorityclasses"),
             _ => false,
         }
     }
 
     async fn mutate(&self, review: &mut Review<'_>) -> Result<()> {
         if review.attributes.resource != "pods" {
+            return Ok(());
+        }
+        if review.operation == Operation::Update {
+            keep(review);
             return Ok(());
         }
         let named = review.object.as_ref().and_then(|p| p.str_at(&["spec", "priorityClassName"])).unwrap_or_default().to_owned();

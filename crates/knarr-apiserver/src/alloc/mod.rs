@@ -11,6 +11,7 @@ use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field, field
 use knarr_kinds::core::service::allocation::{
     init_ip_families, keep_allocated, needs_cluster_ip, needs_health_check_node_port, needs_node_ports, node_ports, normalize_cluster_ips,
 };
+use knarr_kinds::core::service::validation::cluster_addresses;
 use knarr_store::Storage;
 
 use crate::{call::Exchange, server::Config};
@@ -81,6 +82,12 @@ fn invalid(service: &Value, errors: &[field::Error]) -> Status {
     Status::invalid(&GroupVersionKind::new("", "v1", "Service"), name_of(service), errors)
 }
 
+/// Upstream: `initIPFamilyFields` looks at what it goes by before it does.
+fn check_addresses(service: &Value, old: Option<&Value>) -> Result<()> {
+    let errors = cluster_addresses(service, old);
+    if errors.is_empty() { Ok(()) } else { Err(invalid(service, &errors)) }
+}
+
 fn name_of(service: &Value) -> &str {
     service.str_at(&["metadata", "name"]).unwrap_or_default()
 }
@@ -136,6 +143,7 @@ impl Allocators {
         let mut reserved = Reserved::new(ex, &self.ports);
         if is_service(ex) {
             normalize_cluster_ips(service, None);
+            check_addresses(service, None)?;
             init_ip_families(service, None, &self.families).map_err(|e| invalid(service, &e))?;
             self.take_addresses(ex, service, &mut reserved).await?;
             self.create_ports(ex, service, &mut reserved)?;
@@ -152,6 +160,7 @@ impl Allocators {
         if is_service(ex) {
             keep_allocated(service, old);
             normalize_cluster_ips(service, Some(old));
+            check_addresses(service, Some(old))?;
             init_ip_families(service, Some(old), &self.families).map_err(|e| invalid(service, &e))?;
             self.update_addresses(ex, service, old, &mut reserved).await?;
             self.update_ports(ex, service, old, &mut reserved)?;

@@ -37,7 +37,7 @@ fn group_entry(registry: &Registry, group: &str, versions: &[String]) -> Value {
 fn resource_entry(r: &Resource) -> Value {
     let mut entry = json!({
         "resource": r.plural,
-        "responseKind": {"group": r.group, "version": r.version, "kind": r.kind},
+        "responseKind": response_kind(r, (&r.group, &r.version), &r.kind),
         "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": r.singular,
         "verbs": r.verbs,
@@ -56,7 +56,15 @@ fn resource_entry(r: &Resource) -> Value {
 
 fn subresource_entry(r: &Resource, s: &Subresource) -> Value {
     let (group, version) = s.response.clone().unwrap_or_else(|| (r.group.clone(), r.version.clone()));
-    json!({"subresource": s.name, "responseKind": {"group": group, "version": version, "kind": s.kind}, "verbs": s.verbs})
+    json!({"subresource": s.name, "responseKind": response_kind(r, (&group, &version), &s.kind), "verbs": s.verbs})
+}
+
+/// Built-in kinds of the resource's own group and version are named without them.
+fn response_kind(r: &Resource, (group, version): (&str, &str), kind: &str) -> Value {
+    if r.custom.is_none() && (group, version) == (&r.group, &r.version) {
+        return json!({"group": "", "version": "", "kind": kind});
+    }
+    json!({"group": group, "version": version, "kind": kind})
 }
 
 #[cfg(test)]

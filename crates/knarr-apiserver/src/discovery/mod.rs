@@ -47,6 +47,7 @@ impl Document {
     pub fn bytes(&self, accepted: &Accepted) -> Bytes {
         match (accepted.media, &self.tree) {
             (Media::Protobuf, Some(tree)) => self.protobuf.get_or_init(|| codec::encode_protobuf(tree).unwrap_or_default().into()).clone(),
+            (Media::Yaml, Some(tree)) => knarr_core::yaml::to_string(tree).into(),
             _ if accepted.pretty => json::pretty(&self.json).into(),
             _ => self.json.clone(),
         }

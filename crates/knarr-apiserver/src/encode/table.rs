@@ -43,6 +43,11 @@ pub struct ListMeta {
 
 impl ListMeta {
     pub fn put_json(&self, out: &mut Vec<u8>) {
+        // The table of an object that was not stored has no version.
+        if self.resource_version == 0 {
+            out.extend_from_slice(b"{}");
+            return;
+        }
         out.extend_from_slice(b"{\"resourceVersion\":\"");
         json::put_number(out, self.resource_version);
         out.push(b'"');
@@ -82,6 +87,12 @@ pub fn put<'a>(out: &mut Vec<u8>, served: &Served, meta: &ListMeta, objects: imp
         put_columns(out, served)
     } else {
         out.extend_from_slice(b"null")
+    }
+    let mut objects = objects.peekable();
+    // Upstream's plain tables have no rows at all, those with columns of their own an empty list.
+    if objects.peek().is_none() && served.resource.custom.is_none() && served.resource.columns.iter().any(|c| c.name == "Created At") {
+        out.extend_from_slice(b",\"rows\":null}");
+        return Ok(());
     }
     out.extend_from_slice(b",\"rows\":[");
     for (i, object) in objects.enumerate() {

@@ -17,7 +17,8 @@ use crate::{
     pipeline::not_allowed,
     request::RequestInfo,
     server::Inner,
-    streaming::Connect,
+    stored::Stored,
+    streaming::{Connect, target},
 };
 
 /// Whether a request is of this kind.
@@ -67,7 +68,12 @@ where
     if info.subresource != "log" {
         admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default()).await?;
     }
-    let streaming = inner.streaming.load_full().as_ref().clone().ok_or_else(|| Status::service_unavailable("no route to the nodes is configured"))?;
+    let Some(streaming) = inner.streaming.load_full().as_ref().clone() else {
+        // Without a way to the nodes there is still something to say of what is not there.
+        let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+        target::resolve(&Stored(inner.storage.clone()), &info, path, query)?;
+        return Err(Status::service_unavailable("no route to the nodes is configured"));
+    };
     let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
     streaming.connect(Connect { user, info }, request).await
 }

@@ -161,7 +161,8 @@ impl Server {
         }
         let served = catalog.find(&info.group, &info.version, &info.resource);
         let custom = served.is_some_and(|s| s.resource.custom.is_some());
-        let tables = served.is_none_or(|s| !s.resource.list_kind.is_empty());
+        let tables =
+            served.is_none_or(|s| !s.resource.list_kind.is_empty() && !WITHOUT_TABLE.contains(&(s.resource.plural.as_str(), info.subresource.as_str())));
         let raw_query = parts.uri.query().unwrap_or_default();
         let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch")?;
         let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
@@ -364,6 +365,17 @@ fn scope(info: &RequestInfo) -> &'static str {
         (true, false, true) => "cluster",
     }
 }
+
+/// Subresources of which upstream makes no table.
+const WITHOUT_TABLE: [(&str, &str); 7] = [
+    ("customresourcedefinitions", "status"),
+    ("apiservices", "status"),
+    ("certificatesigningrequests", "approval"),
+    ("devicetaintrules", "status"),
+    ("resourceclaims", "status"),
+    ("pods", "ephemeralcontainers"),
+    ("pods", "resize"),
+];
 
 fn dry_run(query: &Query) -> &'static str {
     if query.get("dryRun").is_none() {

@@ -39,7 +39,8 @@ pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query
         "/metrics" => Ok(answer(200, CONTENT_TYPE, metrics(inner))),
         "/metrics/slis" => Ok(answer(200, CONTENT_TYPE, inner.health.results.text())),
         "/openapi/v2" => openapi_v2(inner, headers).await,
-        "/openapi/v3" => Ok(answer(200, JSON, inner.catalog.load().documents().openapi.v3_index().to_string())),
+        // Upstream does not say that it is JSON.
+        "/openapi/v3" => Ok(answer(200, "text/plain; charset=utf-8", inner.catalog.load().documents().openapi.v3_index().to_string())),
         "/.well-known/openid-configuration" => keys(inner, |t| (t.discovery(), JSON)),
         "/openid/v1/jwks" => keys(inner, |t| (t.jwks(), "application/jwk-set+json")),
         _ => below(inner, path, query, headers).await,
@@ -180,9 +181,12 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
     if !aggregated {
         return Ok(respond::finish(200, content_type, bytes, Shape::of(headers)).await);
     }
-    Ok(tagged(bytes, &document.etag, content_type, headers).await)
+    let mut response = tagged(bytes, &document.etag, content_type, headers).await;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    Ok(response)
 }
 
+const OPENAPI_V3_PROTO: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 const OPENAPI_V2_PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Whether the client wants the binary form and would not take JSON before it.
@@ -191,7 +195,23 @@ fn wants(headers: &HeaderMap, proto: &str) -> bool {
     accepts.split(',').map(str::trim).find(|a| a.starts_with(proto) || a.starts_with(JSON)).is_some_and(|a| a.starts_with(proto))
 }
 
+/// Whether the client takes JSON or the binary form; otherwise it gets 406 without a word.
+fn takes_openapi(headers: &HeaderMap, proto: &str) -> bool {
+    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let takes = |a: &str| {
+        let a = a.trim();
+        a == proto || matches!(a.split(';').next().unwrap_or_default().trim(), "" | "*/*" | "application/*" | JSON)
+    };
+    accepts.split(',').any(takes)
+}
+
 async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>> {
+    if !takes_openapi(headers, OPENAPI_V2_PROTO) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::NOT_ACCEPTABLE;
+        vary(&mut response);
+        return Ok(response);
+    }
     let catalog = inner.catalog.load_full();
     let proto = wants(headers, OPENAPI_V2_PROTO);
     let work = move || {
@@ -200,10 +220,24 @@ async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>
         (if proto { openapi.v2_protobuf().clone() } else { document.bytes(&Accepted::JSON) }, document.etag.clone())
     };
     let (bytes, etag) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
-    Ok(tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO } else { JSON }, headers).await)
+    let mut response = tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO } else { JSON }, headers).await;
+    vary(&mut response);
+    Ok(response)
+}
+
+/// The answer depends on both.
+fn vary(response: &mut Response<Body>) {
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
 }
 
 async fn openapi_v3(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+    if !takes_openapi(headers, OPENAPI_V3_PROTO) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = http::StatusCode::NOT_ACCEPTABLE;
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        return Ok(response);
+    }
     let (catalog, path) = (inner.catalog.load_full(), path.to_owned());
     let work = move || catalog.documents().openapi.v3(&path).map(|d| (d.bytes(&Accepted::JSON), d.etag.clone()));
     let Some((bytes, etag)) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)? else { return Ok(nothing()) };

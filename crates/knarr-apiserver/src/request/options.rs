@@ -179,6 +179,8 @@ pub struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation: Option<Propagation>,
     pub dry_run: bool,
+    /// Delete what cannot be read from the store (`ignoreStoreReadErrorWithClusterBreakingPotential`).
+    pub unreadable: bool,
 }
 
 /// # Errors
@@ -191,6 +193,7 @@ pub fn delete_options_from_query(query: &Query) -> Result<DeleteOptions> {
         orphan_dependents: query.get("orphanDependents").map(parse_bool),
         propagation: policy.map(propagation).transpose()?,
         dry_run: dry_run(query)?,
+        unreadable: query.get(UNREADABLE).is_some_and(parse_bool),
     };
     one_policy(options)
 }
@@ -216,9 +219,12 @@ pub fn delete_options_from_value(body: &Value) -> Result<DeleteOptions> {
         orphan_dependents: body.bool_at(&["orphanDependents"]),
         propagation: policy.map(propagation).transpose()?,
         dry_run: !body.list_at(&["dryRun"]).is_empty(),
+        unreadable: body.bool_at(&[UNREADABLE]).unwrap_or(false),
     };
     one_policy(options)
 }
+
+const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 fn propagation(text: &str) -> Result<Propagation> {
     match text {

@@ -82,7 +82,8 @@ fn pod_stream(objects: &dyn Objects, info: &RequestInfo, raw_query: &str) -> Res
     if host.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
     }
-    let (address, name) = node(objects, host)?;
+    // Upstream calls a node that is not there a pod here.
+    let (address, name) = node(objects, host).map_err(|e| if e.is_not_found() { Status::not_found(&GroupResource::new("", "pods"), host) } else { e })?;
     let (verb, query) = match info.subresource.as_str() {
         "log" => ("containerLogs", without(raw_query, "container")),
         "portforward" => ("portForward", raw_query.to_owned()),

@@ -1,7 +1,7 @@
 //! `pods/binding`: the scheduler's word (upstream: `registry/core/pod/storage` `BindingREST`).
 
 use knarr_core::{
-    GroupResource, GroupVersionKind, Result, Status, Value, ValueExt,
+    GroupResource, GroupVersionKind, Reason, Result, Status, Value, ValueExt,
     field::{self, Path},
     json, time,
 };
@@ -13,7 +13,7 @@ use crate::{
     admission::Operation,
     call::{Exchange, Outcome},
     read::store_error,
-    write::{Writer, decode},
+    write::{Writer, decode, meta},
 };
 
 /// How often a binding that lost the swap is tried again.
@@ -36,6 +36,8 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
 /// # Errors
 /// As [`create`].
 pub async fn bind(ex: &Exchange<'_>, binding: Value) -> Result<Outcome> {
+    let mut binding = binding;
+    meta::ensure_namespace(&mut binding, ex.namespace())?;
     check(&binding)?;
     let writer = Writer::new(ex);
     let binding = writer.mutate_other(Operation::Create, binding, None).await?;
@@ -46,7 +48,7 @@ pub async fn bind(ex: &Exchange<'_>, binding: Value) -> Result<Outcome> {
     for _ in 0..ATTEMPTS_MAX {
         let item = ex.server.storage.get_now(&resource, &key).ok_or_else(|| Status::not_found(&pods, name))?;
         let mut pod = codec::to_value(&item.object)?;
-        assign(&mut pod, &binding, name)?;
+        assign(&mut pod, &binding, name, &key.etcd_key(&resource))?;
         set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), ex.server.env.now());
         if ex.dry_run() {
             return Ok(created());
@@ -73,19 +75,28 @@ fn check(binding: &Value) -> Result<()> {
     if binding.str_at(&["target", "name"]).unwrap_or_default().is_empty() {
         errors.push(field::Error::required(&path.child("name"), ""));
     }
-    let name = binding.str_at(&["metadata", "name"]).unwrap_or_default();
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&GroupVersionKind::new("", "v1", "Binding"), name, &errors)) }
+    let name = binding.str_at(&["target", "name"]).unwrap_or_default();
+    errors.extend(
+        knarr_core::names::is_dns1123_subdomain(name).into_iter().filter(|_| !name.is_empty()).map(|p| field::Error::invalid(&path.child("name"), name, p)),
+    );
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [] => Ok(()),
+        // Upstream hands its list on as it is, which the client sees as a failure of the server.
+        [one] => Err(Status::new(500, Reason::Unknown, one.clone())),
+        many => Err(Status::new(500, Reason::Unknown, format!("[{}]", many.join(", ")))),
+    }
 }
 
 /// Gives the pod its node, if it may have one.
-fn assign(pod: &mut Value, binding: &Value, name: &str) -> Result<()> {
+fn assign(pod: &mut Value, binding: &Value, name: &str, key: &str) -> Result<()> {
     let conflict = |why: String| Err(Status::conflict(&GroupResource::new("", "pods/binding"), name, why));
     for field in ["uid", "resourceVersion"] {
         let (wanted, found) = (binding.str_at(&["metadata", field]).unwrap_or_default(), pod.str_at(&["metadata", field]).unwrap_or_default());
         if !wanted.is_empty() && wanted != found {
             let label = if field == "uid" { "UID" } else { "ResourceVersion" };
             let why = format!(
-                "StorageError: invalid object, Code: 4, AdditionalErrorMsg: Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"
             );
             return Err(Status::conflict(&GroupResource::new("", "pods"), name, why));
         }

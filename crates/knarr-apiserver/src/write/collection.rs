@@ -8,7 +8,7 @@ use knarr_store::Item;
 
 use super::{
     Writer,
-    delete::{options, remove},
+    delete::{options, remove, warn_of_orphans},
 };
 use crate::{
     call::{Exchange, Failure, Outcome},
@@ -24,6 +24,7 @@ const CONCURRENT_MAX: usize = 64;
 /// As a list's and a delete's. Part of the collection may be gone then.
 pub async fn delete_collection(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
     let options = options(ex)?;
+    warn_of_orphans(ex, &options);
     let page = read::page(ex).await?;
     let writer = Writer::new(ex);
     let one = async |item: Arc<Item>| match remove(&writer, item.name(), &options).await {

@@ -1,6 +1,7 @@
 //! Create (upstream: `endpoints/handlers/create.go`, `registry/generic/registry/store.go` `Create`).
 
 use knarr_core::{Encoding, Object, Result, Status, Value, ValueExt};
+use knarr_schema::codec;
 use knarr_store::Error;
 
 use super::{Writer, decode, meta};
@@ -79,7 +80,8 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
     if generated {
         let base = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
         let cut = (0..=base.len().min(GENERATED_NAME_MAX - GENERATED_TAIL)).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0);
-        let name = format!("{}{}", &base[..cut], ex.server.env.suffix(GENERATED_TAIL));
+        let tail = if writer.behaviour.generates_names() { ex.server.env.suffix(GENERATED_TAIL) } else { String::new() };
+        let name = format!("{}{tail}", &base[..cut]);
         object.set(&["metadata", "name"], name);
     }
     let reserved = ex.server.allocators.begin_create(ex, &mut object).await?;
@@ -95,7 +97,11 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
         if writer.current(&name).is_some() {
             return Err(Status::already_exists(&ex.served.group_resource, &name));
         }
-        // What was not stored has no version.
+        // What was not stored has no version but what the client wrote there.
+        let version = object.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
+        if !version.is_empty() {
+            return Ok(codec::with_version_text(&bytes, version));
+        }
         let encoding = if ex.served.resource.custom.is_some() { Encoding::Json } else { Encoding::Protobuf };
         return Ok(Object { encoding, resource_version: 0, bytes });
     }
@@ -109,13 +115,11 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
     }
 }
 
-/// The kind's own rules first, then those of all metadata, so that the more telling text is shown.
+/// The rules of all metadata, then the kind's own.
 fn create_errors(writer: &Writer<'_>, object: &Value) -> knarr_core::field::ErrorList {
-    let errors = writer.behaviour.validate_create(&writer.context(), object);
-    if !errors.is_empty() {
-        return errors;
-    }
-    knarr_kinds::validate_metadata(object, writer.ex.served.resource.namespaced, &*writer.behaviour)
+    let mut errors = knarr_kinds::validate_metadata(object, writer.ex.served.resource.namespaced, &*writer.behaviour);
+    errors.extend(writer.behaviour.validate_create(&writer.context(), object));
+    errors
 }
 
 fn already_exists(writer: &Writer<'_>, name: &str, generated: bool) -> Status {

@@ -69,6 +69,7 @@ pub fn defaults(ex: &Exchange<'_>, value: &mut Value) {
         codec::apply_declared_defaults(type_id, value);
     }
     ex.served.strategy.default(value);
+    ex.served.strategy.default_times(value, ex.server.env.now());
 }
 
 fn from_yaml(ex: &Exchange<'_>, body: &[u8]) -> Result<Value> {

@@ -64,7 +64,7 @@ pub async fn delete(ex: &Exchange<'_>) -> Result<Outcome> {
 }
 
 /// Jobs leave their pods behind unless told otherwise, which surprises people.
-fn warn_of_orphans(ex: &Exchange<'_>, options: &DeleteOptions) {
+pub(super) fn warn_of_orphans(ex: &Exchange<'_>, options: &DeleteOptions) {
     if ex.served.is("batch", "jobs") && options.orphan_dependents.is_none() && options.propagation.is_none() {
         ex.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
     }
@@ -97,6 +97,9 @@ pub async fn remove(writer: &Writer<'_>, name: &str, options: &DeleteOptions) ->
 
 async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &DeleteOptions) -> Result<Option<Removed>> {
     let old = writer.ex.served.load(&item.object)?;
+    if options.unreadable {
+        return Err(readable(writer, name));
+    }
     check_preconditions(writer, name, &old, options)?;
     if writer.ex.served.is("", "namespaces") {
         match namespace_step(&old, options, writer) {
@@ -117,6 +120,15 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
             erase(writer, name, item, &old, options).await
         }
     }
+}
+
+/// What can be read is not deleted as if it could not (upstream: `corruptObjectDeleter`).
+fn readable(writer: &Writer<'_>, name: &str) -> Status {
+    let key = writer.key(name).etcd_key(&writer.ex.served.key);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"
+    );
+    Status::conflict(&writer.ex.served.group_resource, name, why)
 }
 
 /// Stores the object with its deletion announced.
@@ -149,12 +161,17 @@ async fn erase(writer: &Writer<'_>, name: &str, item: &Arc<Item>, old: &Value, o
 
 fn check_preconditions(writer: &Writer<'_>, name: &str, old: &Value, options: &DeleteOptions) -> Result<()> {
     let conflict = |why: String| {
-        let kind = knarr_core::GroupResource::new(&writer.ex.served.resource.group, &writer.ex.served.resource.kind);
+        // Events of both groups are one internal kind, that of the core group.
+        let group = if writer.ex.served.is("events.k8s.io", "events") { "" } else { &writer.ex.served.resource.group };
+        let kind = knarr_core::GroupResource::new(group, &writer.ex.served.resource.kind);
         Err(Status::conflict(&kind, name, why))
     };
     let found = |field: &str| old.str_at(&["metadata", field]).unwrap_or_default();
     if writer.ex.served.is("apiextensions.k8s.io", "customresourcedefinitions") {
         return check_definition(writer, name, old, options);
+    }
+    if writer.ex.served.is("", "namespaces") {
+        return check_namespace(writer, name, old, options);
     }
     if let Some(uid) = options.preconditions.uid.as_deref().filter(|u| *u != found("uid")) {
         return conflict(format!(
@@ -165,6 +182,22 @@ fn check_preconditions(writer: &Writer<'_>, name: &str, old: &Value, options: &D
     if let Some(version) = options.preconditions.resource_version.as_deref().filter(|v| *v != found("resourceVersion")) {
         return conflict(format!(
             "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            found("resourceVersion")
+        ));
+    }
+    Ok(())
+}
+
+/// So have namespaces.
+fn check_namespace(writer: &Writer<'_>, name: &str, old: &Value, options: &DeleteOptions) -> Result<()> {
+    let found = |field: &str| old.str_at(&["metadata", field]).unwrap_or_default();
+    let conflict = |why: String| Err(Status::conflict(&writer.ex.served.group_resource, name, why));
+    if let Some(uid) = options.preconditions.uid.as_deref().filter(|u| *u != found("uid")) {
+        return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", found("uid")));
+    }
+    if let Some(version) = options.preconditions.resource_version.as_deref().filter(|v| *v != found("resourceVersion")) {
+        return conflict(format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
             found("resourceVersion")
         ));
     }

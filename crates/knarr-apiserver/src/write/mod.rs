@@ -140,11 +140,19 @@ impl<'a> Writer<'a> {
         if errors.is_empty() {
             return Ok(());
         }
+        // As often as a rule was asked, it is told once.
+        let mut told: Vec<&knarr_core::field::Error> = Vec::new();
+        errors.iter().for_each(|e| {
+            if !told.contains(&e) {
+                told.push(e)
+            }
+        });
+        let errors: ErrorList = told.into_iter().cloned().collect();
         // Events of both groups are one internal kind, that of the core group.
         let kind = &self.ex.served.gvk;
         let core = knarr_core::GroupVersionKind::new("", &kind.version, &kind.kind);
         let kind = if self.ex.served.is("events.k8s.io", "events") { &core } else { kind };
-        Err(Status::invalid(kind, object.str_at(&["metadata", "name"]).unwrap_or_default(), errors))
+        Err(Status::invalid(kind, object.str_at(&["metadata", "name"]).unwrap_or_default(), &errors))
     }
 
     pub fn key(&self, name: &str) -> ObjectKey {

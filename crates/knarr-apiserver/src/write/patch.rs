@@ -107,7 +107,7 @@ impl Change for Patch {
             (PatchType::Apply, live) => self.server_side(writer, live)?,
             (_, None) => return Err(writer.not_found(&ex.call.info.name)),
             (_, Some(live)) => {
-                let mut new = checked(ex, &self.client_side(ex, live)?)?;
+                let mut new = checked(ex, &self.client_side(ex, live)?, || self.shown(live))?;
                 writer.track(Some(live), &mut new);
                 new
             }
@@ -138,6 +138,11 @@ impl Patch {
         }
     }
 
+    /// The patched object as errors show it.
+    fn shown(&self, live: &Value) -> Option<Vec<u8>> {
+        (self.patch_type == PatchType::Merge).then(|| patches::merge_patch_text(&codec::encode_json(live), &self.body))
+    }
+
     /// Apply fills in what the schema declares first, so that map keys with defaults are found.
     fn server_side(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
         let ex = writer.ex;
@@ -152,9 +157,9 @@ impl Patch {
 }
 
 /// Reads the patched object as if it had been sent: unknown fields go, types are checked.
-fn checked(ex: &Exchange<'_>, patched: &Value) -> Result<Value> {
+fn checked(ex: &Exchange<'_>, patched: &Value, shown: impl FnOnce() -> Option<Vec<u8>>) -> Result<Value> {
     let decoded = codec::decode_value(&ex.served.resource, patched, decode::field_validation(ex)).map_err(|e| {
-        let shown = String::from_utf8_lossy(&codec::encode_json(patched)).into_owned();
+        let shown = String::from_utf8_lossy(&shown().unwrap_or_else(|| codec::encode_json(patched))).into_owned();
         let why = e.message.split_once(": ").map_or(e.message.as_str(), |(_, why)| why).to_owned();
         Status::invalid(&GroupVersionKind::new("", "", ""), "", &[field::Error::invalid(&Path::new("patch"), shown, why)])
     })?;

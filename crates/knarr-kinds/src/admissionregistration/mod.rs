@@ -43,6 +43,10 @@ impl Strategy for WebhookConfiguration {
         at::check(configuration, |root, e| webhook::validate(root, Some(old), self.mutating, e))
     }
 
+    fn domain_finalizers(&self) -> bool {
+        false
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         Some(vec![name(object), object.list_at(&["webhooks"]).len().into(), age(object, now)])
     }
@@ -73,6 +77,10 @@ impl Strategy for AdmissionPolicy {
         at::check(policy, |root, e| policy::validate(root, Some(old), self.mutating, e))
     }
 
+    fn domain_finalizers(&self) -> bool {
+        false
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let rules = object.list_at(&["spec", if self.mutating { "mutations" } else { "validations" }]).len();
         let kind = object.at(&["spec", "paramKind"]).map_or(UNSET.into(), |k| format!("{}/{}", text(k, &["apiVersion"]), text(k, &["kind"])));
@@ -100,6 +108,10 @@ impl Strategy for AdmissionPolicyBinding {
 
     fn validate_update(&self, _cx: &Context<'_>, binding: &Value, _old: &Value) -> ErrorList {
         at::check(binding, |root, e| policy::validate_binding(root, self.mutating, e))
+    }
+
+    fn domain_finalizers(&self) -> bool {
+        false
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {

@@ -19,7 +19,7 @@ const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Un
 /// Validates a policy; `old` on update.
 pub fn validate(root: &At, old: Option<&Value>, mutating: bool, e: &mut ErrorList) {
     let spec = root.get("spec");
-    spec.get("failurePolicy").one_of(e, &["Fail", "Ignore"]);
+    set_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"], e);
     let param_kind = spec.get("paramKind");
     if param_kind.is_set() {
         self::param_kind(&param_kind, e);
@@ -38,6 +38,15 @@ pub fn validate(root: &At, old: Option<&Value>, mutating: bool, e: &mut ErrorLis
     if mutating { mutations(&spec, &composition, declared, e) } else { validations(root, &spec, &composition, declared, e) }
 }
 
+/// A pointer to a text: absent it is missing, empty it is wrong.
+fn set_one_of(text: &At, supported: &[&str], e: &mut ErrorList) {
+    if text.is_set() {
+        text.if_set_one_of(e, supported);
+    } else {
+        e.push(text.required(""));
+    }
+}
+
 fn constraints(spec: &At, mutating: bool, e: &mut ErrorList) {
     let constraints = spec.get("matchConstraints");
     if !constraints.is_set() {
@@ -49,7 +58,7 @@ fn constraints(spec: &At, mutating: bool, e: &mut ErrorList) {
         e.push(rules.required(""));
     }
     if mutating {
-        const SUPPORTED: [&str; 3] = ["*", "CREATE", "UPDATE"];
+        const SUPPORTED: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
         for operation in rules.items().flat_map(|r| r.get("operations").strings().collect::<Vec<_>>()).filter(|o| !SUPPORTED.contains(o)) {
             let value = Value::from(operation);
             e.push(rules.shown_as("operations", Some(&value)).not_supported(&SUPPORTED));
@@ -97,7 +106,7 @@ fn version_problems(at: &At, version: &str, e: &mut ErrorList) {
 }
 
 fn match_resources(resources: &At, e: &mut ErrorList) {
-    resources.get("matchPolicy").one_of(e, &["Equivalent", "Exact"]);
+    set_one_of(&resources.get("matchPolicy"), &["Equivalent", "Exact"], e);
     for key in ["namespaceSelector", "objectSelector"] {
         let selector = resources.get(key);
         if selector.is_set() { selector.label_selector(e) } else { e.push(selector.required("")) }
@@ -300,7 +309,7 @@ fn param_ref(reference: &At, e: &mut ErrorList) {
 fn actions(actions: &At, e: &mut ErrorList) {
     let mut seen: Vec<&str> = Vec::new();
     for action in actions.items() {
-        action.one_of(e, &["Audit", "Deny", "Warn"]);
+        action.if_set_one_of(e, &["Audit", "Deny", "Warn"]);
         if seen.contains(&action.str()) {
             e.push(action.duplicate());
         }
@@ -312,7 +321,7 @@ fn actions(actions: &At, e: &mut ErrorList) {
         ));
     }
     if seen.is_empty() {
-        e.push(actions.required("at least one validation action is required"));
+        e.push(actions.required(""));
     }
 }
 

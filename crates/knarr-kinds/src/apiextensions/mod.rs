@@ -60,6 +60,10 @@ impl Strategy for CustomResourceDefinition {
         definition::warnings(definition, old)
     }
 
+    fn domain_finalizers(&self) -> bool {
+        false
+    }
+
     fn cells(&self, definition: &Value, _now: Timestamp) -> Cells {
         let served = definition.list_at(&["spec", "versions"]).iter().filter(|v| v.bool_at(&["served"]) == Some(true));
         let mark = |v: &Value| if v.bool_at(&["storage"]) == Some(true) { "(storage)" } else { "" };

@@ -29,11 +29,6 @@ struct Versions {
 pub fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     let (min, max, target) = (spec.get("minReplicas"), spec.get("maxReplicas"), spec.get("scaleTargetRef"));
     min.nonnegative(e);
-    match max.int() {
-        0 => e.push(max.required("")),
-        n if n < 0 => max.at_least(e, 1),
-        _ => {}
-    }
     if min.is_set() && max.int() < min.int() {
         e.push(max.invalid_as(max.int(), "must be greater than or equal to `minReplicas`"));
     }
@@ -48,6 +43,12 @@ pub fn spec(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     let behavior = spec.get("behavior");
     for direction in ["scaleUp", "scaleDown"] {
         scaling(&behavior.get(direction), e);
+    }
+    // Upstream declares this one.
+    match max.int() {
+        0 => e.push(max.required("")),
+        n if n < 0 => max.at_least(e, 1),
+        _ => {}
     }
 }
 

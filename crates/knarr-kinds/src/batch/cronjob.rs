@@ -106,9 +106,7 @@ impl Strategy for CronJob {
 
 fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     let (schedule, zone) = (spec.get("schedule"), spec.get("timeZone"));
-    if schedule.is_empty() {
-        e.push(schedule.required(""));
-    } else {
+    if !schedule.is_empty() {
         let zone_was_inside = old.is_some_and(|o| text(o, &["spec", "schedule"]).contains("TZ"));
         validate_schedule(&schedule, zone_was_inside, zone.is_set(), e);
     }
@@ -128,6 +126,8 @@ fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     }
     spec.get("successfulJobsHistoryLimit").nonnegative(e);
     spec.get("failedJobsHistoryLimit").nonnegative(e);
+    // Upstream declares this one.
+    schedule.require(e);
 }
 
 fn validate_schedule(schedule: &At, zone_was_inside: bool, has_zone: bool, e: &mut ErrorList) {

@@ -11,17 +11,18 @@ use crate::semantic::{same, same_at};
 use crate::separation::keep_at;
 
 /// Fields that stay as they are.
-const FIXED: [&str; 6] = ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
+const FIXED: [&str; 5] = ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
 
 const TEMPLATE: [&str; 2] = ["spec", "template"];
 
 pub fn spec(root: &At, old: &Value, e: &mut ErrorList) {
     let spec = root.get("spec");
     completions(&spec, old, e);
-    crate::apps::validation::immutable(&spec, old, &FIXED, e);
+    crate::apps::validation::immutable(&spec, old, &["selector"], e);
     if let Some(job) = root.value() {
         template(job, old, &spec, e);
     }
+    crate::apps::validation::immutable(&spec, old, &FIXED, e);
 }
 
 /// Indexed Jobs may grow with their parallelism.

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use crate::at;
 use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to, with};
 
@@ -22,16 +21,16 @@ impl Strategy for FlowSchema {
         default_if_zero(schema.ensure(&["spec"]), "matchingPrecedence", 1000);
     }
 
-    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
-        at::check(object, validation::flow_schema)
+    fn validate_create(&self, _cx: &Context<'_>, schema: &Value) -> ErrorList {
+        validation::flow_schema(schema)
     }
 
-    fn validate_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
-        at::check(object, validation::flow_schema)
+    fn validate_update(&self, _cx: &Context<'_>, schema: &Value, _old: &Value) -> ErrorList {
+        validation::flow_schema(schema)
     }
 
-    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
-        at::check(object, validation::conditions)
+    fn validate_status_update(&self, _cx: &Context<'_>, schema: &Value, _old: &Value) -> ErrorList {
+        validation::status(schema)
     }
 
     fn cells(&self, schema: &Value, now: Timestamp) -> Cells {
@@ -70,16 +69,16 @@ impl Strategy for PriorityLevelConfiguration {
         });
     }
 
-    fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
-        at::check(object, validation::priority_level)
+    fn validate_create(&self, _cx: &Context<'_>, level: &Value) -> ErrorList {
+        validation::priority_level(level)
     }
 
-    fn validate_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
-        at::check(object, validation::priority_level)
+    fn validate_update(&self, _cx: &Context<'_>, level: &Value, _old: &Value) -> ErrorList {
+        validation::priority_level(level)
     }
 
-    fn validate_status_update(&self, _cx: &Context<'_>, object: &Value, _old: &Value) -> ErrorList {
-        at::check(object, validation::conditions)
+    fn validate_status_update(&self, _cx: &Context<'_>, level: &Value, _old: &Value) -> ErrorList {
+        validation::status(level)
     }
 
     fn cells(&self, level: &Value, now: Timestamp) -> Cells {

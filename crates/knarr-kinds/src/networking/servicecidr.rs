@@ -47,6 +47,14 @@ impl Strategy for IpAddress {
         rules::canonical_ip(name)
     }
 
+    fn validate_generate_name(&self, _prefix: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn generates_names(&self) -> bool {
+        false
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         let parent = object.at(&["spec", "parentRef"]).map_or("<none>".into(), |parent| {
             let part = |key| text(parent, &[key]);

@@ -33,6 +33,11 @@ impl Strategy for PodDisruptionBudget {
         })
     }
 
+    /// Upstream looks at nothing but the path here.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        knarr_core::names::is_path_segment(name)
+    }
+
     fn domain_finalizers(&self) -> bool {
         false
     }

@@ -90,6 +90,12 @@ impl Strategy for Binding {
 }
 
 fn validate_role(root: &At, namespaced: bool, lenient: bool, e: &mut ErrorList) {
+    validate_aggregation(root, namespaced, lenient, e);
+    // Upstream declares these.
+    root.get("rules").items().for_each(|rule| rule.get("verbs").require(e));
+}
+
+fn validate_aggregation(root: &At, namespaced: bool, lenient: bool, e: &mut ErrorList) {
     root.get("rules").items().for_each(|rule| validate_rule(&rule, namespaced, e));
     let aggregation = root.get("aggregationRule");
     if !aggregation.is_set() {
@@ -109,10 +115,7 @@ fn validate_role(root: &At, namespaced: bool, lenient: bool, e: &mut ErrorList) 
 
 /// A rule is about resources or about URLs.
 fn validate_rule(rule: &At, namespaced: bool, e: &mut ErrorList) {
-    let (verbs, urls) = (rule.get("verbs"), rule.get("nonResourceURLs"));
-    if verbs.is_empty() {
-        e.push(verbs.required(""));
-    }
+    let urls = rule.get("nonResourceURLs");
     if urls.is_empty() {
         for (field, what) in [("apiGroups", "api group"), ("resources", "resource")] {
             if rule.get(field).is_empty() {
@@ -141,11 +144,12 @@ fn validate_binding(root: &At, namespaced: bool, e: &mut ErrorList) {
     }
     reference.get("name").name(e, names::is_path_segment);
     root.get("subjects").items().for_each(|subject| validate_subject(&subject, namespaced, e));
+    // Upstream declares these.
+    root.get("subjects").items().for_each(|subject| subject.get("name").require(e));
 }
 
 fn validate_subject(subject: &At, namespaced: bool, e: &mut ErrorList) {
     let (name, group, namespace) = (subject.get("name"), subject.get("apiGroup"), subject.get("namespace"));
-    name.require(e);
     match subject.str_of("kind") {
         "ServiceAccount" => {
             name.optional_name(e, names::is_dns1123_subdomain);

@@ -1,5 +1,7 @@
 //! Dynamic resource allocation: kinds of the group `resource.k8s.io` (upstream: `pkg/registry/resource`).
 
+mod validation;
+
 use crate::cells::{Cells, age, is_deleting, name, since, text};
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
@@ -21,8 +23,16 @@ impl Strategy for ResourceClaim {
         default_claim_spec(claim, &["spec"]);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, claim: &Value) -> ErrorList {
+        validation::claim(claim, &[])
+    }
+
     fn validate_update(&self, _cx: &Context<'_>, claim: &Value, old: &Value) -> ErrorList {
-        at::check(claim, |root, e| root.get("spec").immutable(old.at(&["spec"]), e))
+        at::check(claim, |root, e| root.get("spec").immutable_untold(old.at(&["spec"]), e))
+    }
+
+    fn validate_status_update(&self, _cx: &Context<'_>, claim: &Value, old: &Value) -> ErrorList {
+        validation::claim_status(claim, old)
     }
 
     fn prepare_for_status_update(&self, _cx: &Context<'_>, claim: &mut Value, old: &Value) {
@@ -60,6 +70,10 @@ impl Strategy for ResourceClaimTemplate {
         default_claim_spec(template, &["spec", "spec"]);
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, template: &Value) -> ErrorList {
+        validation::claim(template, &["spec"])
+    }
+
     fn validate_update(&self, _cx: &Context<'_>, template: &Value, old: &Value) -> ErrorList {
         at::check(template, |root, e| root.get("spec").immutable(old.at(&["spec"]), e))
     }
@@ -91,14 +105,16 @@ impl Strategy for ResourceSlice {
         Shape::PLAIN.generation()
     }
 
-    fn prepare_for_create(&self, cx: &Context<'_>, slice: &mut Value) {
-        separation::create(self.shape(), slice);
-        stamp_taints(cx, slice);
+    fn default_times(&self, slice: &mut Value, now: Timestamp) {
+        each(slice, &["spec", "devices"], |device| each(device, &["taints"], |taint| stamp(taint, now)));
     }
 
-    fn prepare_for_update(&self, cx: &Context<'_>, slice: &mut Value, old: &Value) {
-        stamp_taints(cx, slice);
-        separation::update(self.shape(), slice, old);
+    fn validate_create(&self, _cx: &Context<'_>, slice: &Value) -> ErrorList {
+        validation::slice(slice, None)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, slice: &Value, old: &Value) -> ErrorList {
+        validation::slice(slice, Some(old))
     }
 
     fn field(&self, slice: &Value, name: &str) -> String {
@@ -112,13 +128,9 @@ impl Strategy for ResourceSlice {
 }
 
 /// Taints without a time begin now (upstream: `SetDefaults_DeviceTaint`).
-fn stamp_taints(cx: &Context<'_>, slice: &mut Value) {
-    each(slice, &["spec", "devices"], |device| each(device, &["taints"], |taint| stamp_taint(cx, taint)));
-}
-
-fn stamp_taint(cx: &Context<'_>, taint: &mut Value) {
+fn stamp(taint: &mut Value, now: Timestamp) {
     if is_zero_at(taint, &["timeAdded"]) {
-        taint.set(&["timeAdded"], time::format(cx.env.now()));
+        taint.set(&["timeAdded"], time::format(now));
     }
 }
 
@@ -127,6 +139,23 @@ pub struct DeviceClass;
 impl Strategy for DeviceClass {
     fn shape(&self) -> Shape {
         Shape::PLAIN.generation()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, class: &Value) -> ErrorList {
+        validation::class(class)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, class: &Value, _old: &Value) -> ErrorList {
+        validation::class(class)
+    }
+
+    /// Upstream looks at the name that comes of it.
+    fn validate_generate_name(&self, _prefix: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        crate::rules::long_name(name)
     }
 
     fn cells(&self, class: &Value, now: Timestamp) -> Cells {
@@ -141,14 +170,16 @@ impl Strategy for DeviceTaintRule {
         Shape::PLAIN.generation().status_keeps_metadata().needs_resource_version()
     }
 
-    fn prepare_for_create(&self, cx: &Context<'_>, rule: &mut Value) {
-        separation::create(self.shape(), rule);
-        with(rule, &["spec", "taint"], |taint| stamp_taint(cx, taint));
+    fn default_times(&self, rule: &mut Value, now: Timestamp) {
+        with(rule, &["spec", "taint"], |taint| stamp(taint, now));
     }
 
-    fn prepare_for_update(&self, cx: &Context<'_>, rule: &mut Value, old: &Value) {
-        with(rule, &["spec", "taint"], |taint| stamp_taint(cx, taint));
-        separation::update(self.shape(), rule, old);
+    fn validate_create(&self, _cx: &Context<'_>, rule: &Value) -> ErrorList {
+        validation::taint_rule(rule, None)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, rule: &Value, old: &Value) -> ErrorList {
+        validation::taint_rule(rule, Some(old))
     }
 
     fn cells(&self, rule: &Value, now: Timestamp) -> Cells {

@@ -93,7 +93,7 @@ impl Strategy for RuntimeClass {
     fn validate_update(&self, _cx: &Context<'_>, class: &Value, old: &Value) -> ErrorList {
         at::check(class, |root, e| {
             runtime_class(root, e);
-            root.get("handler").immutable(old.at(&["handler"]), e);
+            root.get("handler").immutable_untold(old.at(&["handler"]), e);
         })
     }
 

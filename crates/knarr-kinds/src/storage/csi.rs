@@ -2,7 +2,10 @@
 
 use crate::cells::{Cells, NONE, UNSET, age, created_at, name, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, json};
+
+use super::validation;
 
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
@@ -25,13 +28,25 @@ impl Strategy for CsiDriver {
         default_if_zero(spec, "volumeLifecycleModes", json!(["Persistent"]));
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, driver: &Value) -> ErrorList {
+        validation::csi_driver(driver)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, driver: &Value, old: &Value) -> ErrorList {
+        validation::csi_driver_update(driver, old)
+    }
+
     /// It begins without a generation, yet counts changes.
     fn prepare_for_update(&self, _cx: &Context<'_>, driver: &mut Value, old: &Value) {
         let changed = separation::wish_changed(driver, old);
         separation::count(driver, old, changed);
     }
 
-    fn warnings(&self, driver: &Value, _old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, driver: &Value, old: Option<&Value>) -> Vec<String> {
+        // What was so before is not told again.
+        if old.is_some_and(|o| !o.list_at(&["spec", "tokenRequests"]).is_empty() && o.at(&["spec", "serviceAccountTokenInSecrets"]).is_none()) {
+            return Vec::new();
+        }
         let asks = !driver.list_at(&["spec", "tokenRequests"]).is_empty();
         let unset = asks && driver.at(&["spec", "serviceAccountTokenInSecrets"]).is_none();
         let text = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
@@ -63,6 +78,14 @@ impl Strategy for CsiNode {
         Shape::PLAIN.status_keeps_metadata().needs_resource_version()
     }
 
+    fn validate_create(&self, _cx: &Context<'_>, node: &Value) -> ErrorList {
+        validation::csi_node(node)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, node: &Value, old: &Value) -> ErrorList {
+        validation::csi_node_update(node, old)
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Cells {
         Some(vec![name(object), object.list_at(&["spec", "drivers"]).len().into(), age(object, now)])
     }
@@ -73,6 +96,14 @@ pub struct CsiStorageCapacity;
 impl Strategy for CsiStorageCapacity {
     fn shape(&self) -> Shape {
         Shape::PLAIN.needs_resource_version()
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, capacity: &Value) -> ErrorList {
+        validation::csi_storage_capacity(capacity, None)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, capacity: &Value, old: &Value) -> ErrorList {
+        validation::csi_storage_capacity_update(capacity, old)
     }
 
     fn cells(&self, object: &Value, _now: Timestamp) -> Cells {

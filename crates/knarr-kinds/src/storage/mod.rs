@@ -2,4 +2,5 @@
 
 pub mod csi;
 pub mod storageclass;
+pub mod validation;
 pub mod volumeattachment;

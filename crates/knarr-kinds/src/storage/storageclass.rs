@@ -4,9 +4,11 @@ use crate::cells::{Cells, age, name, text, text_or};
 use std::cmp::Reverse;
 
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
-use crate::strategy::Strategy;
+use super::validation;
+use crate::strategy::{Context, Strategy};
 use crate::tree::default_to;
 
 pub struct StorageClass;
@@ -15,6 +17,14 @@ impl Strategy for StorageClass {
     fn default(&self, class: &mut Value) {
         default_to(class, "reclaimPolicy", "Delete");
         default_to(class, "volumeBindingMode", "Immediate");
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, class: &Value) -> ErrorList {
+        validation::storage_class(class)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, class: &Value, old: &Value) -> ErrorList {
+        validation::storage_class_update(class, old)
     }
 
     /// Of several the newest counts, of equally old ones the first by name.
@@ -44,6 +54,14 @@ fn is_default(class: &Value) -> bool {
 pub struct VolumeAttributesClass;
 
 impl Strategy for VolumeAttributesClass {
+    fn validate_create(&self, _cx: &Context<'_>, class: &Value) -> ErrorList {
+        validation::volume_attributes_class(class)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, class: &Value, old: &Value) -> ErrorList {
+        validation::volume_attributes_class_update(class, old)
+    }
+
     fn cells(&self, class: &Value, now: Timestamp) -> Cells {
         Some(vec![name(class), text(class, &["driverName"]).into(), age(class, now)])
     }

@@ -2,10 +2,13 @@
 
 use crate::cells::{Cells, age, name, text};
 use jiff::Timestamp;
+use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
+use super::validation;
+
 use crate::core::persistentvolume::default_source;
-use crate::strategy::{Shape, Strategy};
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{round_amounts, with};
 
 pub struct VolumeAttachment;
@@ -21,6 +24,14 @@ impl Strategy for VolumeAttachment {
             default_source(spec);
             round_amounts(spec, &["capacity"]);
         });
+    }
+
+    fn validate_create(&self, _cx: &Context<'_>, attachment: &Value) -> ErrorList {
+        validation::volume_attachment(attachment)
+    }
+
+    fn validate_update(&self, _cx: &Context<'_>, attachment: &Value, old: &Value) -> ErrorList {
+        validation::volume_attachment_update(attachment, old)
     }
 
     fn cells(&self, attachment: &Value, now: Timestamp) -> Cells {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The end of the value that starts at `at`. On bytes that are no JSON it stops somewhere within them.
-pub(super) fn skip(json: &[u8], at: usize) -> usize {
+pub(crate) fn skip(json: &[u8], at: usize) -> usize {
     match json.get(at) {
         Some(b'"') => skip_string(json, at),
         Some(b'{' | b'[') => skip_nested(json, at),
@@ -46,7 +46,7 @@ fn skip_nested(json: &[u8], mut at: usize) -> usize {
 
 /// A member of an object: where its key (without quotes) and its value are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Member<'a> {
+pub(crate) struct Member<'a> {
     pub key: &'a [u8],
     /// Where the quote before the key stands.
     pub start: usize,
@@ -61,7 +61,7 @@ impl<'a> Member<'a> {
 }
 
 /// The members of the object that starts at `at`; none when there is no object.
-pub(super) fn members(json: &[u8], at: usize) -> impl Iterator<Item = Member<'_>> {
+pub(crate) fn members(json: &[u8], at: usize) -> impl Iterator<Item = Member<'_>> {
     let mut at = if json.get(at) == Some(&b'{') { at + 1 } else { json.len() };
     std::iter::from_fn(move || {
         if json.get(at) != Some(&b'"') {
@@ -76,12 +76,12 @@ pub(super) fn members(json: &[u8], at: usize) -> impl Iterator<Item = Member<'_>
     })
 }
 
-pub(super) fn member<'a>(json: &'a [u8], at: usize, key: &str) -> Option<Member<'a>> {
+pub(crate) fn member<'a>(json: &'a [u8], at: usize, key: &str) -> Option<Member<'a>> {
     members(json, at).find(|m| m.key == key.as_bytes())
 }
 
 /// The items of the list that starts at `at`, as `(start, end)`.
-pub(super) fn items(json: &[u8], at: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn items(json: &[u8], at: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut at = if json.get(at) == Some(&b'[') { at + 1 } else { json.len() };
     std::iter::from_fn(move || {
         if at >= json.len() || json[at] == b']' {
@@ -95,7 +95,7 @@ pub(super) fn items(json: &[u8], at: usize) -> impl Iterator<Item = (usize, usiz
 }
 
 /// What is between the quotes of a string, escapes and all; empty for anything else.
-pub(super) fn raw_text(value: &[u8]) -> &str {
+pub(crate) fn raw_text(value: &[u8]) -> &str {
     match value {
         [b'"', inner @ .., b'"'] => std::str::from_utf8(inner).unwrap_or_default(),
         _ => "",
@@ -103,7 +103,7 @@ pub(super) fn raw_text(value: &[u8]) -> &str {
 }
 
 /// A scalar as text: a string without quotes and escapes, a number or a boolean as it stands, nothing for the rest.
-pub(super) fn scalar(value: &[u8]) -> Cow<'_, str> {
+pub(crate) fn scalar(value: &[u8]) -> Cow<'_, str> {
     match value {
         [b'"', inner @ .., b'"'] if memchr::memchr(b'\\', inner).is_none() => String::from_utf8_lossy(inner),
         [b'"', ..] => serde_json::from_slice::<String>(value).unwrap_or_default().into(),

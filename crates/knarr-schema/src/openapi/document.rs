@@ -11,7 +11,7 @@ use super::{Dialect, custom};
 use crate::registry::Registry;
 
 const TITLE: &str = "Kubernetes";
-const VERSION: &str = "v1.37.2";
+const VERSION: &str = "1.37";
 
 /// Paths that belong to no group version, each with the documents of OpenAPI 3 that hold them.
 fn global(registry: &Registry) -> Vec<(String, Vec<PathItem>)> {

@@ -57,7 +57,7 @@ fn documents_of_every_group_version_are_the_published_ones() {
         let Some(theirs) = published(&format!("v3/{}_openapi.json", path.replace('/', "__"))) else { continue };
         let ours = bare(&v3(&registry, &path).unwrap(), false);
         let mut theirs = bare(&theirs, false);
-        theirs["info"]["version"] = "v1.37.2".into();
+        theirs["info"]["version"] = "1.37".into();
         differences(&path, &ours, &theirs, &mut found);
     }
     assert!(found.is_empty(), "{} differences\n{}", found.len(), found[..found.len().min(60)].join("\n"));

@@ -1,6 +1,10 @@
 //! RFC 7386 (`evanphx/json-patch`): applied and created.
 
+use std::collections::BTreeMap;
+
 use knarr_core::{Map, Value};
+
+use crate::codec::{self, skim};
 
 pub fn apply(target: &Value, patch: &Value) -> Value {
     let (Value::Object(target), Value::Object(patch)) = (target, patch) else { return without_nulls(patch) };
@@ -14,6 +18,28 @@ pub fn apply(target: &Value, patch: &Value) -> Value {
         }
     }
     Value::Object(out)
+}
+
+/// The JSON of what [`apply`] makes of an object, as upstream's library writes it: objects that the patch goes into have sorted
+/// keys, all else stays as it was written.
+pub fn text(target: &[u8], patch: &Value) -> Vec<u8> {
+    let Value::Object(patch) = patch else { return codec::encode_untyped(patch) };
+    let mut members: BTreeMap<Vec<u8>, Vec<u8>> = skim::members(target, 0).map(|m| (m.key.to_vec(), m.value(target).to_vec())).collect();
+    for (key, value) in patch {
+        let quoted = codec::encode_untyped(&key.as_str().into());
+        let key = quoted[1..quoted.len() - 1].to_vec();
+        if value.is_null() {
+            members.remove(&key);
+            continue;
+        }
+        let merged = match members.get(&key) {
+            Some(there) if there.starts_with(b"{") && value.is_object() => text(there, value),
+            _ => codec::encode_untyped(&without_nulls(value)),
+        };
+        members.insert(key, merged);
+    }
+    let members: Vec<Vec<u8>> = members.into_iter().map(|(key, value)| [b"\"", &key[..], b"\":", &value[..]].concat()).collect();
+    [b"{", &members.join(&b',')[..], b"}"].concat()
 }
 
 /// A value that is new as a whole: null says "absent" in objects, also in those inside lists.

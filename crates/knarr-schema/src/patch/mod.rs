@@ -26,6 +26,11 @@ pub fn merge_patch(target: &Value, patch: &Value) -> Value {
     merge::apply(target, patch)
 }
 
+/// The JSON of what [`merge_patch`] makes of this JSON of an object, as upstream shows it in errors.
+pub fn merge_patch_text(target: &[u8], patch: &Value) -> Vec<u8> {
+    merge::text(target, patch)
+}
+
 /// Applies a strategic merge patch with its directives (`$patch`, `$retainKeys`, `$setElementOrder/…`,
 /// `$deleteFromPrimitiveList/…`).
 ///

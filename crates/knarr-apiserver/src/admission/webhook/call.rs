@@ -127,7 +127,7 @@ mod tests {
         let wrong = json!({"apiVersion": "v1", "kind": "Status", "response": {"uid": "u"}});
         assert_eq!(
             read(&wrong, "v1", "u", true).err(),
-            Some("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got v1, Kind=Status".into())
+            Some("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /v1, Kind=Status".into())
         );
     }
 }

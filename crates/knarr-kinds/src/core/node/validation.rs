@@ -71,7 +71,10 @@ fn taints(list: &At, e: &mut ErrorList) {
             taint_effect(&effect, e);
         }
         if !seen.insert((effect.str(), key.str())) {
-            e.push(Error { detail: "taints must be unique by key and effect pair".into(), ..taint.duplicate() });
+            let text = knarr_core::field::go_quote;
+            let added = taint.get("timeAdded").value().map_or("null".into(), ToString::to_string);
+            let shown = format!("{{\"Key\":{},\"Value\":{},\"Effect\":{},\"TimeAdded\":{added}}}", text(key.str()), text(value.str()), text(effect.str()));
+            e.push(Error { detail: "taints must be unique by key and effect pair".into(), ..taint.duplicate() }.showing(shown));
         }
     }
 }

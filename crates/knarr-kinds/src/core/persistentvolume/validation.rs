@@ -3,6 +3,7 @@
 use knarr_core::field::{Error, ErrorList};
 use knarr_core::quantity::Quantity;
 use knarr_core::{Value, ValueExt, names};
+use knarr_schema::internal::Step;
 
 use crate::at::At;
 use crate::core::persistentvolumeclaim::validation::{VOLUME_MODES, access_modes};
@@ -48,6 +49,36 @@ pub fn volume(root: &At, old: Option<&Value>, e: &mut ErrorList) {
     spec.get("volumeMode").if_set_one_of(e, &VOLUME_MODES);
     attributes_class(&spec, e);
     mount_options(root, &spec, e);
+}
+
+/// The spec of a volume that is no object of its own (of a VolumeAttachment).
+pub fn inline_spec(spec: &At, e: &mut ErrorList) {
+    const CONTEXT: &str = "in the context of inline volumes";
+    for field in ["claimRef", "capacity"] {
+        if !spec.get(field).is_empty() {
+            e.push(spec.get(field).forbidden(format!("may not be specified {CONTEXT}")));
+        }
+    }
+    if !spec.get("csi").is_set() {
+        e.push(spec.get("csi").required(&format!("has to be specified {CONTEXT}")));
+    }
+    spec.get("accessModes").require(e);
+    access_modes(&spec.get("accessModes"), e);
+    let policy = spec.get("persistentVolumeReclaimPolicy");
+    if !policy.is_empty() && policy.str() != "Retain" {
+        e.push(policy.forbidden(format!("may only be Retain {CONTEXT}")));
+    }
+    if spec.get("nodeAffinity").is_set() {
+        e.push(spec.get("nodeAffinity").forbidden(format!("may not be specified {CONTEXT}")));
+    }
+    volume_sources(spec, "", e);
+    if !spec.get("storageClassName").is_empty() {
+        e.push(spec.get("storageClassName").forbidden(format!("may not be specified {CONTEXT}")));
+    }
+    let mode = spec.get("volumeMode");
+    if mode.is_set() && mode.str() != "Filesystem" {
+        e.push(mode.forbidden(format!("may not specify volumeMode other than Filesystem {CONTEXT}")));
+    }
 }
 
 /// Kinds of volumes that take mount options; an annotation with options for another kind is a mistake.
@@ -130,7 +161,7 @@ pub fn update(root: &At, old: &Value, e: &mut ErrorList) {
     }
     let (new_source, old_source) = (source_of(&new), source_of(&before));
     if !semantic::same(Some(&new_source), Some(&old_source)) {
-        let diff = difference::of(Some(&old_source), Some(&new_source));
+        let diff = difference::of(old, &[Step::Part("core.PersistentVolumeSource")], Some(&old_source), Some(&new_source));
         e.push(spec.shown_as("persistentvolumesource", None).forbidden(format!("spec.persistentvolumesource is immutable after creation\n{diff}")));
     }
     root.shown_as("volumeMode", spec.get("volumeMode").value()).immutable(before.at(&["volumeMode"]), e);

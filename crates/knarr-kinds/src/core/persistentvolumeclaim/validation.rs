@@ -3,6 +3,7 @@
 use knarr_core::field::{Error, ErrorList};
 use knarr_core::quantity::Quantity;
 use knarr_core::{Value, ValueExt, names};
+use knarr_schema::internal::Step;
 
 use crate::at::At;
 use crate::metadata::{IMMUTABLE, label_selector};
@@ -146,7 +147,7 @@ pub fn update(claim: &Value, old: &Value) -> ErrorList {
     }
     let spec = root.get("spec");
     if !same_at(&new_spec, &old_spec, &["spec"]) {
-        let diff = difference::of(old_spec.at(&["spec"]), new_spec.at(&["spec"]));
+        let diff = difference::of(claim, &[Step::Field("spec")], old_spec.at(&["spec"]), new_spec.at(&["spec"]));
         e.push(spec.forbidden(format!("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{diff}")));
     }
     shrinking(claim, old, &mut e);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use knarr_core::field::{Error, ErrorList, Path};
-use knarr_core::{Value, ValueExt, json, names};
+use knarr_core::{Value, ValueExt, names};
 
 use super::allocation::needs_health_check_node_port;
 use super::is_externally_accessible;
@@ -109,8 +109,9 @@ fn ports(ports: &At, e: &mut ErrorList) {
         let pair = (port.str_of("protocol"), number.int());
         if pairs.contains(&pair) {
             // Upstream shows its own struct, with what the port is not known by empty.
-            let shown = json!({"Name": "", "Protocol": pair.0, "AppProtocol": null, "Port": pair.1, "TargetPort": 0, "NodePort": 0});
-            e.push(port.duplicate_as(shown));
+            let protocol = knarr_core::field::go_quote(pair.0);
+            let shown = format!(r#"{{"Name":"","Protocol":{protocol},"AppProtocol":null,"Port":{},"TargetPort":0,"NodePort":0}}"#, pair.1);
+            e.push(port.duplicate().showing(shown));
         }
         pairs.push(pair);
     }
@@ -132,6 +133,11 @@ fn session_affinity(spec: &At, e: &mut ErrorList) {
     } else if !(1..=AFFINITY_SECONDS_MAX).contains(&seconds.int()) {
         e.push(seconds.invalid(format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}")));
     }
+}
+
+/// The same before addresses are given out (upstream asks for it there, too).
+pub fn cluster_addresses(service: &Value, old: Option<&Value>) -> ErrorList {
+    crate::at::check(service, |root, e| cluster_ips(&root.get("spec"), old, e))
 }
 
 /// Cluster addresses and their families belong together.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use knarr_core::field::{Error, ErrorList, Path, go_quote};
 use knarr_core::{Value, ValueExt};
+use knarr_schema::internal::Step;
 
 use super::{Options, annotations, metadata_and_spec, scheduling};
 use crate::at::At;
@@ -110,7 +111,7 @@ fn immutable_rest(pod: &Value, old: &Value, e: &mut ErrorList) {
         gated(&mut munged, old, e);
     }
     if !same_at(&munged, old, &["spec"]) {
-        let diff = difference::of(old.at(&["spec"]), munged.at(&["spec"]));
+        let diff = difference::of(pod, &[Step::Field("spec")], old.at(&["spec"]), munged.at(&["spec"]));
         e.push(Error::forbidden(&Path::new("spec"), format!("pod updates may not change fields other than {MAY_CHANGE}\n{diff}")));
     }
 }
@@ -183,7 +184,7 @@ pub fn ephemeral(pod: &Value, old: &Value) -> ErrorList {
         match now.and_then(|c| c.value()) {
             None => e.push(containers.forbidden(format!("existing ephemeral containers {} may not be removed\n", go_quote(name)))),
             Some(now) if !same(Some(now), Some(before)) => {
-                let diff = difference::of(Some(before), Some(now));
+                let diff = difference::of(pod, &[Step::Field("spec"), Step::Field("ephemeralContainers"), Step::Item], Some(before), Some(now));
                 e.push(containers.forbidden(format!("existing ephemeral containers {} may not be changed\n{diff}", go_quote(name))));
             }
             Some(_) => {}
