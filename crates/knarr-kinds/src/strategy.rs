@@ -41,7 +41,7 @@ impl<'a> Context<'a> {
 pub enum Graceful {
     /// Delete at once.
     Immediate,
-    /// Set `deletionTimestamp` and wait for somebody to delete with grace 0.
+    /// Set `deletionTimestamp` and wait for somebody to delete with grace 0; without seconds to wait that is done at once.
     Wait { seconds: i64 },
 }
 

@@ -18,7 +18,7 @@ use crate::{
     request::RequestInfo,
     server::Inner,
     stored::Stored,
-    streaming::{Connect, target},
+    streaming::{Connect, stream_options, target},
 };
 
 /// Whether a request is of this kind.
@@ -65,6 +65,10 @@ where
     if !asks_backend && !subresource.verbs.contains(&info.verb) {
         return Err(not_allowed());
     }
+    if !info.rest.is_empty() && info.subresource != "proxy" {
+        return Err(not_served());
+    }
+    stream_options::check(&info, request.uri().query().unwrap_or_default())?;
     if info.subresource != "log" {
         admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default()).await?;
     }

@@ -12,7 +12,7 @@ use knarr_store::{Error, Item, ObjectKey, ResourceKey};
 use super::{binding::set_condition, created};
 use crate::{
     admission::Operation,
-    call::{Exchange, Outcome},
+    call::{Exchange, Input, Outcome},
     read::store_error,
     request::{DeleteOptions, delete_options_from_value},
     write::{Writer, decode, remove},
@@ -30,7 +30,7 @@ const CAUSE: &str = "DisruptionBudget";
 /// 429 when the budget does not allow it now.
 pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     let name = ex.name()?;
-    let eviction = decode::other(ex, &GroupVersionKind::new("policy", "v1", "Eviction"))?;
+    let eviction = decode::other(ex, &GroupVersionKind::new("policy", version(ex), "Eviction"))?;
     if eviction.str_at(&["metadata", "name"]) != Some(name) {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
@@ -41,11 +41,21 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     writer.admit(Operation::Create, Some(eviction), None).await?;
     for _ in 0..ATTEMPTS_MAX {
         match attempt(&writer, name, &options).await {
-            Err(e) if e.is_conflict() && options.preconditions.resource_version.is_none() => {}
+            // Another pod than the one that is meant does not become it.
+            Err(e) if e.is_conflict() && options.preconditions.resource_version.is_none() && options.preconditions.uid.is_none() => {}
             result => return result.map(|()| created()),
         }
     }
     Err(Status::timeout("couldn't update PodDisruptionBudget due to conflicts", 10))
+}
+
+/// Evictions are taken in the old version, too, though nothing else of it is served.
+fn version(ex: &Exchange<'_>) -> &'static str {
+    let old = |body: &[u8]| serde_json::from_slice::<Value>(body).is_ok_and(|v| v.str_at(&["apiVersion"]) == Some("policy/v1beta1"));
+    match &ex.call.input {
+        Input::Encoded { bytes, .. } if old(bytes) => "v1beta1",
+        _ => "v1",
+    }
 }
 
 async fn attempt(writer: &Writer<'_>, name: &str, options: &DeleteOptions) -> Result<()> {

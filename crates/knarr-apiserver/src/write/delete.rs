@@ -115,9 +115,14 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
     let Some(fate) = fate(writer, &old, options) else { return Ok(Some(Removed::Pending(item.object.clone()))) };
     match fate {
         Fate::Rewrite(new) => rewrite(writer, name, item, &old, &new, options).await,
-        Fate::Delete => {
+        Fate::Delete(last) => {
             writer.admit_delete(&old).await?;
-            erase(writer, name, item, &old, options).await
+            let removed = erase(writer, name, item, &old, options).await?;
+            // An announced deletion shows in the answer, too.
+            Ok(match (removed, last) {
+                (Some(Removed::Gone(_)), Some(last)) => Some(Removed::Gone(codec::with_resource_version(&writer.encode(&last)?, item.revision()))),
+                (removed, _) => removed,
+            })
         }
     }
 }
@@ -251,7 +256,8 @@ fn definition_going(old: &Value, writer: &Writer<'_>) -> Value {
 
 enum Fate {
     Rewrite(Value),
-    Delete,
+    /// With its last state, if that is not the stored one.
+    Delete(Option<Value>),
 }
 
 /// What a delete does to the object; `None` when it is dying already.
@@ -282,7 +288,7 @@ fn fate(writer: &Writer<'_>, old: &Value, options: &DeleteOptions) -> Option<Fat
             Some(Fate::Rewrite(new))
         }
         Some(seconds) if held || seconds > 0 => Some(Fate::Rewrite(new)),
-        _ => Some(Fate::Delete),
+        seconds => Some(Fate::Delete(seconds.map(|_| new))),
     }
 }
 

@@ -91,8 +91,7 @@ impl Strategy for Pod {
         let unscheduled = pod.str_at(&["spec", "nodeName"]).unwrap_or_default().is_empty();
         let seconds = grace_seconds.or(pod.i64_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(0);
         match if seconds < 0 { 1 } else { seconds } {
-            _ if finished || unscheduled => Graceful::Immediate,
-            0 => Graceful::Immediate,
+            _ if finished || unscheduled => Graceful::Wait { seconds: 0 },
             seconds => Graceful::Wait { seconds },
         }
     }
@@ -276,12 +275,12 @@ mod tests {
     #[test]
     fn pods_that_nobody_runs_are_deleted_at_once() {
         for (node, phase, grace, wanted) in [
-            ("", "Pending", None, Graceful::Immediate),
+            ("", "Pending", None, Graceful::Wait { seconds: 0 }),
             ("n", "Running", None, Graceful::Wait { seconds: 30 }),
             ("n", "Running", Some(5), Graceful::Wait { seconds: 5 }),
-            ("n", "Running", Some(0), Graceful::Immediate),
+            ("n", "Running", Some(0), Graceful::Wait { seconds: 0 }),
             ("n", "Running", Some(-1), Graceful::Wait { seconds: 1 }),
-            ("n", "Failed", None, Graceful::Immediate),
+            ("n", "Failed", None, Graceful::Wait { seconds: 0 }),
         ] {
             let pod = json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
             assert_eq!(Pod.graceful(&pod, grace), wanted, "{node} {phase} {grace:?}");
