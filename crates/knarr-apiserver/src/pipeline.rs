@@ -85,12 +85,17 @@ impl Inner {
             return (Err(nothing.into()), Vec::new());
         };
         let ex = Exchange::new(self, catalog, served, call);
-        ex.warn_all(deprecation(&ex.call.info.group, &ex.call.info.resource).map(str::to_owned));
         let outcome = match AssertUnwindSafe(dispatch(&ex)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => Err(panicked(panic.as_ref(), call).into()),
         };
-        (outcome, ex.take_warnings())
+        let mut warnings = ex.take_warnings();
+        // Where there is no such route nobody warns.
+        let routed = !outcome.as_ref().is_err_and(|f: &Failure| matches!(f.status.code, 405 | 415));
+        if let Some(text) = deprecation(&ex.call.info.group, &ex.call.info.resource).filter(|_| routed) {
+            warnings.insert(0, text.to_owned());
+        }
+        (outcome, warnings)
     }
 }
 

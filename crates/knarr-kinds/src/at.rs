@@ -183,6 +183,7 @@ impl<'v, 'p> At<'v, 'p> {
         // Upstream names some fields of a spec as if they were the object's own.
         if let [internal::Step::Field(name)] = steps[..]
             && types::get(root).field(name).is_none()
+            && types::get(root).field("spec").is_some()
         {
             steps.insert(0, internal::Step::Field("spec"));
         }

@@ -7,7 +7,7 @@ use knarr_core::{Encoding, Object, Result, Status};
 use knarr_schema::codec;
 use knarr_store::{Error, Item, Snapshot, storage::FRESH_TIMEOUT};
 
-use super::{parse_revision, selection::Selection, store_error, token::Token};
+use super::{parse_revision, read_error, selection::Selection, store_error, token::Token};
 use crate::{
     call::{Exchange, Failure, Outcome},
     encode::table::ListMeta,
@@ -78,7 +78,7 @@ async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, 
         None => wanted > 0 && options.limit.is_some_and(|l| l > 0),
         Some(_) => false,
     };
-    storage.wait_for_revision(wanted, FRESH_TIMEOUT).await.map_err(|e| store_error(&e, &ex.served.group_resource, ""))?;
+    storage.wait_for_revision(wanted, FRESH_TIMEOUT).await.map_err(|e| read_error(ex, &e, ""))?;
     if !exact {
         return Ok(storage.snapshot(key));
     }

@@ -32,8 +32,7 @@ pub async fn get(ex: &Exchange<'_>) -> Result<Outcome> {
 /// # Errors
 /// As [`get`].
 pub async fn item(ex: &Exchange<'_>, name: &str) -> Result<Arc<Item>> {
-    // Events have no watch cache upstream, and the store below it words things in its own way.
-    let uncached = ex.served.resource.plural == "events" && ex.served.resource.custom.is_none();
+    let uncached = is_uncached(ex);
     let wanted = parse_revision(ex.call.options.resource_version.as_deref())
         .map_err(|e| if uncached { Status::bad_request(format!("invalid resource version: {}", e.message)) } else { e })?;
     let key = ObjectKey::new(ex.namespace(), name);
@@ -43,13 +42,21 @@ pub async fn item(ex: &Exchange<'_>, name: &str) -> Result<Arc<Item>> {
     } else {
         storage.get(&ex.served.key, &key, wanted).await
     };
-    found.map_err(|e| {
-        let mut status = store_error(&e, &ex.served.group_resource, name);
-        if let Some(details) = status.details.as_mut().filter(|_| uncached) {
-            details.retry_after_seconds = 0;
-        }
-        status
-    })
+    found.map_err(|e| read_error(ex, &e, name))
+}
+
+/// Events have no watch cache upstream, and the store below it words things in its own way.
+fn is_uncached(ex: &Exchange<'_>) -> bool {
+    ex.served.resource.plural == "events" && ex.served.resource.custom.is_none()
+}
+
+/// What the store says to a reader.
+fn read_error(ex: &Exchange<'_>, error: &Error, name: &str) -> Status {
+    let mut status = store_error(error, &ex.served.group_resource, name);
+    if let Some(details) = status.details.as_mut().filter(|_| is_uncached(ex)) {
+        details.retry_after_seconds = 0;
+    }
+    status
 }
 
 /// A `resourceVersion` as a number; unset and `0` are both 0.

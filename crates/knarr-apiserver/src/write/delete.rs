@@ -129,6 +129,9 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
 
 /// What can be read is not deleted as if it could not (upstream: `corruptObjectDeleter`).
 fn readable(writer: &Writer<'_>, name: &str) -> Status {
+    if writer.ex.served.is("", "namespaces") {
+        return Status::internal("no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential");
+    }
     let key = writer.key(name).etcd_key(&writer.ex.served.key);
     let why = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"

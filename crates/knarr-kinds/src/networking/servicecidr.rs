@@ -47,10 +47,6 @@ impl Strategy for IpAddress {
         rules::canonical_ip(name)
     }
 
-    fn validate_generate_name(&self, _prefix: &str) -> Vec<String> {
-        Vec::new()
-    }
-
     fn generates_names(&self) -> bool {
         false
     }

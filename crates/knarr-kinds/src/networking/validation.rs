@@ -313,7 +313,7 @@ pub fn ip_address(root: &At, old: Option<&Value>, e: &mut ErrorList) {
         e.push(parent.required(""));
     }
     if let Some(old) = old {
-        parent.immutable(old.at(&["spec", "parentRef"]), e);
+        parent.immutable_untold(old.at(&["spec", "parentRef"]), e);
     }
 }
 

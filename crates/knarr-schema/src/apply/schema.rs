@@ -132,7 +132,8 @@ fn table_kind<'a>(shape: Shape, field: Option<&'static Field>, value: Option<&Va
         Shape::Struct(id) => {
             let t = types::get(id);
             let fields = if t.fields.is_empty() { Fields::Deduced } else { Fields::Type(t) };
-            Kind::Map(MapType { is_atomic: is_atomic || t.atomic, fields })
+            let granular = field.is_some_and(|f| f.granular);
+            Kind::Map(MapType { is_atomic: is_atomic || t.atomic && !granular, fields })
         }
         Shape::Map(item) => Kind::Map(MapType { is_atomic, fields: Fields::Each(*item) }),
         Shape::List(item) => Kind::List(List { merge: field.map_or(ListMerge::Atomic, list_merge), item: Schema::Table(*item, None) }),
