@@ -14,7 +14,7 @@ use crate::at::At;
 const ANNOTATIONS_MAX: usize = 20;
 /// Longest expression of an audit annotation.
 const ANNOTATION_EXPRESSION_MAX: usize = 5 << 10;
-const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 
 /// Validates a policy; `old` on update.
 pub fn validate(root: &At, old: Option<&Value>, mutating: bool, e: &mut ErrorList) {
@@ -58,11 +58,16 @@ fn constraints(spec: &At, mutating: bool, e: &mut ErrorList) {
         e.push(rules.required(""));
     }
     if mutating {
-        const SUPPORTED: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
-        for operation in rules.items().flat_map(|r| r.get("operations").strings().collect::<Vec<_>>()).filter(|o| !SUPPORTED.contains(o)) {
-            let value = Value::from(operation);
-            e.push(rules.shown_as("operations", Some(&value)).not_supported(&SUPPORTED));
-        }
+        operations(&rules, e);
+    }
+}
+
+/// Only what brings an object can be changed. Upstream does not name the rule.
+fn operations(rules: &At, e: &mut ErrorList) {
+    const SUPPORTED: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    for operation in rules.items().flat_map(|r| r.get("operations").strings().collect::<Vec<_>>()).filter(|o| !SUPPORTED.contains(o)) {
+        let value = Value::from(operation);
+        e.push(rules.shown_as("operations", Some(&value)).not_supported(&SUPPORTED));
     }
 }
 
@@ -279,6 +284,9 @@ pub fn validate_binding(root: &At, mutating: bool, e: &mut ErrorList) {
     let resources = spec.get("matchResources");
     if resources.is_set() {
         match_resources(&resources, e);
+        if mutating {
+            operations(&resources.get("resourceRules"), e);
+        }
     }
     if !mutating {
         actions(&spec.get("validationActions"), e);

@@ -253,8 +253,12 @@ fn url(place: &At, e: &mut ErrorList) {
 }
 
 fn service(service: &At, e: &mut ErrorList) {
-    service.get("name").require(e);
-    service.get("namespace").require(e);
+    // Upstream takes the one for the other.
+    for (shown, looked_at) in [("name", "namespace"), ("namespace", "name")] {
+        if service.get(looked_at).is_empty() {
+            e.push(service.get(shown).required(""));
+        }
+    }
     let port = service.get("port");
     let problems = port_number(port.int());
     if !problems.is_empty() {

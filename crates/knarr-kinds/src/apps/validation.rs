@@ -1,6 +1,6 @@
 //! What workloads share: selector, template, rollout numbers, counts in the status (upstream: `pkg/apis/apps/validation`).
 
-use knarr_core::field::{Error, ErrorList};
+use knarr_core::field::ErrorList;
 use knarr_core::selector::LabelSelector;
 use knarr_core::{Value, ValueExt, names};
 
@@ -157,6 +157,6 @@ pub fn service_name(spec: &At, e: &mut ErrorList) {
 
 /// A strategy of another type: the whole strategy is shown.
 pub fn unsupported_strategy(strategy: &At, types: &[&str], e: &mut ErrorList) {
-    let shown = strategy.value().cloned().unwrap_or_else(|| knarr_core::json!({}));
-    e.push(Error::not_supported(&strategy.path(), shown, types));
+    let empty = knarr_core::json!({});
+    e.push(strategy.with_value(strategy.value().or(Some(&empty))).not_supported(types));
 }

@@ -7,7 +7,6 @@ use knarr_core::{Value, ValueExt, names};
 
 use super::Pod;
 use crate::at::At;
-use crate::pod::defaults::CONTAINERS;
 use crate::rules;
 
 /// Fields that an environment variable may show, sorted.
@@ -190,7 +189,7 @@ pub fn sources(list: &At, e: &mut ErrorList) {
 /// A variable read from a file needs an emptyDir that holds it.
 pub fn file_keys(pod: &Pod, e: &mut ErrorList) {
     let volumes: BTreeMap<&str, &Value> = pod.spec.get("volumes").items().filter_map(|v| Some((v.str_of("name"), v.value()?))).collect();
-    for kind in CONTAINERS {
+    for kind in ["initContainers", "containers", "ephemeralContainers"] {
         for container in pod.spec.get(kind).items() {
             for variable in container.get("env").items() {
                 let from = variable.get("valueFrom");
