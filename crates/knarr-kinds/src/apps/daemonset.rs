@@ -52,6 +52,12 @@ impl Strategy for DaemonSet {
         set_template_generation(object, template_generation(old) + i64::from(template_changed));
     }
 
+    fn prepare_for_status_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
+        separation::status_update(self.shape(), object, old);
+        // It is part of the internal kind's spec.
+        set_template_generation(object, template_generation(old));
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
         at::check(object, |root, e| validate(&root.get("spec"), None, e))
     }

@@ -200,8 +200,9 @@ pub fn priority_level(level: &Value) -> ErrorList {
     let mut errors = check(level, |root, e| {
         let spec = root.get("spec");
         let (kind, limited, exempt) = (spec.get("type"), spec.get("limited"), spec.get("exempt"));
-        let name = root.get("metadata").str_of("name");
-        let annotations = root.get("metadata").get("annotations");
+        let metadata = root.get("metadata");
+        let name = metadata.str_of("name");
+        let annotations = metadata.get("annotations");
         if annotations.key(ZERO_SHARES).is_set() {
             e.push(annotations.forbidden(format!("annotation '{ZERO_SHARES}' is forbidden")));
         }
