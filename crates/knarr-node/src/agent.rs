@@ -237,7 +237,10 @@ impl Agent {
         }
     }
 
+    /// The API knows the pod no more. Whatever it still has here is being ended; its place may have been given away already, so it is not
+    /// held against those who come (upstream: `GetActivePods`, which asks the pod manager).
     fn gone(&self, uid: &str) {
+        self.context.allocations.release(&self.context, uid);
         if let Some(handle) = self.pods.get(uid) {
             drop(handle.messages.send(Message::Gone));
         }

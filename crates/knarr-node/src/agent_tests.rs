@@ -385,6 +385,22 @@ async fn a_pod_that_the_api_lost_is_ended_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_the_api_lost_takes_nobody_s_place_while_it_ends() {
+    let world = World::started();
+    world.runtime.program("a", Program::IgnoresStop);
+    let spec = || json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    world.create(spec()).await;
+    world.until_ready().await;
+    world.delete(Some(0)).await;
+    let mut next = pod_of(spec());
+    next.spec.as_mut().unwrap().node_name = Some("n".into());
+    (next.metadata.uid, next.metadata.resource_version) = (Some("u2".into()), None);
+    world.api.seed(&next);
+    let status = world.until_ready().await;
+    assert_eq!(status.reason, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_sandboxes_are_made_again() {
     let world = World::started();
     world.create(json!({"containers": [{"name": "a"}]})).await;

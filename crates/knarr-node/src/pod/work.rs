@@ -441,6 +441,8 @@ impl Actor {
             Ok(()) if self.observed.running().next().is_none() => {
                 self.probes.clear();
                 self.keeper = None;
+                // From now on the status says that the pod has ended, and the scheduler gives its place away.
+                self.context.allocations.release(&self.context, self.pod.uid());
                 (self.stage, self.end_retry) = (Stage::Cleaning, Some(now));
                 return;
             }
@@ -466,7 +468,6 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.context.tokens.forget(self.pod.uid());
-                self.context.allocations.release(&self.context, self.pod.uid());
                 (self.stage, self.end_retry) = (Stage::Done, None);
             }
             Err(error) => {
