@@ -91,8 +91,9 @@ async fn review_access(ex: &Exchange<'_>, resource: &str, object: &mut Value) ->
     if verdict.decision == Decision::Deny {
         status.set(&["denied"], true);
     }
-    if !verdict.reason.is_empty() {
-        status.set(&["reason"], verdict.reason);
+    let reason = if verdict.is_allowed() && verdict.reason.is_empty() { ex.server.authorizer.load().explain(&attributes) } else { verdict.reason };
+    if !reason.is_empty() {
+        status.set(&["reason"], reason);
     }
     let errors: Vec<String> = verdict.error.into_iter().chain(unread).collect();
     if !errors.is_empty() {

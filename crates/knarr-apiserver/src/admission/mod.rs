@@ -3,10 +3,12 @@
 
 mod certificates;
 pub mod chain;
+mod choice;
 mod claim_resize;
 mod configurations;
 mod default_class;
 mod default_toleration_seconds;
+mod deny_external_ips;
 mod escalation;
 mod limit_ranger;
 mod matching;
@@ -34,6 +36,7 @@ use knarr_core::{Object, Result, Value, ValueExt};
 use parking_lot::Mutex;
 
 use crate::authz::Attributes;
+pub use choice::chosen;
 pub use request::{Request, connect_options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -365,7 +365,7 @@ mod tests {
         assert_eq!(webhook("timeout: 3s -> timeout: 31s"), "authorizers[0].timeout: Invalid value: \"31s\": must be > 0s and <= 30s");
         assert_eq!(
             webhook("failurePolicy: Deny -> failurePolicy: Allow"),
-            "authorizers[0].failurePolicy: Unsupported value: \"Allow\": supported values: \"Deny\", \"NoOpinion\""
+            "authorizers[0].failurePolicy: Unsupported value: \"Allow\": supported values: \"NoOpinion\", \"Deny\""
         );
         assert_eq!(
             webhook(" matchConditionSubjectAccessReviewVersion: v1, -> "),

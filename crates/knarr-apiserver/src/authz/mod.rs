@@ -85,6 +85,11 @@ pub trait Authorizer: Send + Sync {
 
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Opinion<'a>;
 
+    /// Why something is allowed, where the verdict leaves that out: most requests ask for no reason, and it takes time to find.
+    fn explain(&self, _attributes: &Attributes) -> String {
+        String::new()
+    }
+
     /// What the user may do in a namespace, as far as it can be listed (`SelfSubjectRulesReview`).
     fn rules(&self, _user: &User, _namespace: &str) -> Rules {
         Rules { incomplete: true, ..Rules::default() }
@@ -164,6 +169,21 @@ impl Authorizer for Union {
             }
         }
         Opinion::Formed(heard.nothing())
+    }
+
+    fn explain(&self, attributes: &Attributes) -> String {
+        if attributes.user.is_in(MASTERS) {
+            return String::new();
+        }
+        for authorizer in &self.0 {
+            match authorizer.authorize(attributes) {
+                // It may have been the one, and has given its own reason then.
+                Opinion::Pending(_) => break,
+                Opinion::Formed(verdict) if verdict.is_allowed() => return authorizer.explain(attributes),
+                Opinion::Formed(_) => {}
+            }
+        }
+        String::new()
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {

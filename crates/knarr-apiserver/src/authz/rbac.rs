@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use knarr_core::{Value, ValueExt, json};
+use knarr_core::{Value, ValueExt, field::go_quote, json};
 
 use super::{Attributes, Authorizer, Decision, Opinion, Rules};
 use crate::authn::User;
@@ -80,6 +80,8 @@ struct RoleRef {
 struct Binding {
     role: RoleRef,
     subjects: Vec<Subject>,
+    /// The subjects as reasons show them.
+    shown: Vec<String>,
 }
 
 impl Binding {
@@ -88,7 +90,9 @@ impl Binding {
             cluster: value.str_at(&["roleRef", "kind"]) == Some("ClusterRole"),
             name: value.str_at(&["roleRef", "name"]).unwrap_or_default().to_owned(),
         };
-        Self { role, subjects: value.list_at(&["subjects"]).iter().filter_map(|s| subject(s, namespace)).collect() }
+        let all = value.list_at(&["subjects"]).iter().filter_map(|s| Some((subject(s, namespace)?, shown(s, namespace))));
+        let (subjects, shown) = all.unzip();
+        Self { role, subjects, shown }
     }
 }
 
@@ -102,6 +106,15 @@ fn subject(value: &Value, namespace: &str) -> Option<Subject> {
             Some(Subject::User(format!("system:serviceaccount:{namespace}:{name}")))
         }
         _ => None,
+    }
+}
+
+/// A subject in upstream's words (`describeSubject`).
+fn shown(value: &Value, namespace: &str) -> String {
+    let text = |key: &str| value.str_at(&[key]).unwrap_or_default();
+    match text("kind") {
+        "ServiceAccount" => format!("ServiceAccount {}", go_quote(&format!("{}/{}", text("name"), value.str_at(&["namespace"]).unwrap_or(namespace)))),
+        kind => format!("{kind} {}", go_quote(text("name"))),
     }
 }
 
@@ -175,6 +188,23 @@ impl Index {
         })
     }
 
+    /// Which binding allows a request, in upstream's words. Looks at all of them: for those who ask for the reason.
+    fn reason(&self, a: &Attributes) -> Option<String> {
+        let is_meant = |s: &Subject| match s {
+            Subject::User(name) => *name == a.user.name,
+            Subject::Group(name) => a.user.is_in(name),
+        };
+        let here = self.bindings.iter().filter(|((namespace, _), _)| namespace.is_empty() || *namespace == a.namespace);
+        here.into_iter().find_map(|((namespace, name), binding)| {
+            let at = binding.subjects.iter().position(is_meant)?;
+            self.rules_of(&binding.role, namespace)?.iter().any(|rule| rule.allows(a)).then(|| {
+                let (kind, name) = if namespace.is_empty() { ("ClusterRoleBinding", name.clone()) } else { ("RoleBinding", format!("{name}/{namespace}")) };
+                let role = if binding.role.cluster { "ClusterRole" } else { "Role" };
+                format!("RBAC: allowed by {kind} {} of {role} {} to {}", go_quote(&name), go_quote(&binding.role.name), binding.shown[at])
+            })
+        })
+    }
+
     fn allows(&self, a: &Attributes) -> bool {
         self.rules_for(&a.user, &a.namespace).any(|rule| rule.allows(a))
     }
@@ -243,6 +273,10 @@ impl Authorizer for Rbac {
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Opinion<'a> {
         let decision = if self.index.load().allows(attributes) { Decision::Allow } else { Decision::NoOpinion };
         (decision, String::new()).into()
+    }
+
+    fn explain(&self, attributes: &Attributes) -> String {
+        self.index.load().reason(attributes).unwrap_or_default()
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {
@@ -319,6 +353,33 @@ mod tests {
         ] {
             assert_eq!(allowed(&index, question), wanted, "{question}");
         }
+    }
+
+    #[test]
+    fn a_binding_is_the_reason() {
+        let index = index();
+        let reason = |user: &str, verb: &str, resource: &str, group: &str| {
+            let user = User { name: user.into(), groups: vec!["g".into()], ..User::default() };
+            let attributes = Attributes {
+                user,
+                verb: verb.into(),
+                namespace: "a".into(),
+                group: group.into(),
+                resource: resource.into(),
+                name: "web".into(),
+                is_resource_request: true,
+                ..Attributes::default()
+            };
+            index.reason(&attributes)
+        };
+        assert_eq!(reason("jane", "get", "pods", "").unwrap(), "RBAC: allowed by RoleBinding \"view/a\" of ClusterRole \"view\" to User \"jane\"");
+        assert_eq!(reason("jane", "patch", "deployments", "apps").unwrap(), "RBAC: allowed by RoleBinding \"edit/a\" of Role \"edit\" to User \"jane\"");
+        let account = "RBAC: allowed by RoleBinding \"view/a\" of ClusterRole \"view\" to ServiceAccount \"sa/a\"";
+        assert_eq!(reason("system:serviceaccount:a:sa", "list", "pods", "").unwrap(), account);
+        assert_eq!(reason("jane", "delete", "pods", ""), None);
+        let path =
+            Attributes { user: User { groups: vec!["g".into()], ..User::default() }, verb: "get".into(), path: "/healthz".into(), ..Attributes::default() };
+        assert_eq!(index.reason(&path).unwrap(), "RBAC: allowed by ClusterRoleBinding \"paths\" of ClusterRole \"paths\" to Group \"g\"");
     }
 
     #[test]

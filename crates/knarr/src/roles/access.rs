@@ -1,5 +1,5 @@
-//! Who may come in, by kube-apiserver's flags: the chains of authenticators and authorizers, and the files that they are read from
-//! anew while the server runs. The API server alone and the cluster's own both get theirs here.
+//! Who may come in and what is admitted, by kube-apiserver's flags: the chains of authenticators and authorizers with the files that
+//! they are read from anew while the server runs, and the admission plugins. The API server alone and the cluster's own both get theirs here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_apiserver::Server;
+use knarr_apiserver::admission::{self, Objects, Plugin};
 use knarr_apiserver::authn::jwt::config::{Configuration as Authentication, OidcFlags};
 use knarr_apiserver::authn::jwt::{ALGORITHMS, JwtAuthenticators, Settings};
 use knarr_apiserver::authn::{self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, RequestHeaders, SignedBy, TokenFile, WebhookTokens};
@@ -32,6 +33,8 @@ pub const FLAGS: &[&str] = &[
     "authorization-webhook-cache-unauthorized-ttl",
     "authorization-webhook-config-file",
     "authorization-webhook-version",
+    "disable-admission-plugins",
+    "enable-admission-plugins",
     "oidc-ca-file",
     "oidc-client-id",
     "oidc-groups-claim",
@@ -87,6 +90,14 @@ pub struct Access {
 }
 
 type Locals = (BTreeMap<&'static str, Arc<dyn Authorizer>>, BTreeSet<String>);
+
+/// The admission plugins that flags choose.
+///
+/// # Errors
+/// A plugin that does not exist.
+pub fn plugins(flags: &Flags, objects: &Arc<dyn Objects>) -> Result<Vec<Arc<dyn Plugin>>> {
+    admission::chosen(objects, &flags.list("enable-admission-plugins"), &flags.list("disable-admission-plugins")).map_err(usage)
+}
 
 fn usage(what: impl Into<String>) -> Failure {
     Failure::new("USAGE", Exit::Usage, what, "")

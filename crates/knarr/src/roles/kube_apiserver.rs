@@ -36,7 +36,6 @@ const HONOURED: &[&str] = &[
     "bind-address",
     "cert-dir",
     "client-ca-file",
-    "disable-admission-plugins",
     "etcd-cafile",
     "etcd-certfile",
     "etcd-keyfile",
@@ -152,8 +151,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
         modes: &["AlwaysAllow"],
     };
     let access = Access::new(flags, own)?;
-    let disabled = flags.list("disable-admission-plugins");
-    let plugins = admission::default_plugins(&objects).into_iter().filter(|p| !disabled.contains(&p.name())).collect();
+    let plugins = access::plugins(flags, &objects)?;
     let config = knarr_apiserver::Config { front_proxy_headers: access.front_proxy_headers.clone(), ..config(flags)? };
     let server = ServerBuilder::new(storage.clone())
         .config(config)
