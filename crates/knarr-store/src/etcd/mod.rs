@@ -353,6 +353,10 @@ impl Shared {
                 Some(kv) => self.object(&kv).map_or_else(|| Error::Engine("the stored object cannot be read".into()), Error::Conflict),
             });
         }
+        // The one that everybody reads, unless it was written again meanwhile.
+        if let Some(shown) = self.cache.get().and_then(|c| c.get(resource, path)).filter(|item| item.revision() == revision) {
+            return Ok(shown);
+        }
         let bytes = match bytes {
             Some(bytes) => bytes,
             // Its last state carries the deletion's revision.
