@@ -19,7 +19,7 @@ use crate::{
     flowcontrol::FlowControl,
     health::Health,
     metrics::Metrics,
-    pki::Identity,
+    pki::Shown,
     streaming::Streaming,
     tokens::TokenIssuer,
     transport::InProcess,
@@ -106,7 +106,7 @@ pub struct ServerBuilder {
     plugins: Vec<Arc<dyn Plugin>>,
     tokens: Option<Arc<dyn TokenIssuer>>,
     streaming: Option<Arc<dyn Streaming>>,
-    proxy_identity: Option<Identity>,
+    proxy_identity: Option<Arc<Shown>>,
     storage_size: Option<StorageSize>,
 }
 
@@ -181,7 +181,7 @@ impl ServerBuilder {
     /// The client certificate (of the front proxy's CA) by which other API servers know this one. Without one, requests are
     /// handed on to them all the same, but they will take nobody's word for who asks.
     #[must_use]
-    pub fn proxy_identity(mut self, identity: Identity) -> Self {
+    pub fn proxy_identity(mut self, identity: Arc<Shown>) -> Self {
         self.proxy_identity = Some(identity);
         self
     }

@@ -9,7 +9,7 @@ use knarr_schema::{codec, registry::Registry};
 use knarr_store::{ObjectKey, ResourceKey, Storage};
 
 use crate::admission::Objects;
-use crate::authn::ObjectLookup;
+use crate::authn::{Found, ObjectLookup};
 use crate::read::store_error;
 
 /// Reads from the watch cache.
@@ -36,8 +36,19 @@ impl Objects for Stored {
 }
 
 impl ObjectLookup for Stored {
-    fn uid(&self, resource: &str, namespace: &str, name: &str) -> Option<String> {
+    fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found> {
         let object = self.get("", resource, namespace, name)?;
-        Some(codec::meta(&object).uid.to_owned())
+        let meta = codec::meta(&object);
+        let deleted = if meta.deleting {
+            let value = codec::to_value(&object).ok()?;
+            value.str_at(&["metadata", "deletionTimestamp"]).and_then(|at| at.parse::<jiff::Timestamp>().ok()).map(jiff::Timestamp::as_second)
+        } else {
+            None
+        };
+        Some(Found { uid: meta.uid.to_owned(), deleted })
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Value> {
+        self.value("", "secrets", namespace, name)
     }
 }

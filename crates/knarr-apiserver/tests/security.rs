@@ -441,8 +441,8 @@ async fn a_token_dies_with_its_account_at_once() {
         answer.json()["status"]["token"].as_str().unwrap().to_owned()
     };
     let (good, foreign) = (token(json!([])).await, token(json!(["vault"])).await);
-    let authenticator =
-        ServiceAccountAuthenticator { key, objects: Arc::new(Stored(cluster.storage.clone())), audiences: vec!["https://own.example".into()], env };
+    let (objects, audiences, uses) = (Arc::new(Stored(cluster.storage.clone())), vec!["https://own.example".into()], knarr_apiserver::authn::Uses::default());
+    let authenticator = ServiceAccountAuthenticator { key, objects, audiences, env, uses };
     cluster.server.set_authenticator(Arc::new(Union::new(vec![Arc::new(authenticator)], false)));
     cluster.server.set_authorizer(Arc::new(Always(Decision::Allow)));
     let code = async |method: &str, path: &str, token: &str| cluster.send(method, path, &[("authorization", &format!("Bearer {token}"))], "").await.code;

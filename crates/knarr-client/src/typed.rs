@@ -119,7 +119,7 @@ whole! {
     networking::{Ingress, IPAddress, NetworkPolicy, ServiceCIDR}
     node::{RuntimeClass}
     policy::{PodDisruptionBudget}
-    rbac::{ClusterRole, ClusterRoleBinding, Role, RoleBinding}
+    rbac::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding}
     scheduling::{PriorityClass}
     storage::{CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass}
 }

@@ -11,6 +11,7 @@ use knarr_client::{
 };
 use knarr_core::Result;
 use knarr_core::clock::Env;
+use knarr_kinds::certificates::request::CertificateRequest;
 use tokio_util::sync::CancellationToken;
 
 /// Keys that one controller works on at once (upstream: `--concurrent-*-syncs`, 5 for most).
@@ -34,6 +35,10 @@ pub struct Config {
     pub terminated_pods_max: usize,
     /// Ports of the nodes' addresses that no Service may take: the API server's, the node agents'.
     pub reserved_ports: Vec<u16>,
+    /// How long a certificate lives that asks for no shorter time (upstream: `--cluster-signing-duration`).
+    pub signing_duration: Duration,
+    /// A token of a Secret that nobody used for this long is abandoned (upstream: `--legacy-service-account-token-clean-up-period`).
+    pub unused_token_period: Duration,
 }
 
 impl Default for Config {
@@ -47,8 +52,25 @@ impl Default for Config {
             node_grace_period: Duration::from_secs(50),
             terminated_pods_max: 12_500,
             reserved_ports: Vec::new(),
+            signing_duration: Duration::from_hours(365 * 24),
+            unused_token_period: Duration::from_hours(365 * 24),
         }
     }
+}
+
+/// What only the holder of the cluster's keys can do.
+pub trait ClusterKeys: Send + Sync {
+    /// Signs a certificate in PEM by the cluster's authority, good for these usages and so many seconds at most.
+    ///
+    /// # Errors
+    /// Why it cannot be signed.
+    fn sign(&self, request: &CertificateRequest, usages: &[&str], seconds: i64) -> Result<String>;
+
+    /// Signs the token of a service account that lives as long as the Secret of this name.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    fn secret_token(&self, namespace: &str, account: &str, account_uid: &str, secret: &str) -> Result<String>;
 }
 
 /// A client for the user of that name.
@@ -61,6 +83,10 @@ pub type MetricsFor = Arc<dyn Fn(&str) -> Arc<dyn QueueMetrics> + Send + Sync>;
 pub struct ControllerContext {
     /// `client_for("replicaset-controller")` acts as `system:serviceaccount:kube-system:replicaset-controller`.
     pub client_for: ClientFor,
+    /// Acts as the controller manager itself, as upstream does for tokens of Secrets.
+    pub manager: Client,
+    /// Without keys nothing is signed: those controllers do not start.
+    pub keys: Option<Arc<dyn ClusterKeys>>,
     pub metrics_for: Option<MetricsFor>,
     pub informers: SharedInformers,
     pub env: Env,
@@ -143,6 +169,19 @@ pub mod testing {
             Some(vec![PodCondition { type_: "Ready".into(), status: "True".into(), last_transition_time: Some(Time(now)), ..Default::default() }]);
     }
 
+    /// Signs with a name, so that tests see what was signed.
+    struct TestKeys;
+
+    impl ClusterKeys for TestKeys {
+        fn sign(&self, request: &CertificateRequest, usages: &[&str], seconds: i64) -> Result<String> {
+            Ok(format!("{} for {} {seconds}", request.subject.common_name, usages.join("+")))
+        }
+
+        fn secret_token(&self, namespace: &str, account: &str, account_uid: &str, secret: &str) -> Result<String> {
+            Ok(format!("{namespace}/{account}/{account_uid}/{secret}"))
+        }
+    }
+
     pub struct Harness {
         pub api: Arc<FakeApi>,
         pub context: ControllerContext,
@@ -169,6 +208,8 @@ pub mod testing {
                     let client = client.clone();
                     move |_| client.clone()
                 }),
+                manager: client.clone(),
+                keys: Some(Arc::new(TestKeys)),
                 metrics_for: None,
                 informers: SharedInformers::new(client, env.clone(), stop.clone()),
                 env,

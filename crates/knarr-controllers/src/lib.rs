@@ -17,7 +17,14 @@ pub mod ownership;
 pub mod pods;
 
 mod batch;
+mod bootstrap;
+mod bootstrap_signer;
+mod clusterrole_aggregation;
 mod cronjob;
+mod csr;
+mod csr_approving;
+mod csr_cleaner;
+mod csr_signing;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -26,11 +33,13 @@ mod garbagecollector;
 mod hash;
 mod history;
 mod job;
+mod legacy_token_cleaner;
 mod namespace;
 mod node_affinity;
 mod node_ipam;
 mod node_lifecycle;
 mod nodes;
+mod pod_certificate_cleaner;
 mod pod_gc;
 mod quantities;
 mod replicaset;
@@ -39,15 +48,18 @@ mod resources;
 mod root_ca;
 mod service;
 mod serviceaccount;
+mod serviceaccount_tokens;
 mod statefulset;
 mod storage_version_migrator;
 mod taint_eviction;
 mod templates;
+mod token_cleaner;
+mod trust_bundle_publisher;
 mod ttl;
 mod ttl_after_finished;
 mod volumes;
 
-pub use context::{Config, ControllerContext};
+pub use context::{ClusterKeys, Config, ControllerContext};
 
 /// Starts every controller. They stop with the context's token.
 pub fn start_all(context: &ControllerContext) {
@@ -74,4 +86,14 @@ pub fn start_all(context: &ControllerContext) {
     disruption::start(context, &census.resources);
     ttl_after_finished::start(context);
     volumes::start(context);
+    csr_approving::start(context);
+    csr_signing::start(context);
+    csr_cleaner::start(context);
+    pod_certificate_cleaner::start(context);
+    trust_bundle_publisher::start(context);
+    clusterrole_aggregation::start(context);
+    serviceaccount_tokens::start(context);
+    legacy_token_cleaner::start(context);
+    bootstrap_signer::start(context);
+    token_cleaner::start(context);
 }

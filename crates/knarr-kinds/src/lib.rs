@@ -11,7 +11,7 @@ mod at;
 mod autoscaling;
 pub mod batch;
 mod cells;
-mod certificates;
+pub mod certificates;
 mod conditions;
 mod convert;
 mod coordination;

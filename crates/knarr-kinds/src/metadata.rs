@@ -11,7 +11,7 @@ use crate::strategy::Strategy;
 use crate::tree::{entries, is_zero_at, strings};
 
 /// Keys and values of all annotations of an object together.
-const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 const FIELD_MANAGER_BYTES_MAX: usize = 128;
 const SUBRESOURCE_BYTES_MAX: usize = 256;
 

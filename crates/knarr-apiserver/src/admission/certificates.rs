@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 use base64::Engine;
-use knarr_core::{Result, Value, ValueExt, field};
-use x509_parser::{certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer};
+use knarr_core::{Result, Status, Value, ValueExt, field};
+use knarr_kinds::certificates::request::CertificateRequest;
 
 use super::{Operation, Passes, Plugin, Review, is_resource};
 use crate::authn::MASTERS;
@@ -39,7 +39,7 @@ fn is_subresource(a: &Attributes, subresource: &str) -> bool {
     a.group == GROUP && a.resource == "certificatesigningrequests" && a.subresource == subresource
 }
 
-fn signer(object: Option<&Value>) -> &str {
+pub(super) fn signer(object: Option<&Value>) -> &str {
     object.and_then(|o| o.str_at(&["spec", "signerName"])).unwrap_or_default()
 }
 
@@ -97,6 +97,38 @@ impl Plugin for CertificateSigning {
     }
 }
 
+/// `sign` on the signer, for whoever writes the status of a PodCertificateRequest. Upstream keeps this in the storage of the kind,
+/// so that no flag turns it off (`registry/certificates/podcertificaterequest`, `StatusStrategy.ValidateUpdate`).
+pub struct PodCertificateSigning;
+
+#[async_trait]
+impl Plugin for PodCertificateSigning {
+    fn name(&self) -> &'static str {
+        "PodCertificateSigning"
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Validating
+    }
+
+    fn handles(&self, operation: Operation, a: &Attributes) -> bool {
+        operation == Operation::Update && a.group == GROUP && a.resource == "podcertificaterequests" && a.subresource == "status"
+    }
+
+    async fn validate(&self, review: &Review<'_>) -> Result<()> {
+        let (new, old) = (review.object.as_ref(), review.old);
+        let status = |object: Option<&Value>| object.and_then(|o| o.at(&["status"])).cloned();
+        let signer = signer(old);
+        if status(new) == status(old) || may(review, "sign", signer).await {
+            return Ok(());
+        }
+        let user = field::go_quote(&review.attributes.user.name);
+        let why = format!("User {user} is not permitted to \"sign\" for signer {}", field::go_quote(signer));
+        let error = field::Error::forbidden(&field::Path::new("spec").child("signerName"), why);
+        Err(Status::invalid(review.kind, &review.attributes.name, &[error]))
+    }
+}
+
 /// Nobody becomes an administrator by a certificate of the API's own signer.
 pub struct CertificateSubjectRestriction;
 
@@ -116,8 +148,7 @@ impl Plugin for CertificateSubjectRestriction {
 
     async fn validate(&self, review: &Review<'_>) -> Result<()> {
         let Some(object) = review.object.as_ref().filter(|o| signer(Some(*o)) == CLIENT_SIGNER) else { return Ok(()) };
-        let organizations = organizations(object.str_at(&["spec", "request"]).unwrap_or_default());
-        let organizations = organizations.ok_or_else(|| review.forbidden("failed to parse CSR: PEM block type must be CERTIFICATE REQUEST"))?;
+        let organizations = organizations(object).map_err(|why| review.forbidden(format!("failed to parse CSR: {why}")))?;
         if organizations.iter().any(|o| o == MASTERS) {
             return Err(review.forbidden(format!("use of {CLIENT_SIGNER} signer with system:masters group is not allowed")));
         }
@@ -125,13 +156,15 @@ impl Plugin for CertificateSubjectRestriction {
     }
 }
 
-/// The organizations that a request in base64 names.
-fn organizations(encoded: &str) -> Option<Vec<String>> {
-    let pem = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
-    let (_, block) = parse_x509_pem(&pem).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&block.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    Some(subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect())
+/// The organizations that a request names.
+fn organizations(object: &Value) -> std::result::Result<Vec<String>, String> {
+    CertificateRequest::from_pem(&request(object)).map(|request| request.subject.organization)
+}
+
+/// The request of a CertificateSigningRequest, PEM.
+pub(super) fn request(object: &Value) -> Vec<u8> {
+    let encoded = object.str_at(&["spec", "request"]).unwrap_or_default();
+    base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default()
 }
 
 /// `attest` on the signer, for whoever writes a bundle that names one.
@@ -167,7 +200,7 @@ mod tests {
     use super::*;
     use knarr_core::json;
 
-    fn request(organization: &str) -> String {
+    fn request_of(organization: &str) -> String {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
         let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
@@ -177,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_asks_for_the_administrators_group() {
         let asked = async |signer: &str, organization: &str| {
-            let object = json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "request": request(organization)}});
+            let object = json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "request": request_of(organization)}});
             create(&CertificateSubjectRestriction, GROUP, "certificatesigningrequests", object).await.map(drop)
         };
         assert_eq!(asked(CLIENT_SIGNER, "developers").await, Ok(()));

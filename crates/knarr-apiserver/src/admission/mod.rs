@@ -250,6 +250,7 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(with())),
         Arc::new(escalation::Escalation(with())),
+        Arc::new(certificates::PodCertificateSigning),
         Arc::new(limit_ranger::LimitRanger(with())),
         Arc::new(service_account::ServiceAccount(with())),
         Arc::new(node_restriction::NodeRestriction(with())),

@@ -18,12 +18,9 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::Engine;
 use knarr_core::{Result, Status, Value, ValueExt};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore};
 
-use crate::{pki::Identity, request::RequestInfo, streaming::trust};
+use crate::{pki::Shown, request::RequestInfo, streaming::trust};
 use proxy::Pool;
 
 pub use follow::start;
@@ -57,7 +54,7 @@ type ByGroupVersion = BTreeMap<(String, String), Arc<Remote>>;
 #[derive(Default)]
 pub struct Aggregation {
     remotes: ArcSwap<ByGroupVersion>,
-    identity: Option<Identity>,
+    identity: Option<Arc<Shown>>,
     /// Grows with whatever discovery tells of other servers.
     generation: AtomicU64,
     /// Told when the catalog has changed, so that local group versions are registered.
@@ -66,7 +63,7 @@ pub struct Aggregation {
 
 impl Aggregation {
     /// `identity` is what other servers know us by: a client certificate of the front proxy's CA.
-    pub fn new(identity: Option<Identity>) -> Self {
+    pub fn new(identity: Option<Arc<Shown>>) -> Self {
         Self { identity, ..Self::default() }
     }
 
@@ -105,7 +102,7 @@ impl Remote {
     ///
     /// # Errors
     /// When its CA or our identity cannot be used.
-    fn new(object: &Value, identity: Option<&Identity>) -> Result<Option<Self>> {
+    fn new(object: &Value, identity: Option<&Arc<Shown>>) -> Result<Option<Self>> {
         let Some(service) = object.at(&["spec", "service"]) else { return Ok(None) };
         let text = |path: &[&str]| object.str_at(path).unwrap_or_default().to_owned();
         let number = |path: &[&str]| object.i64_at(path).unwrap_or(0);
@@ -147,7 +144,7 @@ fn is_available(object: &Value) -> bool {
 }
 
 /// What we ask of the other server's certificate, and the one that we show.
-fn tls(ca_bundle: &str, insecure: bool, identity: Option<&Identity>) -> Result<ClientConfig> {
+fn tls(ca_bundle: &str, insecure: bool, identity: Option<&Arc<Shown>>) -> Result<ClientConfig> {
     let failed = |e: &dyn std::fmt::Display| Status::internal(format!("the TLS configuration of an APIService: {e}"));
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| failed(&e))?;
@@ -161,8 +158,8 @@ fn tls(ca_bundle: &str, insecure: bool, identity: Option<&Identity>) -> Result<C
             builder.dangerous().with_custom_certificate_verifier(trust::bundle(&pem).map_err(|e| failed(&e))?)
         }
     };
-    let Some(identity) = identity else { return Ok(builder.with_no_client_auth()) };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).filter_map(std::result::Result::ok).collect();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| failed(&e))?;
-    builder.with_client_auth_cert(chain, key).map_err(|e| failed(&e))
+    Ok(match identity {
+        Some(shown) => builder.with_client_cert_resolver(shown.clone()),
+        None => builder.with_no_client_auth(),
+    })
 }

@@ -1,8 +1,10 @@
 //! Who is asking: client certificates, bearer tokens, anonymous. Each way in is one [`Authenticator`]; the server asks them in
 //! order, and [`Union`] adds the groups that every user has.
 
+mod bootstrap_token;
 pub mod extra;
 pub mod jwt;
+mod legacy_tokens;
 pub mod request_header;
 mod service_account;
 mod token_file;
@@ -17,8 +19,10 @@ use async_trait::async_trait;
 use knarr_cel::admission::aggregate;
 use knarr_core::{Result, Status};
 
+pub use bootstrap_token::BootstrapTokens;
+pub use legacy_tokens::{LegacyClaims, Use, Uses, say_since, write_down};
 pub use request_header::RequestHeaders;
-pub use service_account::{BoundObject, Claims, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
+pub use service_account::{BoundObject, Claims, Found, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
 pub use token_file::TokenFile;
 pub use webhook::WebhookTokens;
 pub use x509::{ClientCertificates, SignedBy, expires};

@@ -14,6 +14,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
+use super::legacy_tokens::{self, LegacyClaims, Uses};
 use super::{Authenticator, User};
 
 /// Clocks of token holders may differ by this much.
@@ -110,15 +111,27 @@ impl ServiceAccountKey {
                 warnafter: None,
             },
         };
-        let header = serde_json::json!({"alg": "ES256", "kid": self.id});
-        let text = format!("{}.{}", segment(&header)?, segment(&claims)?);
-        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(Status::internal)?;
         let end = jiff::Timestamp::from_second(claims.exp).map_err(Status::internal)?;
-        Ok((format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)), end))
+        Ok((self.sign(&claims)?, end))
     }
 
-    /// The claims of a token of ours with a good signature; `None` for anything else.
-    fn claims(&self, token: &str) -> Option<Claims> {
+    /// Signs a token that lives as long as its Secret.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn issue_legacy(&self, claims: &LegacyClaims) -> Result<String> {
+        self.sign(claims)
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> Result<String> {
+        let header = serde_json::json!({"alg": "ES256", "kid": self.id});
+        let text = format!("{}.{}", segment(&header)?, segment(claims)?);
+        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(Status::internal)?;
+        Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// What a token with a signature of ours says; `None` for anything else.
+    fn payload(&self, token: &str) -> Option<serde_json::Value> {
         let (text, signature) = token.rsplit_once('.')?;
         let (header, payload) = text.split_once('.')?;
         let header: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
@@ -127,8 +140,7 @@ impl ServiceAccountKey {
         }
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref());
         key.verify(text.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
-        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-        (claims.iss == self.issuer).then_some(claims)
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
     /// `/openid/v1/jwks`
@@ -154,10 +166,21 @@ fn segment(value: &impl Serialize) -> Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).map_err(Status::internal)?))
 }
 
-/// Finds the uid of an object that a token is bound to.
+/// An object that a token is bound to, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub uid: String,
+    /// When it was deleted, in seconds since 1970, if it only waits for its end.
+    pub deleted: Option<i64>,
+}
+
+/// Finds what tokens are bound to.
 pub trait ObjectLookup: Send + Sync {
-    /// `None` when there is no such object, or when it is being deleted for longer than its token may live on.
-    fn uid(&self, resource: &str, namespace: &str, name: &str) -> Option<String>;
+    /// `None` when there is no such object.
+    fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found>;
+
+    /// The Secret that holds a legacy token.
+    fn secret(&self, namespace: &str, name: &str) -> Option<serde_json::Value>;
 }
 
 /// Takes tokens that the cluster has issued.
@@ -167,26 +190,56 @@ pub struct ServiceAccountAuthenticator {
     /// The API server's own audiences.
     pub audiences: Vec<String>,
     pub env: Env,
+    /// Is told which Secrets' tokens are used.
+    pub uses: Uses,
 }
 
 impl ServiceAccountAuthenticator {
     /// The user of a good token and those of `audiences` that it is for.
     fn check(&self, token: &str, audiences: &[String]) -> Option<(User, Vec<String>)> {
-        let claims = self.key.claims(token)?;
+        let payload = self.key.payload(token)?;
+        match payload.get("iss")?.as_str()? {
+            iss if iss == self.key.issuer => self.check_bound(&serde_json::from_value(payload).ok()?, audiences),
+            legacy_tokens::ISSUER => self.check_legacy(token, &serde_json::from_value(payload).ok()?, audiences),
+            _ => None,
+        }
+    }
+
+    /// A token out of a Secret, which is for the API server alone.
+    fn check_legacy(&self, token: &str, claims: &LegacyClaims, audiences: &[String]) -> Option<(User, Vec<String>)> {
+        let common: Vec<String> = audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        let secret = self.objects.secret(&claims.namespace, &claims.secret)?;
+        let account = self.objects.find("serviceaccounts", &claims.namespace, &claims.account)?;
+        if common.is_empty() || !claims.holds(token, &secret, &account) {
+            return None;
+        }
+        self.uses.tell(&secret, self.env.now());
+        if let Some(since) = legacy_tokens::invalid_since(&secret) {
+            tracing::warn!(namespace = claims.namespace, secret = claims.secret, since, "a token was used that has been marked invalid");
+            return None;
+        }
+        let mut user = User::service_account(&claims.namespace, &claims.account);
+        user.uid.clone_from(&claims.uid);
+        Some((user, common))
+    }
+
+    fn check_bound(&self, claims: &Claims, audiences: &[String]) -> Option<(User, Vec<String>)> {
         let now = self.env.now().as_second();
         if claims.exp + LEEWAY_SECONDS <= now || claims.nbf > now + LEEWAY_SECONDS {
             return None;
         }
         let common: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
-        if common.is_empty() || !self.all_bound_exist(&claims.kubernetes) {
+        if common.is_empty() || !self.all_bound_exist(&claims.kubernetes, now) {
             return None;
         }
-        Some((user(&claims), common))
+        Some((user(claims), common))
     }
 
-    fn all_bound_exist(&self, bound: &Kubernetes) -> bool {
+    /// What was deleted a moment ago still counts: a pod may have to say goodbye.
+    fn all_bound_exist(&self, bound: &Kubernetes, now: i64) -> bool {
         let same = |resource: &str, namespace: &str, object: &BoundObject| {
-            self.objects.uid(resource, namespace, &object.name).is_some_and(|uid| object.uid.is_empty() || uid == object.uid)
+            let found = self.objects.find(resource, namespace, &object.name);
+            found.is_some_and(|f| (object.uid.is_empty() || f.uid == object.uid) && f.deleted.is_none_or(|at| at >= now - LEEWAY_SECONDS))
         };
         let namespace = bound.namespace.as_str();
         same("serviceaccounts", namespace, &bound.serviceaccount)
@@ -230,15 +283,22 @@ mod tests {
     struct Objects(Vec<(&'static str, &'static str, &'static str)>);
 
     impl ObjectLookup for Objects {
-        fn uid(&self, resource: &str, _: &str, name: &str) -> Option<String> {
-            self.0.iter().find(|o| (o.0, o.1) == (resource, name)).map(|o| o.2.to_owned())
+        fn find(&self, resource: &str, _: &str, name: &str) -> Option<Found> {
+            let found = self.0.iter().find(|o| (o.0, o.1) == (resource, name))?;
+            let (uid, deleted) = found.2.split_once('-').unwrap_or((found.2, ""));
+            Some(Found { uid: uid.to_owned(), deleted: deleted.parse().ok() })
+        }
+
+        fn secret(&self, _: &str, name: &str) -> Option<serde_json::Value> {
+            self.0.iter().find(|o| (o.0, o.1) == ("secrets", name)).map(|o| serde_json::from_str(o.2).unwrap())
         }
     }
 
     fn authenticator(objects: Vec<(&'static str, &'static str, &'static str)>) -> ServiceAccountAuthenticator {
         let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let key = Arc::new(ServiceAccountKey::from_pem(&pem, "https://kubernetes.default.svc").unwrap());
-        ServiceAccountAuthenticator { key, objects: Arc::new(Objects(objects)), audiences: vec!["https://kubernetes.default.svc".into()], env: Env::system() }
+        let audiences = vec!["https://kubernetes.default.svc".into()];
+        ServiceAccountAuthenticator { key, objects: Arc::new(Objects(objects)), audiences, env: Env::system(), uses: Uses::default() }
     }
 
     fn request() -> TokenRequest {
@@ -262,11 +322,40 @@ mod tests {
 
     #[test]
     fn a_token_dies_with_what_it_is_bound_to() {
-        for gone in [vec![("serviceaccounts", "web", "u1")], vec![("serviceaccounts", "web", "other"), ("pods", "p", "u2")], vec![("pods", "p", "u2")]] {
+        let long_ago = ("pods", "p", "u2-1000");
+        for gone in [
+            vec![("serviceaccounts", "web", "u1"), long_ago],
+            vec![("serviceaccounts", "web", "u1")],
+            vec![("serviceaccounts", "web", "other"), ("pods", "p", "u2")],
+            vec![("pods", "p", "u2")],
+        ] {
             let a = authenticator(gone);
             let (token, _) = a.key.issue(&request(), &a.env).unwrap();
             assert!(a.check(&token, &a.audiences).is_none());
         }
+    }
+
+    #[test]
+    fn a_token_out_of_a_secret_lives_as_long_as_the_secret_and_its_account() {
+        let accounts = [("serviceaccounts", "web", "u1")];
+        let a = authenticator(accounts.to_vec());
+        let claims = LegacyClaims::new("default", "web", "u1", "s");
+        let token = a.key.issue_legacy(&claims).unwrap();
+        let secret = |token: &str, labels: &str| -> &'static str {
+            let token = base64::engine::general_purpose::STANDARD.encode(token);
+            format!(r#"{{"metadata": {{"name": "s", "namespace": "default", "labels": {{{labels}}}}}, "data": {{"token": "{token}"}}}}"#).leak()
+        };
+        let ask = |account: &'static str, secret: &'static str| {
+            let objects = Arc::new(Objects(vec![("serviceaccounts", "web", account), ("secrets", "s", secret)]));
+            let a = ServiceAccountAuthenticator { key: a.key.clone(), objects, audiences: a.audiences.clone(), env: a.env.clone(), uses: Uses::default() };
+            a.check(&token, &a.audiences).map(|(user, _)| (user.name, user.uid))
+        };
+        assert_eq!(ask("u1", secret(&token, "")), Some(("system:serviceaccount:default:web".into(), "u1".into())));
+        assert_eq!(ask("u9", secret(&token, "")), None);
+        assert_eq!(ask("u1-1000", secret(&token, "")), None);
+        assert_eq!(ask("u1", secret("another", "")), None);
+        assert_eq!(ask("u1", secret(&token, r#""kubernetes.io/legacy-token-invalid-since": "2026-01-01""#)), None);
+        assert!(a.check(&token, &a.audiences).is_none(), "the secret is gone");
     }
 
     #[test]

@@ -52,6 +52,13 @@ pub async fn start(storage: &Arc<Storage>, rbac: &Arc<Rbac>, node: &Arc<NodeAuth
         Told::Gone(namespace, name) => claims.graph.write().set_claim(namespace, name, None),
     });
     synced.push(follow(storage, ResourceKey::new("", "persistentvolumeclaims"), sink));
+    let requests = Arc::clone(node);
+    let sink = Box::new(move |told: Told<'_>| match told {
+        Told::Anew => requests.graph.write().clear_requests(),
+        Told::Put(namespace, name, request) => requests.graph.write().set_request(namespace, name, Some(request)),
+        Told::Gone(namespace, name) => requests.graph.write().set_request(namespace, name, None),
+    });
+    synced.push(follow(storage, ResourceKey::new("certificates.k8s.io", "podcertificaterequests"), sink));
     for first_state in synced {
         // A watch that ended before its first state has logged why.
         first_state.await.unwrap_or_default();

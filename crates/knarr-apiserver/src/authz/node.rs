@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use knarr_core::selector::FieldSelector;
 use knarr_core::{Value, ValueExt};
 use parking_lot::RwLock;
 
@@ -25,6 +26,8 @@ pub struct Graph {
     nodes: HashMap<String, HashMap<Reference, usize>>,
     /// Volume of each claim.
     volumes: HashMap<(String, String), String>,
+    /// Node of each PodCertificateRequest.
+    requests: HashMap<(String, String), String>,
 }
 
 impl Graph {
@@ -61,6 +64,19 @@ impl Graph {
         }
     }
 
+    /// Enters or removes a PodCertificateRequest.
+    pub fn set_request(&mut self, namespace: &str, name: &str, request: Option<&Value>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        match request.and_then(|r| r.str_at(&["spec", "nodeName"])) {
+            Some(node) => drop(self.requests.insert(key, node.to_owned())),
+            None => drop(self.requests.remove(&key)),
+        }
+    }
+
+    pub fn clear_requests(&mut self) {
+        self.requests.clear();
+    }
+
     pub fn clear_pods(&mut self) {
         self.pods.clear();
         self.nodes.clear();
@@ -72,6 +88,14 @@ impl Graph {
 
     fn refers(&self, node: &str, resource: &'static str, namespace: &str, name: &str) -> bool {
         self.nodes.get(node).is_some_and(|counts| counts.contains_key(&(resource, namespace.to_owned(), name.to_owned())))
+    }
+
+    fn runs(&self, node: &str, namespace: &str, name: &str) -> bool {
+        self.pods.get(&(namespace.to_owned(), name.to_owned())).is_some_and(|(on, _)| on == node)
+    }
+
+    fn has_requested(&self, node: &str, namespace: &str, name: &str) -> bool {
+        self.requests.get(&(namespace.to_owned(), name.to_owned())).is_some_and(|of| of == node)
     }
 
     fn refers_to_volume(&self, node: &str, volume: &str) -> bool {
@@ -147,27 +171,64 @@ impl NodeAuthorizer {
 
     /// `None`: this resource is not one that depends on the node's pods.
     fn by_relation(&self, node: &str, a: &Attributes) -> Option<bool> {
-        let reading = matches!(a.verb.as_str(), "get" | "list" | "watch");
-        let related = |resource| {
-            let graph = self.graph.read();
-            !a.name.is_empty() && graph.refers(node, resource, &a.namespace, &a.name)
-        };
+        let verb = a.verb.as_str();
+        let reading = matches!(verb, "get" | "list" | "watch");
+        let related = |resource| !a.name.is_empty() && self.graph.read().refers(node, resource, &a.namespace, &a.name);
         match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
             ("", "secrets", "") => Some(reading && related("secrets")),
             ("", "configmaps", "") => Some(reading && related("configmaps")),
-            ("", "persistentvolumeclaims", "") => Some(a.verb == "get" && related("persistentvolumeclaims")),
-            ("", "persistentvolumeclaims", "status") => Some(matches!(a.verb.as_str(), "get" | "update" | "patch") && related("persistentvolumeclaims")),
-            ("", "persistentvolumes", "") => Some(a.verb == "get" && self.graph.read().refers_to_volume(node, &a.name)),
-            ("resource.k8s.io", "resourceclaims", "") => Some(a.verb == "get" && related("resourceclaims")),
-            ("", "serviceaccounts", "token") => Some(a.verb == "create" && related("serviceaccounts")),
-            ("coordination.k8s.io", "leases", _) => Some(a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)),
-            ("storage.k8s.io", "csinodes", _) => Some(a.verb == "create" || a.name == node),
-            ("", "nodes", "") if reading => Some(a.name == node || a.field_selector.as_deref() == Some(&format!("metadata.name={node}")) || a.verb != "get"),
-            ("", "nodes", "") => Some(a.verb == "create" || a.name == node),
-            ("", "nodes", "status") => Some(a.name == node),
+            ("", "persistentvolumeclaims", "") => Some(verb == "get" && related("persistentvolumeclaims")),
+            ("", "persistentvolumeclaims", "status") => Some(matches!(verb, "get" | "update" | "patch") && related("persistentvolumeclaims")),
+            ("", "persistentvolumes", "") => Some(verb == "get" && self.graph.read().refers_to_volume(node, &a.name)),
+            ("resource.k8s.io", "resourceclaims", "") => Some(verb == "get" && related("resourceclaims")),
+            ("", "serviceaccounts", "") => Some(verb == "get" && related("serviceaccounts")),
+            ("", "serviceaccounts", subresource) => Some(subresource == "token" && verb == "create" && related("serviceaccounts")),
+            ("coordination.k8s.io", "leases", "") => Some(a.namespace == "kube-node-lease" && is_ones_own(verb) && (verb == "create" || a.name == node)),
+            ("storage.k8s.io", "csinodes", "") => Some(is_ones_own(verb) && (verb == "create" || a.name == node)),
+            ("", "nodes", subresource) => Some(self.nodes(node, a, subresource)),
+            ("", "pods", subresource) => Some(self.pods(node, a, subresource)),
+            ("certificates.k8s.io", "podcertificaterequests", subresource) => Some(subresource.is_empty() && self.pod_certificates(node, a)),
             _ => None,
         }
     }
+
+    /// What is written is looked at by the admission plugin NodeRestriction.
+    fn nodes(&self, node: &str, a: &Attributes, subresource: &str) -> bool {
+        match (subresource, a.verb.as_str()) {
+            ("", "create" | "update" | "patch") | ("status", "update" | "patch") => true,
+            ("", "get" | "list" | "watch") => a.name == node || selects(a, "metadata.name", node),
+            _ => false,
+        }
+    }
+
+    fn pods(&self, node: &str, a: &Attributes, subresource: &str) -> bool {
+        match (subresource, a.verb.as_str()) {
+            ("", "get") => self.graph.read().runs(node, &a.namespace, &a.name),
+            ("", "list" | "watch") => selects(a, "spec.nodeName", node) || !a.name.is_empty() && self.graph.read().runs(node, &a.namespace, &a.name),
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => true,
+            _ => false,
+        }
+    }
+
+    fn pod_certificates(&self, node: &str, a: &Attributes) -> bool {
+        match a.verb.as_str() {
+            "create" => true,
+            "get" => self.graph.read().has_requested(node, &a.namespace, &a.name),
+            "list" | "watch" => selects(a, "spec.nodeName", node),
+            _ => false,
+        }
+    }
+}
+
+/// The verbs on an object that a node has for itself.
+fn is_ones_own(verb: &str) -> bool {
+    matches!(verb, "get" | "create" | "update" | "patch" | "delete")
+}
+
+/// Whether a list or watch selects nothing but what has this value.
+fn selects(a: &Attributes, field: &str, value: &str) -> bool {
+    let selector = a.field_selector.as_deref().and_then(|text| FieldSelector::parse(text).ok());
+    selector.is_some_and(|s| s.requires(field) == Some(value))
 }
 
 impl Authorizer for NodeAuthorizer {
@@ -199,12 +260,18 @@ mod tests {
     use knarr_core::json;
 
     fn ask(authorizer: &NodeAuthorizer, node: &str, verb: &str, resource: &str, name: &str) -> bool {
+        ask_selecting(authorizer, node, verb, ("", resource), name, None)
+    }
+
+    fn ask_selecting(authorizer: &NodeAuthorizer, node: &str, verb: &str, (group, resource): (&str, &str), name: &str, fields: Option<&str>) -> bool {
         let user = User { name: format!("system:node:{node}"), groups: vec![NODES_GROUP.into()], ..User::default() };
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let a = Attributes {
             user,
             verb: verb.into(),
+            group: group.into(),
             namespace: "d".into(),
+            field_selector: fields.map(str::to_owned),
             resource: resource.into(),
             subresource: subresource.into(),
             name: name.into(),
@@ -231,5 +298,31 @@ mod tests {
         graph.set_pod("d", "p", None);
         *authorizer.graph.write() = graph;
         assert!(!ask(&authorizer, "n1", "get", "secrets", "s"));
+    }
+
+    #[test]
+    fn a_node_sees_its_own_pods_accounts_and_requests_alone() {
+        let authorizer = NodeAuthorizer::new(&json!({"rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}));
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "serviceAccountName": "sa"}});
+        authorizer.graph.write().set_pod("d", "p", Some(&pod));
+        authorizer.graph.write().set_request("d", "r", Some(&json!({"spec": {"nodeName": "n1"}})));
+        assert!(ask(&authorizer, "n1", "get", "serviceaccounts", "sa") && !ask(&authorizer, "n1", "get", "serviceaccounts", "other"));
+        assert!(!ask(&authorizer, "n1", "list", "serviceaccounts", "") && !ask(&authorizer, "n2", "get", "serviceaccounts", "sa"));
+        assert!(ask(&authorizer, "n1", "get", "pods", "p") && !ask(&authorizer, "n2", "get", "pods", "p"));
+        assert!(
+            !ask(&authorizer, "n1", "list", "pods", "")
+                && !ask(&authorizer, "n1", "update", "pods", "p")
+                && ask(&authorizer, "n1", "patch", "pods/status", "p")
+        );
+        assert!(ask(&authorizer, "n1", "get", "nodes", "n1") && !ask(&authorizer, "n1", "get", "nodes", "n2") && !ask(&authorizer, "n1", "list", "nodes", ""));
+        assert!(ask_selecting(&authorizer, "n1", "watch", ("", "pods"), "", Some("spec.nodeName=n1")));
+        assert!(!ask_selecting(&authorizer, "n2", "watch", ("", "pods"), "", Some("spec.nodeName=n1")));
+        let requests = ("certificates.k8s.io", "podcertificaterequests");
+        assert!(ask_selecting(&authorizer, "n1", "get", requests, "r", None) && !ask_selecting(&authorizer, "n2", "get", requests, "r", None));
+        assert!(
+            ask_selecting(&authorizer, "n2", "list", requests, "", Some("spec.nodeName=n2")) && !ask_selecting(&authorizer, "n2", "list", requests, "", None)
+        );
+        let status = ("certificates.k8s.io", "podcertificaterequests/status");
+        assert!(!ask_selecting(&authorizer, "n1", "update", status, "r", None) && !ask_selecting(&authorizer, "n1", "delete", requests, "r", None));
     }
 }

@@ -4,11 +4,16 @@
 //! P-256; files that hold a key have mode 0600. Serving certificates are made anew when they are near their end, or when the
 //! set of names and addresses has changed.
 
+mod shown;
+mod sign;
+
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+pub use shown::Shown;
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -117,17 +122,16 @@ impl Authority {
         let certificate = leaf_params(leaf, now)?.signed_by(&key, &self.issuer)?;
         Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
+}
 
-    /// The authority's issuer, to sign certificate requests with.
-    pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
-    }
+/// A time as certificates have it.
+fn moment(seconds: i64) -> time::OffsetDateTime {
+    rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 fn span(params: &mut CertificateParams, now: jiff::Timestamp, days: i64) {
-    let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    params.not_before = at(now.as_second() - BACKDATE_MINUTES * 60);
-    params.not_after = at(now.as_second() + days * 86_400);
+    params.not_before = moment(now.as_second() - BACKDATE_MINUTES * 60);
+    params.not_after = moment(now.as_second() + days * 86_400);
 }
 
 fn authority_params(common_name: &str, now: jiff::Timestamp) -> Result<CertificateParams> {
@@ -156,6 +160,12 @@ fn leaf_params(leaf: &Leaf<'_>, now: jiff::Timestamp) -> Result<CertificateParam
     params.use_authority_key_identifier_extension = true;
     span(&mut params, now, LEAF_DAYS);
     Ok(params)
+}
+
+/// When a certificate is to be made anew; none for what is no certificate.
+pub fn renewal_due(pem: &str) -> Option<jiff::Timestamp> {
+    let end = knarr_kinds::certificates::not_after(pem.as_bytes())?;
+    jiff::Timestamp::from_second(end - RENEW_BEFORE_DAYS * 86_400 + 1).ok()
 }
 
 /// Whether a certificate on disk has all the wanted names and enough time left.

@@ -4,6 +4,7 @@ use knarr_core::field::{ErrorList, go_quote};
 use knarr_core::names;
 
 use crate::at::At;
+use crate::metadata::ANNOTATIONS_BYTES_MAX;
 
 const DOMAIN_MAX: usize = names::DNS1123_SUBDOMAIN_MAX;
 const PATH_MAX: usize = names::DNS1123_SUBDOMAIN_MAX + names::DNS1123_LABEL_MAX + 1;
@@ -29,6 +30,30 @@ pub fn signer_name(place: &At, e: &mut ErrorList) {
     labels(place, path, names::is_dns1123_subdomain, e);
     if name.len() > DOMAIN_MAX + PATH_MAX + 1 {
         e.push(place.too_long((DOMAIN_MAX + PATH_MAX + 1) as i64));
+    }
+}
+
+/// Whether the signer is one of Kubernetes' own (upstream: `IsKubernetesSignerName`).
+pub fn is_kubernetes_signer(name: &str) -> bool {
+    let domain = name.split('/').next().unwrap_or_default();
+    domain == "kubernetes.io" || domain.ends_with(".kubernetes.io")
+}
+
+/// What a pod tells its signer: keys with a domain, whatever their case (upstream: `ValidateUserAnnotations`).
+pub fn user_annotations(place: &At, e: &mut ErrorList) {
+    let mut bytes = 0;
+    for (key, value) in place.entries() {
+        let lower = key.to_lowercase();
+        let problems = names::is_qualified_name(&lower);
+        if problems.is_empty() && !lower.contains('/') {
+            e.push(place.invalid_as(lower, "must be a domain-prefixed key (such as \"acme.io/foo\")"));
+        } else {
+            e.extend(problems.into_iter().map(|p| place.invalid_as(lower.clone(), p)));
+        }
+        bytes += key.len() + value.str().len();
+    }
+    if bytes > ANNOTATIONS_BYTES_MAX {
+        e.push(place.too_long(ANNOTATIONS_BYTES_MAX as i64));
     }
 }
 

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use knarr_apiserver::pki::{Leaf, Pki};
+use jiff::Timestamp;
+use knarr_apiserver::pki::{self, Leaf, Pki, Shown};
 use knarr_cli::cluster::config::{Cluster, Node, private_folder};
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_cli::cluster::process::Home;
 use knarr_cli::cluster::slots::Ranges;
 use knarr_client::tls::Config as ClientConfig;
-use knarr_client::{Recorder, SharedInformers, TlsTransport};
+use knarr_client::{Client, Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
 use knarr_net::nodes::local::{LocalNodes, Outer};
 use knarr_node::{Agent, AgentConfig, Parts, ServingConfig};
@@ -19,6 +20,7 @@ use knarr_sys::netlink::NetNs;
 use tokio_util::sync::CancellationToken;
 
 use super::network::Network;
+use super::renewal::keep_fresh;
 use super::tls;
 
 /// Where a node stands: what it still holds of the machine outside, when it lives in a namespace of its own.
@@ -57,8 +59,7 @@ pub async fn run(cluster: &Cluster, node: &Node, place: Place) -> Result<()> {
     let env = Env::system();
     let stop = CancellationToken::new();
     let identity = Identity::make(cluster, node, &env)?;
-    let client = TlsTransport::new(identity.client).map_err(Failure::program)?.client();
-    let network_client = TlsTransport::new(identity.network).map_err(Failure::program)?.client();
+    let (client, network_client) = (Client::new(identity.client.clone()), Client::new(identity.network.clone()));
     let services = SharedInformers::new(network_client, env.clone(), stop.clone());
     let runtime = open_runtime(cluster, node, place.machine).await?;
     let network = knarr_net::network::start(&super::network::config(cluster, node)?, &services, place.outer, &env, &stop).map_err(Failure::program)?;
@@ -86,38 +87,55 @@ pub async fn clear(cluster: &Cluster, node: &Node) -> Result<()> {
 }
 
 /// The node's certificates: one pair that serves the node API and asks the API server as the node, and one for the service proxy
-/// and DNS, which see every Service.
+/// and DNS, which see every Service. Both are renewed while the agent runs.
 struct Identity {
-    client: ClientConfig,
-    network: ClientConfig,
+    client: Arc<TlsTransport>,
+    network: Arc<TlsTransport>,
     serving: ServingConfig,
 }
 
 impl Identity {
     fn make(cluster: &Cluster, node: &Node, env: &Env) -> Result<Self> {
-        let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
-        let user = format!("system:node:{}", node.name);
-        let leaf = Leaf {
-            common_name: &user,
-            organization: Some("system:nodes"),
-            dns_names: std::slice::from_ref(&node.name),
-            addresses: &[node.address, IpAddr::from([127, 0, 0, 1])],
-            client: true,
-            server: true,
-        };
-        let pair = pki.leaf(&format!("node-{}", node.name), &leaf, env.now()).map_err(Failure::program)?;
-        let proxy =
-            Leaf { common_name: "system:kube-proxy", organization: Some("system:coredns"), dns_names: &[], addresses: &[], client: true, server: false };
-        let proxy = pki.leaf(&format!("kube-proxy-{}", node.name), &proxy, env.now()).map_err(Failure::program)?;
-        let config = |identity: &knarr_apiserver::pki::Identity, agent: &str| {
+        let pki = Arc::new(Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?);
+        let (pair, proxy) = (node_pair(&pki, node), proxy_pair(&pki, node));
+        let (first, first_proxy) = (pair(env.now()).map_err(Failure::program)?, proxy(env.now()).map_err(Failure::program)?);
+        let transport = |identity: &pki::Identity, agent: &str| -> Result<Arc<TlsTransport>> {
             let mut config = ClientConfig::new(cluster.server_url());
             config.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
             config.client_certificate = Some((identity.certificate.clone().into_bytes(), identity.key.clone().into_bytes()));
             config.user_agent = format!("{agent}/{}", knarr_core::KUBERNETES_VERSION);
-            config
+            Ok(Arc::new(TlsTransport::new(config).map_err(Failure::program)?))
         };
-        let serving = ServingConfig { tls: tls::server(&pair, Some(&pki.ca.certificate), &["h2", "http/1.1"])? };
-        Ok(Self { client: config(&pair, "kubelet"), network: config(&proxy, "kube-proxy"), serving })
+        let (client, network) = (transport(&first, "kubelet")?, transport(&first_proxy, "kube-proxy")?);
+        let shown = Shown::new(&first).map_err(Failure::program)?;
+        let serving = ServingConfig { tls: tls::server(shown.clone(), Some(&pki.ca.certificate), &["h2", "http/1.1"])? };
+        let own = client.clone();
+        keep_fresh("node", env, &first, pair, move |made| shown.set(made).and_then(|()| exchange(&own, made)));
+        let own = network.clone();
+        keep_fresh("kube-proxy", env, &first_proxy, proxy, move |made| exchange(&own, made));
+        Ok(Self { client, network, serving })
+    }
+}
+
+fn exchange(transport: &TlsTransport, made: &pki::Identity) -> std::result::Result<(), String> {
+    transport.set_identity(made.certificate.as_bytes(), made.key.as_bytes()).map_err(|e| e.to_string())
+}
+
+fn node_pair(pki: &Arc<Pki>, node: &Node) -> impl Fn(Timestamp) -> pki::Result<pki::Identity> + Send + 'static {
+    let (pki, name, addresses) = (pki.clone(), node.name.clone(), [node.address, IpAddr::from([127, 0, 0, 1])]);
+    move |now| {
+        let user = format!("system:node:{name}");
+        let names = std::slice::from_ref(&name);
+        let leaf = Leaf { common_name: &user, organization: Some("system:nodes"), dns_names: names, addresses: &addresses, client: true, server: true };
+        pki.leaf(&format!("node-{name}"), &leaf, now)
+    }
+}
+
+fn proxy_pair(pki: &Arc<Pki>, node: &Node) -> impl Fn(Timestamp) -> pki::Result<pki::Identity> + Send + 'static {
+    let (pki, name) = (pki.clone(), node.name.clone());
+    move |now| {
+        let leaf = Leaf { common_name: "system:kube-proxy", organization: Some("system:coredns"), dns_names: &[], addresses: &[], client: true, server: false };
+        pki.leaf(&format!("kube-proxy-{name}"), &leaf, now)
     }
 }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use knarr_apiserver::authn::{self, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, ServiceAccountAuthenticator, ServiceAccountKey, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
 use knarr_apiserver::http::{Limits, serve};
-use knarr_apiserver::pki::{Identity, Pki};
+use knarr_apiserver::pki::{Identity, Pki, Shown};
 use knarr_apiserver::stored::Stored;
 use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
@@ -36,6 +36,7 @@ const HONOURED: &[&str] = &[
     "bind-address",
     "cert-dir",
     "client-ca-file",
+    "enable-bootstrap-token-auth",
     "etcd-cafile",
     "etcd-certfile",
     "etcd-keyfile",
@@ -87,7 +88,8 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let probe = ready.clone();
     server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
-    let config = tls::server(&identity(flags, address.ip(), &env)?, client_cas, &["h2", "http/1.1"])?;
+    let shown = Shown::new(&identity(flags, address.ip(), &env)?).map_err(Failure::program)?;
+    let config = tls::server(shown, client_cas, &["h2", "http/1.1"])?;
     access.follow(&server);
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
@@ -137,14 +139,20 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let key = service_account_key(flags, issuer)?;
     let audiences: Vec<String> = flags.list("api-audiences").into_iter().map(str::to_owned).collect();
     let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
-    let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone() };
+    let bootstrap_tokens = BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() };
+    let uses = authn::Uses::default();
+    let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses };
+    let mut tokens: Vec<Arc<dyn Authenticator>> = vec![Arc::new(accounts)];
+    if flags.is_on("enable-bootstrap-token-auth", false) {
+        tokens.push(Arc::new(bootstrap_tokens));
+    }
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
     authz::feed::start(storage, &rbac, &node).await;
     let own = Own {
         env: env.clone(),
         client_ca,
         front_proxy: None,
-        tokens: vec![Arc::new(accounts)],
+        tokens,
         audiences,
         issuers: vec![issuer.to_owned()],
         authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use knarr_apiserver::authn::{self, Authenticator, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use jiff::Timestamp;
+use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, ServiceAccountAuthenticator, ServiceAccountKey, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
 use knarr_apiserver::http::{Limits, serve};
-use knarr_apiserver::pki::{Leaf, Pki};
+use knarr_apiserver::pki::{self, Identity, Leaf, Pki, Shown};
 use knarr_apiserver::stored::Stored;
 use knarr_apiserver::streaming::backend::Backend;
 use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
@@ -31,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Access, FrontProxy, Own};
 use super::flags::{Flags, Known};
+use super::keys::Keys;
+use super::renewal::keep_fresh;
 use super::tls;
 
 /// Issuer and default audience of service account tokens.
@@ -42,13 +45,15 @@ const FRONT_PROXY: &str = "front-proxy-client";
 /// Runs until told to stop. `ready` is called once, when clients may come.
 pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let env = Env::system();
-    let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
+    let pki = Arc::new(Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?);
+    let tokens = Arc::new(ServiceAccountKey::from_pem(&pki.service_account_key, ISSUER).map_err(Failure::program)?);
     let storage = open_store(cluster, &env).await?;
-    let (server, access) = build(cluster, &pki, &storage, &env).await?;
+    let (uses, used) = authn::Uses::channel();
+    let (server, access) = build(cluster, &pki, tokens.clone(), uses, &storage, &env).await?;
     let listener = listen(cluster).await?;
-    let identity = pki.serving(&server_names(cluster), &server_addresses(cluster)?, env.now()).map_err(Failure::program)?;
+    let shown = serving(cluster, &pki, &env)?;
     admin(&pki, &env)?;
-    let config = tls::server(&identity, Some(&access.client_cas), &["h2", "http/1.1"])?;
+    let config = tls::server(shown, Some(&access.client_cas), &["h2", "http/1.1"])?;
     access.follow(&server);
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
@@ -56,12 +61,15 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits::default()));
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
+    authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
+    tokio::spawn(authn::write_down(used, own));
     bootstrapped.store(true, Ordering::Release);
     server.keep_flow_control();
     tracing::info!(address = %cluster.server_url(), "the API server is ready");
     ready();
     let stop = CancellationToken::new();
-    start_components(cluster, &server, &pki, &env, &stop)?;
+    let keys = Arc::new(Keys { pki, tokens, env: env.clone() });
+    start_components(cluster, &server, keys, &env, &stop)?;
     tokio::select! {
         told = super::until_told_to_stop() => told?,
         why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "mend the disk; the server starts again by itself")),
@@ -97,37 +105,35 @@ fn options(datastore: &Datastore) -> knarr_store::etcd::Options {
     }
 }
 
-async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) -> Result<(Server, Access)> {
+async fn build(
+    cluster: &Cluster,
+    pki: &Arc<Pki>,
+    key: Arc<ServiceAccountKey>,
+    uses: authn::Uses,
+    storage: &Arc<Storage>,
+    env: &Env,
+) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
-    let key = Arc::new(ServiceAccountKey::from_pem(&pki.service_account_key, ISSUER).map_err(Failure::program)?);
-    let tokens: Arc<dyn Authenticator> =
-        Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: vec![ISSUER.to_owned()], env: env.clone() });
+    let audiences = vec![ISSUER.to_owned()];
+    let tokens: Vec<Arc<dyn Authenticator>> = vec![
+        Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses }),
+        Arc::new(BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() }),
+    ];
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
     authz::feed::start(storage, &rbac, &node).await;
     let own = Own {
         env: env.clone(),
         client_ca: pki.ca.certificate.clone(),
         front_proxy: Some(FrontProxy { ca: pki.front_proxy_ca.certificate.clone(), allowed_names: vec![FRONT_PROXY.to_owned()] }),
-        tokens: vec![tokens],
-        audiences: vec![ISSUER.to_owned()],
+        tokens,
+        audiences,
         issuers: vec![ISSUER.to_owned()],
         authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),
         modes: &["Node", "RBAC"],
     };
     let flags = flags_of(&cluster.apiserver_args)?;
     let access = Access::new(&flags, own)?;
-    let kubelet_client = Leaf {
-        common_name: "kube-apiserver-kubelet-client",
-        organization: Some("kubeadm:cluster-admins"),
-        dns_names: &[],
-        addresses: &[],
-        client: true,
-        server: false,
-    };
-    let identity = pki.leaf("apiserver-kubelet-client", &kubelet_client, env.now()).map_err(Failure::program)?;
-    let front_proxy = Leaf { common_name: FRONT_PROXY, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
-    let front_proxy = pki.front_proxy_ca.issue(&front_proxy, env.now()).map_err(Failure::program)?;
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
         front_proxy_headers: access.front_proxy_headers.clone(),
@@ -142,8 +148,8 @@ async fn build(cluster: &Cluster, pki: &Pki, storage: &Arc<Storage>, env: &Env) 
         .plugins(access::plugins(&flags, &objects)?)
         .tokens(key)
         .storage_size(Arc::new(storage_size(cluster.data.join("store"))))
-        .proxy_identity(front_proxy)
-        .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, &identity)?)))
+        .proxy_identity(front_proxy(pki, env)?)
+        .streaming(Arc::new(Backend::new(objects, tls::client(&pki.ca.certificate, kubelet_client(pki, env)?)?)))
         .build();
     Ok((server, access))
 }
@@ -220,6 +226,42 @@ fn server_addresses(cluster: &Cluster) -> Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// What clients of the API server see.
+fn serving(cluster: &Cluster, pki: &Arc<Pki>, env: &Env) -> Result<Arc<Shown>> {
+    let (names, addresses, own) = (server_names(cluster), server_addresses(cluster)?, pki.clone());
+    shown("apiserver", env, move |now| own.serving(&names, &addresses, now))
+}
+
+/// By what nodes know the API server.
+fn kubelet_client(pki: &Arc<Pki>, env: &Env) -> Result<Arc<Shown>> {
+    let own = pki.clone();
+    let leaf = Leaf {
+        common_name: "kube-apiserver-kubelet-client",
+        organization: Some("kubeadm:cluster-admins"),
+        dns_names: &[],
+        addresses: &[],
+        client: true,
+        server: false,
+    };
+    shown("apiserver-kubelet-client", env, move |now| own.leaf("apiserver-kubelet-client", &leaf, now))
+}
+
+/// By what other servers that serve a part of the API know this one.
+fn front_proxy(pki: &Arc<Pki>, env: &Env) -> Result<Arc<Shown>> {
+    let own = pki.clone();
+    let leaf = Leaf { common_name: FRONT_PROXY, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
+    shown("front-proxy-client", env, move |now| own.front_proxy_ca.issue(&leaf, now))
+}
+
+/// A certificate that is kept fresh.
+fn shown(name: &str, env: &Env, make: impl Fn(Timestamp) -> pki::Result<Identity> + Send + 'static) -> Result<Arc<Shown>> {
+    let first = make(env.now()).map_err(Failure::program)?;
+    let shown = Shown::new(&first).map_err(Failure::program)?;
+    let current = shown.clone();
+    keep_fresh(name, env, &first, make, move |made| current.set(made));
+    Ok(shown)
+}
+
 /// The administrator's certificate, for kubeconfigs.
 fn admin(pki: &Pki, env: &Env) -> Result<()> {
     let leaf =
@@ -240,8 +282,8 @@ fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
 
 /// Controllers and scheduler, each as the user that upstream gives it. Alone with its store the server runs them from the start,
 /// on the same informers; otherwise whichever server holds the lease does (upstream: `leaderelection.RunOrDie`).
-fn start_components(cluster: &Cluster, server: &Server, pki: &Pki, env: &Env, stop: &CancellationToken) -> Result<()> {
-    let parts = Components { server: server.clone(), env: env.clone(), config: Arc::new(controllers_config(cluster, pki)?) };
+fn start_components(cluster: &Cluster, server: &Server, keys: Arc<Keys>, env: &Env, stop: &CancellationToken) -> Result<()> {
+    let parts = Components { server: server.clone(), env: env.clone(), config: Arc::new(controllers_config(cluster, &keys.pki)?), keys };
     if cluster.datastore.is_none() {
         let informers = parts.informers(stop);
         parts.controllers(informers.clone(), stop);
@@ -274,6 +316,7 @@ struct Components {
     server: Server,
     env: Env,
     config: Arc<knarr_controllers::Config>,
+    keys: Arc<Keys>,
 }
 
 impl Components {
@@ -301,6 +344,8 @@ impl Components {
         let transports = self.server.clone();
         let context = ControllerContext {
             client_for: Arc::new(move |name| Client::new(Arc::new(transports.transport(User::service_account("kube-system", name))))),
+            manager: self.manager(),
+            keys: Some(self.keys.clone()),
             metrics_for: None,
             informers,
             env: self.env.clone(),

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use knarr_apiserver::pki::Identity;
+use knarr_apiserver::pki::Shown;
 use knarr_cli::cluster::failure::{Failure, Result};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// Shows `identity`; takes clients without a certificate, and those whose certificate `client_ca` has signed. Without a
+/// Shows what `shown` holds; takes clients without a certificate, and those whose certificate `client_ca` has signed. Without a
 /// `client_ca` nobody is asked for one.
-pub fn server(identity: &Identity, client_ca: Option<&str>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
+pub fn server(shown: Arc<Shown>, client_ca: Option<&str>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(Failure::program)?;
     let config = match client_ca {
@@ -21,20 +21,19 @@ pub fn server(identity: &Identity, client_ca: Option<&str>, alpn: &[&str]) -> Re
             config.with_client_cert_verifier(verifier.map_err(Failure::program)?)
         }
     };
-    let mut config = config.with_single_cert(chain(&identity.certificate)?, key(&identity.key)?).map_err(Failure::program)?;
+    let mut config = config.with_cert_resolver(shown);
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 
-/// Trusts `ca` and shows `identity`.
-pub fn client(ca: &str, identity: &Identity) -> Result<Arc<ClientConfig>> {
+/// Trusts `ca` and shows what `shown` holds.
+pub fn client(ca: &str, shown: Arc<Shown>) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Failure::program)?
         .with_root_certificates(roots(ca)?)
-        .with_client_auth_cert(chain(&identity.certificate)?, key(&identity.key)?)
-        .map_err(Failure::program)?;
+        .with_client_cert_resolver(shown);
     Ok(Arc::new(config))
 }
 
@@ -48,8 +47,4 @@ fn roots(pem: &str) -> Result<RootCertStore> {
 
 fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<std::result::Result<_, _>>().map_err(|e| Failure::program(format!("certificate: {e:?}")))
-}
-
-fn key(pem: &str) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| Failure::program(format!("key: {e:?}")))
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use knarr_core::field::ErrorList;
-use knarr_core::names;
 
 use super::sources::{downward_file, file_mode, key_to_path, user};
 use crate::at::At;
-use crate::certificates::names::{cluster_trust_bundle, signer_name};
+use crate::certificates::names::{cluster_trust_bundle, is_kubernetes_signer, signer_name, user_annotations};
 use crate::metadata::label_selector;
 use crate::pod::validation::Pod;
 use crate::rules;
@@ -123,16 +122,7 @@ fn trust_bundle(volume: &At, bundle: &At, paths: &mut BTreeSet<String>, e: &mut 
 
 fn certificate(volume: &At, certificate: &At, paths: &mut BTreeSet<String>, e: &mut ErrorList) {
     signer_name(&certificate.get("signerName"), e);
-    let annotations = certificate.get("userAnnotations");
-    for (key, _) in annotations.entries() {
-        let lower = key.to_lowercase();
-        let problems = names::is_qualified_name(&lower);
-        if problems.is_empty() && !lower.contains('/') {
-            e.push(annotations.invalid_as(lower, "must be a domain-prefixed key (such as \"acme.io/foo\")"));
-        } else {
-            e.extend(problems.into_iter().map(|p| annotations.invalid_as(lower.clone(), p)));
-        }
-    }
+    user_annotations(&certificate.get("userAnnotations"), e);
     user(&certificate.get("user"), e);
     const KEYS: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
     let kind = certificate.get("keyType");
@@ -144,9 +134,7 @@ fn certificate(volume: &At, certificate: &At, paths: &mut BTreeSet<String>, e: &
         if seconds.int() < CERTIFICATE_SECONDS_MIN {
             e.push(seconds.invalid(format!("if provided, maxExpirationSeconds must be >= {CERTIFICATE_SECONDS_MIN}")));
         }
-        let of_kubernetes =
-            certificate.str_of("signerName").split_once('/').is_some_and(|(domain, _)| domain == "kubernetes.io" || domain.ends_with(".kubernetes.io"));
-        let max = if of_kubernetes { KUBERNETES_CERTIFICATE_SECONDS_MAX } else { CERTIFICATE_SECONDS_MAX };
+        let max = if is_kubernetes_signer(certificate.str_of("signerName")) { KUBERNETES_CERTIFICATE_SECONDS_MAX } else { CERTIFICATE_SECONDS_MAX };
         if seconds.int() > max {
             e.push(seconds.invalid(format!("if provided, maxExpirationSeconds must be <= {max}")));
         }
