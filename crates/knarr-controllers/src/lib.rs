@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod ownership;
 pub mod pods;
 
+mod admission_policy_status;
 mod batch;
 mod bootstrap;
 mod bootstrap_signer;
@@ -96,4 +97,5 @@ pub fn start_all(context: &ControllerContext) {
     legacy_token_cleaner::start(context);
     bootstrap_signer::start(context);
     token_cleaner::start(context);
+    admission_policy_status::start(context, &census.resources);
 }

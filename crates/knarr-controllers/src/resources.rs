@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use knarr_client::{Informer, Project, read};
-use knarr_core::{GroupVersionResource, Object, Result};
+use knarr_core::{GroupVersionKind, GroupVersionResource, Object, Result, Value, ValueExt};
 use knarr_schema::registry::{Registry, version_order};
 use serde::Deserialize;
 
@@ -137,6 +137,29 @@ impl Resources {
             info.gvr.version = version.to_owned();
             info
         })
+    }
+
+    /// The kinds of a resource in one version. Without a group, those of all groups (upstream: `RESTMapper.KindsFor`).
+    pub fn kinds_of(&self, group: &str, version: &str, resource: &str) -> Vec<GroupVersionKind> {
+        let fits = |gvr: &GroupVersionResource| (group.is_empty() || gvr.group == group) && gvr.resource == resource;
+        let builtin = self.registry.all().iter().filter(|r| r.version == version && fits(&r.gvr())).map(|r| r.gvk());
+        let custom = self.definitions.store().list();
+        let served = custom.iter().filter(|d| d.view.served && fits(&d.view.info.gvr) && d.view.versions.iter().any(|v| v == version));
+        builtin.chain(served.map(|d| GroupVersionKind::new(&d.view.info.gvr.group, version, &d.view.info.kind))).collect()
+    }
+
+    /// What the definition of a custom kind says of it in one version.
+    pub fn custom_schema(&self, kind: &GroupVersionKind) -> Option<Value> {
+        let custom = self.definitions.store().list();
+        let found = custom.iter().find(|d| d.view.info.gvr.group == kind.group && d.view.info.kind == kind.kind)?;
+        let definition = read::value(&found.object).ok()?;
+        let version = definition.list_at(&["spec", "versions"]).iter().find(|v| v.str_at(&["name"]) == Some(&kind.version))?;
+        version.at(&["schema", "openAPIV3Schema"]).cloned()
+    }
+
+    /// The registry of the built-in resources.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Calls `handler` now and whenever the set of resources may have changed.
