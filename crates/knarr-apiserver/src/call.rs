@@ -11,6 +11,7 @@ use knarr_core::{
 use parking_lot::Mutex;
 
 use crate::{
+    audit::Record,
     authn::User,
     catalog::{Catalog, Served},
     flowcontrol::Seat,
@@ -43,7 +44,6 @@ impl Input {
 }
 
 /// One request, read but not yet decided.
-#[derive(Debug)]
 pub struct Call {
     pub user: Arc<User>,
     pub info: Arc<RequestInfo>,
@@ -53,6 +53,8 @@ pub struct Call {
     /// Set for the verb `patch`.
     pub patch: Option<PatchType>,
     pub user_agent: String,
+    /// Where it is written down, if it is.
+    pub record: Option<Arc<Record>>,
 }
 
 impl Call {
@@ -95,6 +97,14 @@ impl Outcome {
         let Self::Watch { watching, .. } = self else { return seat };
         watching.hold(seat, server.flow.register(&call.info));
         None
+    }
+
+    /// The status code of the answer.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Object { code, .. } | Self::Value { code, .. } => *code,
+            Self::List { .. } | Self::Watch { .. } => 200,
+        }
     }
 
     pub fn value(value: Value) -> Self {
@@ -145,6 +155,13 @@ impl<'a> Exchange<'a> {
 
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
+    }
+
+    /// Writes the object in the body down, where requests are written down.
+    pub fn record_request(&self, object: &Value) {
+        if let Some(record) = &self.call.record {
+            record.request_object(object);
+        }
     }
 
     /// Adds annotations to the audit event of the request; the first of a key counts.

@@ -13,6 +13,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod alloc;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

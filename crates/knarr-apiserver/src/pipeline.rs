@@ -8,6 +8,7 @@ use knarr_core::{GroupResource, Reason, Result, Status};
 use tokio::runtime::Handle;
 
 use crate::{
+    audit::Record,
     authn::User,
     authz::{Attributes, Opinion, Verdict, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
@@ -64,7 +65,18 @@ impl Inner {
     /// # Errors
     /// `Forbidden` unless an authorizer allows it; 500 when one that might have allowed it could not tell.
     pub async fn check(&self, attributes: &Attributes) -> Result<()> {
+        self.check_recorded(attributes, None).await
+    }
+
+    /// The same of the request itself, which is written down with the verdict.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn check_recorded(&self, attributes: &Attributes, record: Option<&Record>) -> Result<()> {
         let verdict = self.authorize(attributes).await;
+        if let Some(record) = record {
+            record.judged(&verdict, || self.authorizer.load().explain(attributes));
+        }
         match (verdict.is_allowed(), verdict.error) {
             (true, _) => Ok(()),
             (false, Some(error)) => Err(Status::internal(error)),
@@ -75,7 +87,8 @@ impl Inner {
     /// Answers a call for a resource: authorization first, then existence, as upstream has it. The second part of the result
     /// are warnings.
     pub async fn answer(&self, call: &Call) -> (Result<Outcome, Failure>, Vec<String>) {
-        if let Err(refused) = self.check(&attributes_of(call)).await {
+        let record = call.record.as_deref();
+        if let Err(refused) = self.check_recorded(&attributes_of(call), record).await {
             return (Err(refused.into()), Vec::new());
         }
         let catalog = self.catalog.load_full();
@@ -92,8 +105,15 @@ impl Inner {
         let mut warnings = ex.take_warnings();
         // Where there is no such route nobody warns.
         let routed = !outcome.as_ref().is_err_and(|f: &Failure| matches!(f.status.code, 405 | 415));
-        if let Some(text) = deprecation(&ex.call.info.group, &ex.call.info.resource).filter(|_| routed) {
+        let deprecated = deprecation(&ex.call.info.group, &ex.call.info.resource).filter(|_| routed);
+        if let Some(text) = deprecated {
             warnings.insert(0, text.to_owned());
+        }
+        if let Some(record) = record {
+            ex.take_annotations().into_iter().for_each(|(key, value)| record.annotate(key, value));
+            if deprecated.is_some() {
+                record.annotate("k8s.io/deprecated", "true");
+            }
         }
         (outcome, warnings)
     }
@@ -108,9 +128,17 @@ pub fn deprecation(group: &str, resource: &str) -> Option<&'static str> {
     }
 }
 
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
 fn panicked(panic: &(dyn std::any::Any + Send), call: &Call) -> Status {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    let text = panic_text(panic);
     tracing::error!(verb = call.info.verb, path = call.info.path, panic = text, "a handler panicked");
+    if let Some(record) = &call.record {
+        record.panicked(text);
+    }
     Status::new(500, Reason::InternalError, "This request caused apiserver to panic. Look in the logs for details.")
 }
 

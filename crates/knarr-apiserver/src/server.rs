@@ -13,6 +13,7 @@ use crate::{
     admission::Plugin,
     aggregate::Aggregation,
     alloc::Allocators,
+    audit::{self, Auditor},
     authn::{self, Authenticator, User},
     authz::{self, Authorizer},
     catalog::Catalog,
@@ -39,6 +40,8 @@ pub struct Config {
     pub read_inflight_max: usize,
     /// See the one before (`--max-mutating-requests-inflight`).
     pub write_inflight_max: usize,
+    /// What is written to the audit log (`--audit-…`); [`Auditor::open`] makes an auditor of it.
+    pub audit: audit::Settings,
     /// How long events are kept (`--event-ttl`).
     pub event_ttl: Duration,
     /// Headers by which a front proxy names users, beside the usual ones: nobody behind authentication sees them. A prefix ends
@@ -57,6 +60,7 @@ impl Default for Config {
             watch_timeout_min: Duration::from_secs(1800),
             read_inflight_max: 400,
             write_inflight_max: 200,
+            audit: audit::Settings::default(),
             event_ttl: Duration::from_secs(3600),
             front_proxy_headers: Vec::new(),
             advertise_address: String::new(),
@@ -84,6 +88,8 @@ pub struct Inner {
     pub health: Health,
     pub storage_size: Option<StorageSize>,
     pub flow: Arc<FlowControl>,
+    /// Absent where no audit policy is given.
+    pub auditor: Option<Arc<Auditor>>,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
 }
@@ -108,6 +114,7 @@ pub struct ServerBuilder {
     streaming: Option<Arc<dyn Streaming>>,
     proxy_identity: Option<Arc<Shown>>,
     storage_size: Option<StorageSize>,
+    auditor: Option<Arc<Auditor>>,
 }
 
 impl ServerBuilder {
@@ -124,6 +131,7 @@ impl ServerBuilder {
             streaming: None,
             proxy_identity: None,
             storage_size: None,
+            auditor: None,
         }
     }
 
@@ -193,6 +201,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Writes requests down. Without one, a request pays nothing for it.
+    #[must_use]
+    pub fn auditor(mut self, auditor: Option<Arc<Auditor>>) -> Self {
+        self.auditor = auditor;
+        self
+    }
+
     /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
     pub fn build(self) -> Server {
         let inner = Arc::new(Inner {
@@ -207,6 +222,7 @@ impl ServerBuilder {
             metrics: Arc::default(),
             health: Health::default(),
             flow: FlowControl::new(seats(&self.config)),
+            auditor: self.auditor,
             storage_size: self.storage_size,
             shutdown: CancellationToken::new(),
             config: self.config,
@@ -286,6 +302,13 @@ impl Server {
     /// Looks after the default FlowSchemas and PriorityLevelConfigurations from here on: once the server has been bootstrapped.
     pub fn keep_flow_control(&self) {
         self.inner.flow.keep_defaults();
+    }
+
+    /// Sends what is still to be written to the audit log: when nothing is served any more.
+    pub async fn flush_audit(&self) {
+        if let Some(auditor) = &self.inner.auditor {
+            auditor.shut_down().await;
+        }
     }
 
     /// Ends watches and accepts nothing new; requests under way go on.

@@ -2,6 +2,7 @@
 //! answers. Nothing is encoded.
 
 use std::{
+    net::Ipv4Addr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -15,9 +16,12 @@ use knarr_core::{
 use tokio::time::Instant;
 
 use crate::{
+    audit::{Auditor, Beginning, Record},
     authn::User,
     call::{Call, Input, Outcome},
+    encode::{Format, table::Include},
     flowcontrol::Asked,
+    http::Accepted,
     read::Watching,
     request::{Query, RequestInfo},
     server::Server,
@@ -72,26 +76,96 @@ impl InProcess {
             input: request.body.map_or(Input::None, Input::Tree),
             patch,
             user_agent: self.agent.to_string(),
+            record: None,
         }
     }
 
     async fn answer(&self, request: Request) -> Result<Outcome> {
-        let (call, inner) = (self.call_of(request), &self.server.inner);
+        let mut call = self.call_of(request);
+        let Some(auditor) = &self.server.inner.auditor else { return self.answer_call(&call).await };
+        let Some(record) = self.record(auditor, &call) else { return self.answer_call(&call).await };
+        record.received().await?;
+        call.record = Some(record.clone());
+        let mut outcome = self.answer_call(&call).await;
+        match &mut outcome {
+            Err(status) => {
+                record.refused(status);
+                record.complete(status.code).await;
+            }
+            Ok(Outcome::Watch { watching, .. }) => {
+                record.started(200).await;
+                watching.hold_ending(record.ending());
+            }
+            Ok(outcome) => {
+                record.answered(outcome, &Format { accepted: Accepted::JSON, include: Include::Metadata, now: self.server.inner.env.now() });
+                record.complete(outcome.code()).await;
+            }
+        }
+        outcome
+    }
+
+    /// What would be written down of this call if it had come over the wire.
+    fn record(&self, auditor: &Arc<Auditor>, call: &Call) -> Option<Arc<Record>> {
+        Record::begin(
+            auditor,
+            Beginning {
+                id: &self.server.inner.env.uuid(),
+                uri: uri(call),
+                agent: &call.user_agent,
+                source_ips: vec![Ipv4Addr::LOCALHOST.into()],
+                user: Some(call.user.clone()),
+                info: &call.info,
+            },
+        )
+    }
+
+    async fn answer_call(&self, call: &Call) -> Result<Outcome> {
+        let inner = &self.server.inner;
         let class = inner.flow.classify(&call.user, &call.info);
         let options = &call.options;
         let initial_events = options.send_initial_events == Some(true) || matches!(options.resource_version.as_deref(), None | Some("" | "0"));
         let asked = Asked { limit: options.limit, initial_events };
         let patience = inner.config.request_timeout / 4;
         let (seat, _) = inner.flow.enter(&class, &call.user, &call.info, asked, &**inner, (Instant::now(), patience)).await?;
-        let (mut outcome, warnings) = inner.answer(&call).await;
+        let (mut outcome, warnings) = inner.answer(call).await;
         let _seat = match &mut outcome {
-            Ok(outcome) => outcome.hold(inner, &call, Some(seat)),
+            Ok(outcome) => outcome.hold(inner, call, Some(seat)),
             Err(_) => Some(seat),
         };
         for warning in warnings {
             tracing::debug!(user = self.user.name, warning, "a write was warned about");
         }
         outcome.map_err(|failure| failure.status)
+    }
+}
+
+/// The path and the query that a client over the wire would have sent.
+fn uri(call: &Call) -> String {
+    let (info, options) = (&call.info, &call.options);
+    let mut uri = if info.group.is_empty() { format!("/api/{}", info.version) } else { format!("/apis/{}/{}", info.group, info.version) };
+    let namespace = if info.namespace.is_empty() { [""; 2] } else { ["namespaces", &info.namespace] };
+    for part in namespace.into_iter().chain([info.resource.as_str(), &info.name, &info.subresource]).filter(|part| !part.is_empty()) {
+        uri.push('/');
+        uri += part;
+    }
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    let texts = [
+        ("labelSelector", &options.label_selector),
+        ("fieldSelector", &options.field_selector),
+        ("resourceVersion", &options.resource_version),
+        ("fieldManager", &options.field_manager),
+    ];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            query.append_pair(key, value);
+        }
+    }
+    if info.verb == "watch" {
+        query.append_pair("watch", "true");
+    }
+    match query.finish() {
+        query if query.is_empty() => uri,
+        query => format!("{uri}?{query}"),
     }
 }
 

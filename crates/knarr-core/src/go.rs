@@ -1,6 +1,7 @@
 //! How Go prints, quotes and compares values: kubectl's output is Go's in many places.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use crate::Value;
 
@@ -27,6 +28,52 @@ pub fn syntax(value: &Value) -> String {
         Value::Object(map) => {
             let entries: Vec<String> = map.iter().map(|(k, v)| format!("{}:{}", crate::field::go_quote(k), syntax(v))).collect();
             format!("map[string]interface {{}}{{{}}}", entries.join(", "))
+        }
+    }
+}
+
+/// `time.ParseDuration`, of what is not negative: `1m30s`, `0.5h`, `0`.
+pub fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (value, after) = rest.split_at(number);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let seconds = match &after[..unit] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total += Duration::try_from_secs_f64(value.parse::<f64>().ok()? * seconds).ok()?;
+        rest = &after[unit..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// `time.Duration.String`: `1m30s`, `1.5s`, `20ms`.
+pub fn duration_text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let short = |unit: u128, name: &str| format!("{}{name}", nanos as f64 / unit as f64);
+    match nanos {
+        0 => "0s".into(),
+        n if n < 1_000 => format!("{n}ns"),
+        n if n < 1_000_000 => short(1_000, "µs"),
+        n if n < 1_000_000_000 => short(1_000_000, "ms"),
+        _ => {
+            let minutes = duration.as_secs() / 60;
+            let seconds = format!("{}s", (nanos - u128::from(minutes) * 60_000_000_000) as f64 / 1e9);
+            match minutes {
+                0 => seconds,
+                m if m < 60 => format!("{m}m{seconds}"),
+                m => format!("{}h{}m{seconds}", m / 60, m % 60),
+            }
         }
     }
 }
@@ -182,6 +229,17 @@ pub fn escape_terminal(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::json;
+
+    #[test]
+    fn durations_are_read_and_written() {
+        for (text, nanos) in [("1m30s", 90_000_000_000), ("1.5s", 1_500_000_000), ("20ms", 20_000_000), ("1h0m5s", 3_605_000_000_000), ("0s", 0)] {
+            let duration = Duration::from_nanos(nanos);
+            assert_eq!((super::duration(text), duration_text(duration).as_str()), (Some(duration), text));
+        }
+        for bad in ["", "5", "x", "5 s", "-1s", "1.2.3s"] {
+            assert_eq!(super::duration(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn values_print_as_go_prints_them() {

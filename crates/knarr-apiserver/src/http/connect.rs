@@ -11,6 +11,7 @@ use knarr_core::{Result, Status};
 use super::body::{Body, BoxError, RequestBody};
 use crate::{
     admission::{self, Operation, Review, connect_options},
+    audit::Record,
     authn::User,
     authz::Attributes,
     catalog::{Catalog, Served, not_served},
@@ -34,7 +35,14 @@ pub fn is_connect(catalog: &Catalog, info: &RequestInfo) -> bool {
 ///
 /// # Errors
 /// Whatever refuses it; 503 when nobody is there to hand it to.
-pub async fn serve<B>(inner: &Inner, catalog: &Catalog, user: Arc<User>, info: RequestInfo, request: Request<B>) -> Result<Response<Body>>
+pub async fn serve<B>(
+    inner: &Inner,
+    catalog: &Catalog,
+    user: Arc<User>,
+    info: RequestInfo,
+    record: Option<&Record>,
+    request: Request<B>,
+) -> Result<Response<Body>>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -52,7 +60,7 @@ where
         is_resource_request: true,
         ..Attributes::default()
     };
-    inner.check(&attributes).await?;
+    inner.check_recorded(&attributes, record).await?;
     let interactive = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
     if interactive && info.verb == "get" {
         // Opening a stream takes the right to create one, also for those who open it by a GET.
@@ -70,7 +78,7 @@ where
     }
     stream_options::check(&info, request.uri().query().unwrap_or_default())?;
     if info.subresource != "log" {
-        admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default()).await?;
+        admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default(), record).await?;
     }
     let Some(streaming) = inner.streaming.load_full().as_ref().clone() else {
         // Without a way to the nodes there is still something to say of what is not there.
@@ -82,10 +90,16 @@ where
     streaming.connect(Connect { user, info }, request).await
 }
 
-async fn admit(inner: &Inner, catalog: &Catalog, served: &Served, attributes: &Attributes, query: &str) -> Result<()> {
+async fn admit(inner: &Inner, catalog: &Catalog, served: &Served, attributes: &Attributes, query: &str, record: Option<&Record>) -> Result<()> {
     let request = admission::Request::new(inner, catalog, served, &attributes.subresource, None);
     let object = connect_options(&request.kind, attributes, query);
     let mut review = Review { object: Some(object), request: Some(request), ..Review::new(Operation::Connect, attributes, &served.gvk) };
-    admission::chain::mutate(inner, &mut review).await?;
-    admission::chain::validate(inner, &review).await
+    let verdict = match admission::chain::mutate(inner, &mut review).await {
+        Ok(()) => admission::chain::validate(inner, &review).await,
+        refused => refused,
+    };
+    if let Some(record) = record {
+        review.notes.take_annotations().into_iter().for_each(|(key, value)| record.annotate(key, value));
+    }
+    verdict
 }

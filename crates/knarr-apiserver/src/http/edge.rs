@@ -2,11 +2,13 @@
 
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
@@ -20,13 +22,14 @@ use super::{
     respond::{self, Shape},
 };
 use crate::{
+    audit::Record,
     authn::{Credentials, User, request_header, websocket},
     call::{Call, Input},
     catalog::Catalog,
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
     metrics::{Labels, Requests, timed, waited},
-    pipeline::attributes_for,
+    pipeline::{attributes_for, panic_text},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
 };
@@ -52,19 +55,19 @@ impl Server {
     {
         let inner = &self.inner;
         let (started, arrived) = (Instant::now(), tokio::time::Instant::now());
-        let audit_id = request.headers().get(AUDIT_ID).cloned();
+        let audit_id = audit_id(inner, request.headers());
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
             Ok(info) => info,
-            Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
+            Err(status) => return finish(audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };
         let counted = counted(inner, request.method(), request.headers(), &info, &query);
         let sized = matches!(*request.method(), http::Method::GET) && matches!(info.verb.as_str(), "get" | "list") && !info.is_long_running();
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
         let errors_as = || error_format(wanted, agent);
         let lasting = info.is_long_running();
-        let passage = Passage { info: Arc::new(info), query, arrived, class: OnceLock::new() };
-        let work = timed(self.route(request, peer, &passage));
+        let passage = Passage { info: Arc::new(info), query, arrived, audit_id, class: OnceLock::new(), record: OnceLock::new() };
+        let work = timed(AssertUnwindSafe(self.route(request, peer, &passage)).catch_unwind());
         let (response, webhooks) = if lasting {
             work.await
         } else {
@@ -74,23 +77,26 @@ impl Server {
                     counted.terminate(504);
                     let seconds = inner.config.request_timeout.as_secs();
                     let status = Status::timeout(format!("request did not complete within requested timeout - context deadline exceeded ({seconds}s)"), 0);
-                    (Err(status.into()), Duration::ZERO)
+                    (Ok(Err(status.into())), Duration::ZERO)
                 }
             }
         };
-        let response = match response {
+        let response = match response.unwrap_or_else(|panic| Ok(passage.panicked(panic.as_ref()))) {
             Ok(response) => response,
             Err(refused) if refused.too_many => {
                 counted.terminate(429);
                 too_many(&refused)
             }
             Err(refused) => {
+                if let Some(record) = passage.record() {
+                    record.refused(&refused.status.status);
+                }
                 let mut response = respond::failure(&refused.status, &errors_as());
                 respond::warn(response.headers_mut(), &refused.warnings);
                 response
             }
         };
-        let response = passage.classified(response);
+        let response = passage.written_down(passage.classified(response)).await;
         let code = response.status().as_u16();
         let response = if lasting && code < 300 {
             // Counted when its body ends.
@@ -103,7 +109,7 @@ impl Server {
             }
             response
         };
-        finish(inner, audit_id, response)
+        finish(passage.audit_id, response)
     }
 
     async fn route<B>(&self, mut request: Request<B>, peer: &Peer, passage: &Passage) -> Result<Response<Body>, Refused>
@@ -114,27 +120,35 @@ impl Server {
         let inner = &self.inner;
         websocket::take_token(request.headers_mut())?;
         let info = &*passage.info;
-        let user = inner.authenticate(request.headers(), &info.path, peer).await?;
+        let user = inner.authenticate(request.headers(), &info.path, peer).await;
+        if let Some(auditor) = &inner.auditor {
+            passage.begin_record(auditor, user.as_ref().ok().map(|u| Arc::new(u.clone())), &request, peer);
+        }
+        let user = user?;
+        let record = passage.record();
+        if let Some(record) = record {
+            record.received().await?;
+        }
         request_header::clear(request.headers_mut(), &inner.config.front_proxy_headers);
         if let Some(expires) = peer.expires {
             inner.metrics.certificate((expires - inner.env.now().as_second()) as f64);
         }
-        let user = Arc::new(impersonate::apply(inner, user, info, request.headers_mut()).await?);
+        let user = Arc::new(impersonate::apply(inner, user, info, request.headers_mut(), record).await?);
         let seat = inner.admit(&user, passage).await?;
         if let Some(remote) = inner.aggregation.find(info)
             && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
         {
-            inner.check(&attributes_for(&user, info)).await?;
+            inner.check_recorded(&attributes_for(&user, info), record).await?;
             let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));
             let answer = crate::aggregate::forward(inner, &remote, &user, request).await;
             return Ok(answer.unwrap_or_else(|status| respond::plain_error(status.code, &status.message)));
         }
         if !info.is_resource_request {
-            return Ok(paths::serve(inner, &user, info, &passage.query, request.headers()).await?);
+            return Ok(paths::serve(inner, &user, passage, request.headers()).await?);
         }
         let catalog = inner.catalog.load_full();
         if connect::is_connect(&catalog, info) {
-            return Ok(connect::serve(inner, &catalog, user, info.clone(), request).await?);
+            return Ok(connect::serve(inner, &catalog, user, info.clone(), record, request).await?);
         }
         self.serve_resource(request, passage, user, &catalog, seat).await
     }
@@ -156,7 +170,7 @@ impl Server {
         let (parts, body) = request.into_parts();
         let (info, query) = (&*passage.info, &passage.query);
         if parts.method == http::Method::HEAD {
-            inner.check(&attributes_for(&user, info)).await?;
+            inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
             return Err(crate::pipeline::not_allowed().into());
         }
         let served = catalog.find(&info.group, &info.version, &info.resource);
@@ -170,11 +184,15 @@ impl Server {
         let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
         let input = read_input(&parts.headers, info, patch, body).await?;
         let user_agent = parts.headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();
-        let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent };
+        let record = passage.record.get().cloned();
+        let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent, record };
         let (outcome, warnings) = inner.answer(&call).await;
         let mut outcome = outcome.map_err(|status| Refused::new(status, warnings.clone()))?;
         let _seat = outcome.hold(inner, &call, seat);
         let format = Format { accepted, include, now: inner.env.now() };
+        if let Some(record) = passage.record() {
+            record.answered(&outcome, &format);
+        }
         let response = respond::outcome(outcome, format, Shape::of(&parts.headers)).await;
         let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;
         respond::warn(response.headers_mut(), &warnings);
@@ -207,7 +225,9 @@ pub(super) struct Passage {
     pub info: Arc<RequestInfo>,
     pub query: Query,
     pub arrived: tokio::time::Instant,
+    pub audit_id: HeaderValue,
     class: OnceLock<Class>,
+    pub record: OnceLock<Arc<Record>>,
 }
 
 impl Passage {
@@ -220,6 +240,16 @@ impl Passage {
             headers.insert(HeaderName::from_static(SCHEMA_HEADER), schema);
         }
         response
+    }
+
+    /// What the client is told when its request brought us to a panic (upstream: `WithPanicRecovery`).
+    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Response<Body> {
+        let text = panic_text(panic);
+        tracing::error!(verb = self.info.verb, path = self.info.path, panic = text, "a request panicked");
+        if let Some(record) = self.record() {
+            record.panicked(text);
+        }
+        respond::plain_error(500, "This request caused apiserver to panic. Look in the logs for details.")
     }
 
     fn asked(&self) -> Asked {
@@ -252,6 +282,9 @@ impl Inner {
         match self.flow.enter(&class, user, info, passage.asked(), self, (passage.arrived, patience)).await {
             Ok((seat, waiting)) => {
                 waited(waiting);
+                if let Some(record) = passage.record() {
+                    record.queued(waiting);
+                }
                 Ok(Some(seat))
             }
             Err(refused) => Err(Refused { too_many: true, ..Status::from(refused).into() }),
@@ -279,13 +312,16 @@ fn error_format(wanted: Option<HeaderValue>, agent: Option<HeaderValue>) -> Acce
     accept(&headers, "", Offers::Plain, false).unwrap_or(Accepted::JSON)
 }
 
+/// The id that the client gives its request, or a new one.
+fn audit_id(inner: &Inner, headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty()).cloned();
+    given.unwrap_or_else(|| HeaderValue::try_from(inner.env.uuid()).unwrap_or(HeaderValue::from_static("")))
+}
+
 /// The headers that every answer carries.
-fn finish(inner: &Inner, audit_id: Option<HeaderValue>, mut response: Response<Body>) -> Response<Body> {
+fn finish(audit_id: HeaderValue, mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
-    let audit_id = audit_id.or_else(|| HeaderValue::try_from(inner.env.uuid()).ok());
-    if let Some(id) = audit_id {
-        headers.insert(AUDIT_ID, id);
-    }
+    headers.insert(AUDIT_ID, audit_id);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response
 }

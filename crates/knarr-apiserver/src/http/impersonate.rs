@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName};
 use knarr_core::{Reason, Result, Status, field::go_quote, names};
 
 use crate::{
+    audit::Record,
     authn::{ANONYMOUS, AUTHENTICATED, MASTERS, UNAUTHENTICATED, User, extra},
     authz::Attributes,
     pipeline::{attributes_for, forbidden},
@@ -126,7 +127,7 @@ fn go_syntax(user: &User) -> String {
 ///
 /// # Errors
 /// `Forbidden` when the user may not be this somebody; `BadRequest` for headers without a user.
-pub async fn apply(inner: &Inner, user: User, info: &RequestInfo, headers: &mut HeaderMap) -> Result<User> {
+pub async fn apply(inner: &Inner, user: User, info: &RequestInfo, headers: &mut HeaderMap, record: Option<&Record>) -> Result<User> {
     let Some(wanted) = wanted(headers)? else { return Ok(user) };
     let theirs: Vec<HeaderName> = headers.keys().filter(|k| matches!(k.as_str(), USER | GROUP | UID) || k.as_str().starts_with(EXTRA)).cloned().collect();
     theirs.iter().for_each(|name| drop(headers.remove(name)));
@@ -134,7 +135,12 @@ pub async fn apply(inner: &Inner, user: User, info: &RequestInfo, headers: &mut 
     for mode in MODES.into_iter().filter(|mode| mode.applies(&wanted, &user)) {
         let ask = Ask { inner, mode, requestor: &user };
         match ask.all(&wanted, info).await {
-            Ok(other) => return Ok(other),
+            Ok(other) => {
+                if let Some(record) = record {
+                    record.impersonated(&other, &if mode.is_constrained() { mode.verb() } else { String::new() });
+                }
+                return Ok(other);
+            }
             Err(why) => drop(refused.get_or_insert(why)),
         }
     }

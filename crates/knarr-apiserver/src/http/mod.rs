@@ -1,6 +1,7 @@
 //! The HTTP edge: a request off the wire becomes a [`crate::call::Call`] or the answer to a path that names no resource; an
 //! outcome becomes bytes. Nothing here knows what a verb does.
 
+mod audited;
 mod body;
 mod connect;
 mod edge;

@@ -2,22 +2,18 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use knarr_core::{KUBERNETES_VERSION, Result, Status, Value, json, metrics::CONTENT_TYPE};
+use knarr_core::{
+    KUBERNETES_VERSION, Result, Status, Value, json,
+    metrics::{CONTENT_TYPE, Text},
+};
 
 use super::{
     body::Body,
+    edge::Passage,
     negotiate::{Accepted, Convert, Media, Offers, accept},
     respond::{self, Shape, answer, page_not_found},
 };
-use crate::{
-    authn::User,
-    authz::Attributes,
-    encode::json,
-    metrics::Now,
-    pipeline::deprecation,
-    request::{Query, RequestInfo},
-    server::Inner,
-};
+use crate::{authn::User, authz::Attributes, encode::json, metrics::Now, pipeline::deprecation, request::Query, server::Inner};
 
 const JSON: &str = "application/json";
 
@@ -25,9 +21,11 @@ const JSON: &str = "application/json";
 ///
 /// # Errors
 /// `Forbidden`, 405 and 406.
-pub async fn serve(inner: &Inner, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+pub async fn serve(inner: &Inner, user: &User, passage: &Passage, headers: &HeaderMap) -> Result<Response<Body>> {
+    let (info, query) = (&*passage.info, &passage.query);
     let path = info.path.trim_end_matches('/');
-    inner.check(&Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() }).await?;
+    let attributes = Attributes { user: user.clone(), verb: info.verb.clone(), path: info.path.clone(), ..Attributes::default() };
+    inner.check_recorded(&attributes, passage.record()).await?;
     let routed =
         path == "/version" || ["/api", "/apis"].iter().any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
     if routed && info.verb != "get" {
@@ -137,14 +135,19 @@ fn metrics(inner: &Inner) -> String {
     keys.sort();
     keys.dedup();
     let objects: Vec<_> = keys.iter().map(|k| (k.group.to_string(), k.resource.to_string(), inner.storage.snapshot(k).len())).collect();
-    inner.metrics.text(&Now {
+    let mut audit = Text::default();
+    if let Some(auditor) = &inner.auditor {
+        auditor.write_metrics(&mut audit);
+    }
+    let now = Now {
         inflight: inner.flow.current(),
         flow: &inner.flow,
         objects: &objects,
         storage_size: inner.storage_size.as_ref().map(|size| size()),
         version: &version(),
         deprecated: &|group, _, resource| deprecation(group, resource).is_some(),
-    })
+    };
+    inner.metrics.text(&now) + &audit.into_string()
 }
 
 fn keys(inner: &Inner, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> (Value, &'static str)) -> Result<Response<Body>> {

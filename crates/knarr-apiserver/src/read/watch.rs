@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{INITIAL_EVENTS_END, parse_revision, selection::Selection, store_error};
 use crate::{
+    audit::Ending,
     call::{Exchange, Outcome},
     catalog::Served,
     flowcontrol::{Registration, Seat},
@@ -60,6 +61,8 @@ pub struct Watching {
     /// Kept until the first state has been told.
     seat: Option<Seat>,
     registration: Option<Registration>,
+    /// What is written down when it ends.
+    ending: Option<Ending>,
 }
 
 /// Starts a watch.
@@ -120,6 +123,7 @@ impl Watching {
             stopped: Box::pin(shutdown.cancelled_owned()),
             seat: None,
             registration: None,
+            ending: None,
             served,
         };
         watching.plan_bookmark();
@@ -129,6 +133,11 @@ impl Watching {
     /// Keeps the seat of the request until the first state has been told, and the registration until the end.
     pub fn hold(&mut self, seat: Option<Seat>, registration: Option<Registration>) {
         (self.seat, self.registration) = (seat, registration);
+    }
+
+    /// Keeps what writes down its end.
+    pub fn hold_ending(&mut self, ending: Ending) {
+        self.ending = Some(ending);
     }
 
     fn plan_bookmark(&mut self) {

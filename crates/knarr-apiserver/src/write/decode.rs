@@ -38,6 +38,7 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
     let mut value = decoded.value;
     conform(ex, &mut value)?;
     defaults(ex, &mut value);
+    ex.record_request(&value);
     Ok(value)
 }
 
@@ -126,6 +127,7 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
             }
             value.set(&["kind"], kind.kind.as_str());
             value.set(&["apiVersion"], kind.api_version());
+            ex.record_request(&value);
             return Ok(value);
         }
         Input::Encoded { media: Media::Json, bytes } => bytes.clone(),
@@ -135,6 +137,7 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     };
     let decoded = codec::decode_json_kind(kind, &json, field_validation(ex))?;
     ex.warn_all(decoded.warnings);
+    ex.record_request(&decoded.value);
     Ok(decoded.value)
 }
 
@@ -156,11 +159,15 @@ pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     }
     // Every group has options by that name; typed clients send those of the group of what they delete.
     if value.str_at(&["apiVersion"]).is_none_or(|version| version == kind.api_version()) {
-        return Ok(codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value);
+        let options = codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value;
+        ex.record_request(&options);
+        return Ok(options);
     }
     value.set(&["apiVersion"], kind.api_version());
     let json = serde_json::to_vec(&value).map_err(Status::internal)?;
-    Ok(codec::decode_json_kind(kind, &json, FieldValidation::Ignore)?.value)
+    let options = codec::decode_json_kind(kind, &json, FieldValidation::Ignore)?.value;
+    ex.record_request(&options);
+    Ok(options)
 }
 
 /// A body of which nothing is known: a patch.

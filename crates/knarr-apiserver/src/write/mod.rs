@@ -115,8 +115,9 @@ impl<'a> Writer<'a> {
     /// What a plugin says.
     pub async fn admit_delete(&self, old: &Value) -> Result<()> {
         let mut review = self.review(Operation::Delete, None, Some(old));
-        chain::mutate(self.ex.server, &mut review).await?;
+        let verdict = chain::mutate(self.ex.server, &mut review).await;
         self.note(&review);
+        verdict?;
         self.admit(Operation::Delete, None, Some(old)).await.map(drop)
     }
 

@@ -32,6 +32,12 @@ pub async fn patch(ex: &Exchange<'_>) -> Result<Outcome> {
     let name = ex.name()?;
     validate_write_options(&ex.call.options, "PatchOptions", patch_type == PatchType::Apply)?;
     let body = read(ex, patch_type)?;
+    if let Some(record) = &ex.call.record {
+        record.request_patch(|| match &ex.call.input {
+            Input::Encoded { bytes, .. } if patch_type != PatchType::Apply => bytes.clone(),
+            _ => codec::encode_json(&body).into(),
+        });
+    }
     replace(&Writer::new(ex), name, &Patch { patch_type, body }).await
 }
 

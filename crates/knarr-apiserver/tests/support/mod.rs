@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use knarr_apiserver::{
     Config, Server, ServerBuilder,
+    audit::Auditor,
     authn::{Authenticator, Credentials, MASTERS, User},
     http::{Limits, serve},
 };
@@ -63,9 +64,17 @@ impl Cluster {
     }
 
     pub async fn start_with(config: Config) -> Self {
+        Self::start_as(config, None).await
+    }
+
+    pub async fn start_audited(auditor: Option<Arc<Auditor>>) -> Self {
+        Self::start_as(Config::default(), auditor).await
+    }
+
+    async fn start_as(config: Config, auditor: Option<Arc<Auditor>>) -> Self {
         let env = Env::system();
         let (storage, etcd) = testing::open(&env).await;
-        let cluster = Self::serve_on(env, storage, etcd, config).await;
+        let cluster = Self::serve_on(env, storage, etcd, config, auditor).await;
         for namespace in ["default", "kube-system"] {
             let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}});
             assert_eq!(cluster.post("/api/v1/namespaces", &body).await.code, 201);
@@ -80,15 +89,21 @@ impl Cluster {
         for _ in 0..N {
             let env = Env::system();
             let storage = Storage::open(Arc::new(etcd.engine().await), env.clone()).unwrap();
-            servers.push(Self::serve_on(env, storage, None, Config::default()).await);
+            servers.push(Self::serve_on(env, storage, None, Config::default(), None).await);
         }
         let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"}});
         assert_eq!(servers[0].post("/api/v1/namespaces", &body).await.code, 201);
         (servers.try_into().unwrap_or_else(|_| unreachable!("as many as were started")), etcd)
     }
 
-    async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config) -> Self {
-        let server = ServerBuilder::new(storage.clone()).env(env).config(config).authenticator(Arc::new(Everybody)).storage_size(Arc::new(|| 4096)).build();
+    async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config, auditor: Option<Arc<Auditor>>) -> Self {
+        let server = ServerBuilder::new(storage.clone())
+            .env(env)
+            .config(config)
+            .authenticator(Arc::new(Everybody))
+            .storage_size(Arc::new(|| 4096))
+            .auditor(auditor)
+            .build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(server.clone(), listener, None, Limits::default()));

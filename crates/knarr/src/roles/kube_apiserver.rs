@@ -24,6 +24,7 @@ use knarr_store::{Engine, EtcdEngine, MemoryEngine, Storage};
 use tokio::net::TcpListener;
 
 use super::access::{self, Access, Own};
+use super::audit;
 use super::flags::{Flags, Known};
 use super::{etcd, tls};
 
@@ -69,7 +70,7 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n)) {
+    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n) && !audit::FLAGS.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
     super::runtime(2)?.block_on(serve_until_stopped(&flags))
@@ -104,6 +105,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     }
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
+    server.flush_audit().await;
     storage.stop();
     Ok(())
 }
@@ -161,8 +163,10 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let access = Access::new(flags, own)?;
     let plugins = access::plugins(flags, &objects)?;
     let config = knarr_apiserver::Config { front_proxy_headers: access.front_proxy_headers.clone(), ..config(flags)? };
+    let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
         .config(config)
+        .auditor(auditor)
         .env(env.clone())
         .authenticator(access.authenticator.clone())
         .authorizer(access.authorizer.clone())
@@ -173,7 +177,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
 }
 
 fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
-    let mut config = knarr_apiserver::Config::default();
+    let mut config = knarr_apiserver::Config { audit: audit::settings(flags)?, ..knarr_apiserver::Config::default() };
     let cidrs = flags.list("service-cluster-ip-range");
     if !cidrs.is_empty() {
         config.service_cidrs = cidrs
@@ -251,7 +255,7 @@ mod tests {
     #[test]
     fn every_flag_that_is_honoured_is_a_flag() {
         let help = Known::new(FLAGS).help("kube-apiserver", "");
-        for name in HONOURED {
+        for name in HONOURED.iter().chain(audit::FLAGS) {
             assert!(help.contains(&format!("--{name}")), "{name}");
         }
         assert!(!help.contains("--insecure-port"));

@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod audit;
 pub mod etcd;
 mod flags;
 mod keys;

@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Access, FrontProxy, Own};
+use super::audit;
 use super::flags::{Flags, Known};
 use super::keys::Keys;
 use super::renewal::keep_fresh;
@@ -77,6 +78,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     stop.cancel();
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
+    server.flush_audit().await;
     storage.stop();
     Ok(())
 }
@@ -134,14 +136,20 @@ async fn build(
     };
     let flags = flags_of(&cluster.apiserver_args)?;
     let access = Access::new(&flags, own)?;
+    let defaults = knarr_apiserver::Config::default();
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
         front_proxy_headers: access.front_proxy_headers.clone(),
         advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
-        ..knarr_apiserver::Config::default()
+        audit: audit::settings(&flags)?,
+        read_inflight_max: flags.parsed("max-requests-inflight")?.unwrap_or(defaults.read_inflight_max),
+        write_inflight_max: flags.parsed("max-mutating-requests-inflight")?.unwrap_or(defaults.write_inflight_max),
+        ..defaults
     };
+    let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
         .config(config)
+        .auditor(auditor)
         .env(env.clone())
         .authenticator(access.authenticator.clone())
         .authorizer(access.authorizer.clone())
@@ -153,6 +161,9 @@ async fn build(
         .build();
     Ok((server, access))
 }
+
+/// Flags of kube-apiserver that are read here.
+const OWN_FLAGS: &[&str] = &["max-mutating-requests-inflight", "max-requests-inflight"];
 
 /// Reads the flags of kube-apiserver that the cluster was started with.
 ///
@@ -166,7 +177,7 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
     }
     let flags = known.parse(&dashed)?;
-    if let Some(name) = flags.names().find(|n| !access::FLAGS.contains(n)) {
+    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, OWN_FLAGS].concat().contains(n)) {
         let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
     }
