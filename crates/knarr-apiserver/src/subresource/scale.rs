@@ -7,12 +7,12 @@ use knarr_core::{
     json,
     selector::LabelSelector,
 };
-use knarr_schema::{apply, patch, registry::Resource, types};
+use knarr_schema::{apply, codec, patch as patches, registry::Resource, types};
 
 use crate::{
     call::{Exchange, Outcome},
     read,
-    write::{self, Writer, decode, meta},
+    write::{self, Writer, decode, meta, patch},
 };
 
 /// Serves all verbs of the subresource.
@@ -28,7 +28,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     }
     let wish = match ex.call.patch {
         None => Wish::Put(decode::other(ex, &GroupVersionKind::new("autoscaling", "v1", "Scale"))?),
-        Some(patch_type) => Wish::Patch(patch_type, decode::untyped(ex)?),
+        Some(patch_type) => Wish::Patch(patch_type, patch::read(ex, patch_type)?),
     };
     let change = Rescale { paths, wish };
     match write::replace(&Writer::new(ex), ex.name()?, &change).await? {
@@ -136,16 +136,22 @@ impl Rescale {
         matches!(self.wish, Wish::Patch(PatchType::Apply, _))
     }
 
-    fn wanted(&self, old: &Value) -> Result<Value> {
-        match &self.wish {
-            Wish::Put(scale) => Ok(scale.clone()),
-            Wish::Patch(PatchType::Json, p) => patch::json_patch(old, p),
+    fn wanted(&self, ex: &Exchange<'_>, old: &Value) -> Result<Value> {
+        let patched = match &self.wish {
+            Wish::Put(scale) => return Ok(scale.clone()),
+            Wish::Patch(PatchType::Apply, p) => return Ok(patches::merge_patch(old, p)),
+            Wish::Patch(PatchType::Json, p) => patches::json_patch(old, p)?,
             Wish::Patch(PatchType::StrategicMerge, p) => match types::of_kind("autoscaling", "v1", "Scale") {
-                Some(type_id) => patch::strategic_merge(type_id, old, p),
-                None => Ok(patch::merge_patch(old, p)),
+                Some(type_id) => patches::strategic_merge(type_id, old, p)?,
+                None => patches::merge_patch(old, p),
             },
-            Wish::Patch(_, p) => Ok(patch::merge_patch(old, p)),
-        }
+            Wish::Patch(_, p) => patches::merge_patch(old, p),
+        };
+        let json = codec::encode_json(&patched);
+        let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
+        let decoded = codec::decode_json_kind(&kind, &json, decode::field_validation(ex)).map_err(|e| patch::unreadable(&e, &json))?;
+        ex.warn_all(decoded.warnings);
+        Ok(decoded.value)
     }
 }
 
@@ -153,7 +159,7 @@ impl write::Change for Rescale {
     fn apply(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
         let name = writer.ex.name()?;
         let Some(live) = live else { return Err(writer.not_found(name)) };
-        let mut scale = self.wanted(&self.paths.scale_of(live))?;
+        let mut scale = self.wanted(writer.ex, &self.paths.scale_of(live))?;
         meta::ensure_name(&mut scale, name)?;
         meta::ensure_namespace(&mut scale, writer.ex.namespace())?;
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");

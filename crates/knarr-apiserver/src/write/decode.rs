@@ -169,15 +169,3 @@ pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     ex.record_request(&options);
     Ok(options)
 }
-
-/// A body of which nothing is known: a patch.
-///
-/// # Errors
-/// `BadRequest` for what is no JSON.
-pub fn untyped(ex: &Exchange<'_>) -> Result<Value> {
-    match &ex.call.input {
-        Input::Tree(tree) => Ok(tree.clone()),
-        Input::None => codec::parse_json(b"").map_err(Status::bad_request),
-        Input::Encoded { bytes, .. } => codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}"))),
-    }
-}

@@ -8,7 +8,7 @@ mod create;
 pub mod decode;
 mod delete;
 pub mod meta;
-mod patch;
+pub mod patch;
 mod update;
 
 use std::{sync::Arc, time::Duration};

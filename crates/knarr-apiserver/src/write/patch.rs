@@ -47,7 +47,10 @@ pub fn unsupported() -> Status {
 }
 
 /// The patch itself as a tree.
-fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
+///
+/// # Errors
+/// `BadRequest` for what is no patch of its type.
+pub fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
     let bytes = match &ex.call.input {
         Input::Tree(tree) => return Ok(tree.clone()),
         Input::None => &[][..],
@@ -164,14 +167,18 @@ impl Patch {
 
 /// Reads the patched object as if it had been sent: unknown fields go, types are checked.
 fn checked(ex: &Exchange<'_>, patched: &Value, shown: impl FnOnce() -> Option<Vec<u8>>) -> Result<Value> {
-    let decoded = codec::decode_value(&ex.served.resource, patched, decode::field_validation(ex)).map_err(|e| {
-        let shown = String::from_utf8_lossy(&shown().unwrap_or_else(|| codec::encode_json(patched))).into_owned();
-        let why = e.message.split_once(": ").map_or(e.message.as_str(), |(_, why)| why).to_owned();
-        Status::invalid(&GroupVersionKind::new("", "", ""), "", &[field::Error::invalid(&Path::new("patch"), shown, why)])
-    })?;
+    let decoded = codec::decode_value(&ex.served.resource, patched, decode::field_validation(ex))
+        .map_err(|e| unreadable(&e, &shown().unwrap_or_else(|| codec::encode_json(patched))))?;
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
     decode::conform(ex, &mut value)?;
     decode::defaults(ex, &mut value);
     Ok(value)
+}
+
+/// A patch makes something that cannot be read.
+pub fn unreadable(why: &Status, shown: &[u8]) -> Status {
+    let shown = String::from_utf8_lossy(shown).into_owned();
+    let why = why.message.split_once(": ").map_or(why.message.as_str(), |(_, why)| why).to_owned();
+    Status::invalid(&GroupVersionKind::new("", "", ""), "", &[field::Error::invalid(&Path::new("patch"), shown, why)])
 }
