@@ -124,6 +124,10 @@ pub fn failure(failure: &Failure, accepted: &Accepted) -> Response<Body> {
     if retry > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
     }
+    // Upstream's filters of identity and permission say so, what stands behind them does not.
+    if status.code == 403 && status.message.contains("forbidden: User \"") || status.code == 400 && status.message.contains(" without impersonating ") {
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     response
 }
 
