@@ -80,7 +80,9 @@ fn check_v1(answer: &Value, response: &Value, uid: &str, mutating: bool) -> Resu
     }
     let (version, kind) = (answer.str_at(&["apiVersion"]).unwrap_or_default(), answer.str_at(&["kind"]).unwrap_or_default());
     if (version, kind) != ("admission.k8s.io/v1", "AdmissionReview") {
-        return Err(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {version}, Kind={kind}"));
+        // A version of no group is shown with the slash that would follow the group.
+        let slash = if version.contains('/') { "" } else { "/" };
+        return Err(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {slash}{version}, Kind={kind}"));
     }
     let (patch, patch_type) = (response.str_at(&["patch"]).unwrap_or_default(), response.str_at(&["patchType"]));
     match (mutating, patch.is_empty(), patch_type) {
