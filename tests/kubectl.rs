@@ -33,7 +33,12 @@ impl Case {
 
     fn args(&self, own_name: &str, fixtures: &Path) -> Vec<String> {
         let name = |word: String| if self.writes { word.replacen("NAME", own_name, 1) } else { word };
-        words(&self.line).into_iter().map(|w| name(w).replace("FIXTURES", &fixtures.display().to_string())).collect()
+        words(&self.line)
+            .into_iter()
+            .map(|w| {
+                name(w).replace("FIXTURES", &fixtures.display().to_string()).replace("KUSTOMIZE", &fixtures.with_file_name("kustomize").display().to_string())
+            })
+            .collect()
     }
 }
 

@@ -22,6 +22,8 @@ fn a_newcomers_way_through_a_cluster() {
     cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
     let address = SocketAddr::from((cluster.address(), NODE_PORT));
     three_pods_answer(address);
+    runs_as_of_old(&cluster);
+    volumes_go_with_their_claims(&cluster);
     scaled(&cluster, 5);
     scaled(&cluster, 0);
     scaled(&cluster, 3);
@@ -92,6 +94,46 @@ fn streams(cluster: &Cluster) {
         described.contains("Successfully assigned") && described.contains("Started")
     });
 }
+
+/// What `kubectl run` made once: a Deployment and a Service.
+fn runs_as_of_old(cluster: &Cluster) {
+    let line = "run again --image=knarr.local/hello:1 --replicas=2 --expose --port=8080 --env=GREETING=Hey --labels=app=again";
+    let said = cluster.knarr_for_users(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(said, "deployment.apps/again created\nservice/again created\n");
+    cluster.kubectl(&["rollout", "status", "deployment/again", "--timeout=60s"]);
+    wait_for("the Service to answer", || {
+        let answer = cluster.try_kubectl(&["get", "--raw", "/api/v1/namespaces/default/services/again:8080/proxy/"]);
+        String::from_utf8_lossy(&answer.stdout).starts_with("Hey ")
+    });
+    cluster.kubectl(&["delete", "deployment,service", "again"]);
+    wait_for("its pods to go", || cluster.kubectl(&["get", "pods", "-l", "app=again", "-o", "name"]).is_empty());
+}
+
+/// A claim gets a folder of its pod's node, and the folder goes with the claim.
+fn volumes_go_with_their_claims(cluster: &Cluster) {
+    let manifest = cluster.write("claim.yaml", CLAIM);
+    cluster.kubectl(&["apply", "-f", &manifest]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=60s"]);
+    let folder = cluster.kubectl(&["get", "pv", "-o", "jsonpath={.items[0].spec.hostPath.path}"]);
+    assert!(std::path::Path::new(&folder).is_dir(), "{folder}");
+    cluster.kubectl(&["delete", "pod/keeper", "pvc/kept", "--timeout=60s"]);
+    wait_for("the folder to go", || !std::path::Path::new(&folder).exists());
+}
+
+const CLAIM: &str = r"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: hello, image: 'knarr.local/hello:1', volumeMounts: [{name: kept, mountPath: /kept}]}]
+  volumes: [{name: kept, persistentVolumeClaim: {claimName: kept}}]
+";
 
 /// Every process of ours is killed, one after the other; no container restarts.
 fn survives_our_death(cluster: &Cluster, address: SocketAddr) {

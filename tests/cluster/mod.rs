@@ -79,6 +79,18 @@ impl Cluster {
         done(&mut command)
     }
 
+    /// A verb of knarr's for users of the cluster; it must succeed. Gives its output.
+    pub fn knarr_for_users(&self, args: &[&str]) -> String {
+        done(Command::new(env!("CARGO_BIN_EXE_knarr")).args(args).env("KUBECONFIG", self.kubeconfig()).env("NO_PROXY", "*"))
+    }
+
+    /// Writes a file beside the cluster's; gives its path.
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    }
+
     /// Stock kubectl; it must succeed. Gives its output.
     pub fn kubectl(&self, args: &[&str]) -> String {
         done(&mut self.kubectl_command(args))

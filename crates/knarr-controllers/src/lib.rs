@@ -34,6 +34,7 @@ mod garbagecollector;
 mod hash;
 mod history;
 mod job;
+mod kubelet_serving;
 mod legacy_token_cleaner;
 mod namespace;
 mod node_affinity;
@@ -88,6 +89,7 @@ pub fn start_all(context: &ControllerContext) {
     ttl_after_finished::start(context);
     volumes::start(context);
     csr_approving::start(context);
+    kubelet_serving::start(context);
     csr_signing::start(context);
     csr_cleaner::start(context);
     pod_certificate_cleaner::start(context);

@@ -185,9 +185,12 @@ mod tests {
         assert_eq!(client.ask("10.96.0.5:80").unwrap(), "server 10.244.0.3");
         assert_eq!(machine.ask("10.96.0.5:80").unwrap(), "server 10.244.0.1");
         // A query without a question: any answer will do.
+        // It answers as soon as it knows everything.
         let dns = client.udp("10.96.0.10:53");
-        dns.send(&[0; 12]).unwrap();
-        assert_eq!(dns.recv(&mut [0; 512]).unwrap(), 12);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while dns.send(&[0; 12]).and_then(|_| dns.recv(&mut [0; 512])).ok() != Some(12) {
+            assert!(std::time::Instant::now() < until, "nobody answers");
+        }
         stop.cancel();
         drop((network, server, client));
         machine.run(|| remove(&config).unwrap());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use knarr_client::informer::{Reflector, Sink};
 use knarr_client::{Client, Query, read};
 use knarr_core::api::EventType;
@@ -35,6 +35,7 @@ use crate::pod::{kill, look, sandbox, work};
 use crate::services::Services;
 use crate::tokens::Tokens;
 use crate::volumes::followed::Shared;
+use crate::volumes::local::LocalVolumes;
 use crate::volumes::mounter::{Kernel, Mounter};
 use crate::volumes::{self, pod_certificates};
 
@@ -121,6 +122,8 @@ impl Agent {
             tokens: Tokens::new(client.clone(), parts.env.clone()),
             trust_bundles: Shared::new(client.clone(), parts.env.clone(), Query::all::<ClusterTrustBundle>()),
             pod_certificates: Shared::new(client.clone(), parts.env.clone(), pod_certificates::query(&config.node_name)),
+            persistent_volumes: Shared::new(client.clone(), parts.env.clone(), Query::all::<PersistentVolume>()),
+            local_volumes: LocalVolumes::new(config.local_volumes_dir.clone().unwrap_or_else(|| config.root_dir.join("local-volumes"))),
             services: Services::start(client.clone(), parts.env.clone(), stop.clone()),
             images: Images::default(),
             started: parts.env.now(),

@@ -28,6 +28,7 @@ pub async fn start(context: &Arc<Context>, pods: &Arc<Pods>, tasks: &mut JoinSet
     tasks.spawn(keep_lease(context.clone()));
     tasks.spawn(crate::eviction::run(context.clone(), pods.clone()));
     tasks.spawn(crate::images::collect::run(context.clone()));
+    tasks.spawn(crate::volumes::local::run(context.clone()));
     tasks.spawn(crate::logs::rotate::run(context.clone(), pods.clone()));
     Ok(())
 }

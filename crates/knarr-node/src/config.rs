@@ -31,6 +31,8 @@ pub struct AgentConfig {
     pub addresses: Vec<IpAddr>,
     /// `pods/UID/volumes/…` lies below it.
     pub root_dir: PathBuf,
+    /// Where it is noted which local volumes have folders here; must outlive a stop. Absent: below `root_dir`.
+    pub local_volumes_dir: Option<PathBuf>,
     /// `NS_NAME_UID/CONTAINER/N.log` lies below it.
     pub pod_log_dir: PathBuf,
     /// Links to log files for collectors that look there.
@@ -83,6 +85,7 @@ impl AgentConfig {
             node_name,
             addresses: Vec::new(),
             root_dir: "/var/lib/kubelet".into(),
+            local_volumes_dir: None,
             pod_log_dir: "/var/log/pods".into(),
             container_log_dir: "/var/log/containers".into(),
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),

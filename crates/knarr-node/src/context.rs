@@ -20,6 +20,7 @@ use crate::probes::counts::Counts;
 use crate::services::Services;
 use crate::tokens::Tokens;
 use crate::volumes::followed::Shared;
+use crate::volumes::local::LocalVolumes;
 use crate::volumes::mounter::Mounter;
 
 pub struct Context {
@@ -36,6 +37,9 @@ pub struct Context {
     pub trust_bundles: Shared,
     /// The PodCertificateRequests of this node.
     pub pod_certificates: Shared,
+    /// All PersistentVolumes.
+    pub persistent_volumes: Shared,
+    pub local_volumes: LocalVolumes,
     pub services: Services,
     pub images: Images,
     pub machine: Machine,

@@ -48,6 +48,10 @@ impl Machine for Local {
         roles::check_apiserver_args(args)
     }
 
+    fn remove_volumes(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        knarr_node::volumes::local::remove_all(&roles::local_volumes(cluster, node)).map_err(Failure::program)
+    }
+
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr {
         // The first address is the machine's.
         let host = u32::try_from(index + 1).unwrap_or(u32::MAX);

@@ -23,6 +23,10 @@ struct Arguments {
 enum Verb {
     #[command(flatten)]
     Cluster(ClusterVerb),
+    /// Run an image on the cluster: a Deployment, and with --expose a Service
+    Run,
+    /// kubectl, built in
+    Kubectl,
     /// Images on the nodes of this machine
     Image {
         #[command(flatten)]
@@ -64,13 +68,16 @@ fn main() -> ExitCode {
         return roles::shim(&args[2..]);
     }
     match called_as(&args).as_deref() {
-        Some("kubectl") => return roles::kubectl(&args[1..]),
+        Some("kubectl") => return roles::kubectl(&knarr_cli::kubectl::ROOT, &args[1..]),
         Some("kube-apiserver") => return component(roles::kube_apiserver::run, &args[1..]),
         Some("etcd") => return component(roles::etcd::run, &args[1..]),
         _ => {}
     }
     if args.get(1).is_some_and(|a| a == "kubectl") {
-        return roles::kubectl(&args.split_off(2));
+        return roles::kubectl(&knarr_cli::kubectl::ROOT, &args.split_off(2));
+    }
+    if args.get(1).is_some_and(|a| a == "run") {
+        return roles::kubectl(&knarr_cli::kubectl::KNARR, &args[1..]);
     }
     match run(Arguments::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +111,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Server { data, index } => roles::server(&data, index),
         Verb::Guard { data } => roles::guard(&data),
         Verb::Agent { data, node, clear } => roles::agent(&data, &node, clear),
+        // They have read their own command lines: here they stand for the help.
+        Verb::Run | Verb::Kubectl => Ok(()),
         Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),
         Verb::Image { which, verb } => roles::for_a_person(images::run(which.load()?, verb)),
     }

@@ -64,9 +64,12 @@ pub struct Cluster {
     /// Where the objects lie; without it in a folder of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
-    /// How many servers run on this machine, all at one port. More than one need a datastore that they share.
+    /// How many servers run on this machine, all at one port; none where it has joined another. More than one need a datastore that they share.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub servers: usize,
+    /// Its server is on another machine, which this one has joined as a node: there is no server to run here, and no authority.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
 }
 
 /// An etcd that the operator runs.
@@ -204,6 +207,7 @@ pub(crate) mod tests {
             apiserver_args: Vec::new(),
             datastore: None,
             servers: 1,
+            joined: false,
         }
     }
 

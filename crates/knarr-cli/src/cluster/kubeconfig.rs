@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use knarr_client::kubeconfig::{self as client, Locked};
 
 use super::config::Cluster;
+use super::credentials;
 use super::failure::{Exit, Failure, Result};
 
 /// Name of the context, the cluster and the user.
@@ -39,14 +40,17 @@ pub fn forget(cluster: &Cluster) -> Result<()> {
 }
 
 /// A kubeconfig for the cluster alone, next to its data: what knarr's own verbs use.
+///
+/// A machine that joined has no administrator's certificate: there they ask as the node.
 pub fn client_config(cluster: &Cluster) -> Result<knarr_client::tls::Config> {
     let read = |name: &str| {
         let path = cluster.pki().join(name);
         std::fs::read(&path).map_err(|e| Failure::file(&path, &e))
     };
+    let (certificate, key) = if cluster.joined { (credentials::CLIENT, credentials::CLIENT) } else { ("admin.crt", "admin.key") };
     let mut config = knarr_client::tls::Config::new(cluster.server_url());
     config.certificate_authority = Some(read("ca.crt")?);
-    config.client_certificate = Some((read("admin.crt")?, read("admin.key")?));
+    config.client_certificate = Some((read(certificate)?, read(key)?));
     Ok(config)
 }
 

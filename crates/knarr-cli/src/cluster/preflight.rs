@@ -82,6 +82,13 @@ pub fn advertise_address() -> IpAddr {
     }
 }
 
+/// The address from which this machine would speak to another.
+pub fn address_towards(other: std::net::SocketAddr) -> Option<IpAddr> {
+    let any: std::net::SocketAddr = if other.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let towards = UdpSocket::bind(any).and_then(|s| s.connect(other).and_then(|()| s.local_addr()));
+    towards.ok().map(|a| a.ip())
+}
+
 fn first_address() -> Option<IpAddr> {
     nix::ifaddrs::getifaddrs()
         .ok()?

@@ -138,28 +138,35 @@ pub trait Machine: Send + Sync {
     async fn clear_machine(&self, cluster: &Cluster) -> Result<()>;
     /// Says what is wrong with flags of kube-apiserver.
     fn check_apiserver_args(&self, args: &[String]) -> Result<()>;
+    /// Removes the folders of a node's local volumes.
+    fn remove_volumes(&self, cluster: &Cluster, node: &Node) -> Result<()>;
     /// The address that a local node of this index will have.
     fn node_address(&self, cluster: &Cluster, index: usize) -> IpAddr;
 }
 
 /// Prints each phase with the time it took.
-struct Phases {
+pub(super) struct Phases {
     begun: Instant,
 }
 
 impl Phases {
+    /// The first begins now.
+    pub fn begin() -> Self {
+        Self { begun: Instant::now() }
+    }
+
     fn done(&self, name: &str, since: Instant) {
         println!("  {name:<28} {:>7.0} ms", since.elapsed().as_secs_f64() * 1000.0);
     }
 
-    fn run<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn run<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let since = Instant::now();
         let result = work()?;
         self.done(name, since);
         Ok(result)
     }
 
-    async fn wait<T>(&self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn wait<T>(&self, name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         let since = Instant::now();
         let result = work.await?;
         self.done(name, since);
@@ -169,9 +176,14 @@ impl Phases {
 
 /// Runs the verb.
 pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
-    let phases = Phases { begun: Instant::now() };
+    let phases = Phases::begin();
     println!("Starting cluster {:?}", args.profile);
-    let mut cluster = phases.run("checks", || prepare(args, machine))?;
+    let cluster = phases.run("checks", || prepare(args, machine))?;
+    bring_up(&phases, cluster, args, machine).await
+}
+
+/// Starts what a cluster's file says, and waits for it.
+pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     cluster.desired = Desired::Running;
     let other_args = set_apiserver_args(&mut cluster, &args.apiserver_args, machine)?;
     cluster.save()?;
@@ -186,18 +198,21 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
         machine.make_node(&cluster, node).await?;
     }
     let ensure = |role: &str, args: &[String]| supervise::ensure(&cluster.data, role, args, &Home::default());
-    phases
-        .wait("API server", async {
-            // The first makes the certificates; others come when it is ready.
-            ensure(supervise::SERVER, &supervise::server_args(&cluster, 1))?;
-            wait_for_server(&cluster).await
-        })
-        .await?;
+    if !cluster.joined {
+        phases
+            .wait("API server", async {
+                // The first makes the certificates; others come when it is ready.
+                ensure(supervise::SERVER, &supervise::server_args(&cluster, 1))?;
+                wait_for_server(&cluster).await
+            })
+            .await?;
+    }
     for (role, args) in supervise::roles(&cluster) {
         ensure(&role, &args)?;
     }
     phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
-    if !args.no_kubeconfig {
+    // Who joined has no administrator's certificate.
+    if !args.no_kubeconfig && !cluster.joined {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
         println!("  context {:?} in {}", kubeconfig::context_name(&cluster), file.display());
     }
@@ -227,16 +242,20 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     config::private_folder(&data)?;
     preflight::disk(&data)?;
     let mut cluster = if Cluster::exists(&data) { Cluster::load(&data)? } else { new_cluster(args, &data)? };
-    Registry::of_machine().keep(&cluster)?;
+    if !cluster.joined {
+        Registry::of_machine().keep(&cluster)?;
+    }
     for folder in [cluster.run.clone(), cluster.logs()] {
         config::private_folder(&folder)?;
     }
-    if (1..=cluster.servers).all(|i| Process::from_pid_file(&cluster.pid_file(&supervise::server_role(i))).is_none()) {
+    if !cluster.joined && (1..=cluster.servers).all(|i| Process::from_pid_file(&cluster.pid_file(&supervise::server_role(i))).is_none()) {
         preflight::port_free(cluster.port)?;
     }
     let wanted = args.nodes.unwrap_or_else(|| cluster.nodes.len().max(1));
     set_nodes(&mut cluster, wanted, machine)?;
-    set_servers(&mut cluster, args)?;
+    if !cluster.joined {
+        set_servers(&mut cluster, args)?;
+    }
     Ok(cluster)
 }
 
@@ -271,6 +290,7 @@ fn described(args: &StartArgs, data: &Path, slot: usize) -> Cluster {
         apiserver_args: Vec::new(),
         datastore: None,
         servers: 1,
+        joined: false,
     }
 }
 
@@ -323,6 +343,9 @@ fn set_nodes(cluster: &mut Cluster, wanted: usize, machine: &dyn Machine) -> Res
             format!("a cluster on one machine has 1 to {LOCAL_NODES_MAX} nodes, not {wanted}"),
             "knarr start --nodes N",
         ));
+    }
+    if cluster.joined && wanted > cluster.nodes.len() {
+        return Err(Failure::new("JOINED", Exit::Usage, "this machine has joined a cluster as one node", "knarr node add, where the cluster's server is"));
     }
     if wanted < cluster.nodes.len() {
         return Err(Failure::new("TOO_FEW_NODES", Exit::Usage, format!("the cluster has {} nodes already", cluster.nodes.len()), "knarr node remove NAME"));
@@ -421,6 +444,9 @@ mod tests {
             Ok(())
         }
         fn check_apiserver_args(&self, _: &[String]) -> Result<()> {
+            Ok(())
+        }
+        fn remove_volumes(&self, _: &Cluster, _: &Node) -> Result<()> {
             Ok(())
         }
         fn node_address(&self, _: &Cluster, index: usize) -> IpAddr {

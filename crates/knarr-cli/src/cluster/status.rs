@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use knarr_client::TlsTransport;
-use knarr_core::api::Options;
 use serde::Serialize;
 
 use super::config::{Cluster, Desired};
@@ -32,6 +31,9 @@ pub struct State {
     pub server: Part,
     pub nodes: Vec<Part>,
     pub url: String,
+    /// The server is on another machine.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,14 +56,12 @@ fn transport(cluster: &Cluster) -> Result<TlsTransport> {
     TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)
 }
 
-/// Names of the nodes that are Ready.
+/// Names of this machine's nodes that are Ready.
 pub async fn nodes_ready(cluster: &Cluster) -> Result<Vec<String>> {
-    let client = transport(cluster)?.client();
-    let api = client.all::<Node>();
-    let options = Options::default();
-    let listed = tokio::time::timeout(PATIENCE, api.list(&options)).await;
-    let (nodes, _) = listed.map_err(Failure::program)?.map_err(Failure::program)?;
-    Ok(nodes.into_iter().filter(is_ready).filter_map(|n| n.metadata.name).collect())
+    let api = transport(cluster)?.client().all::<Node>();
+    let asked = futures::future::try_join_all(cluster.nodes.iter().map(|n| api.find(&n.name)));
+    let nodes = tokio::time::timeout(PATIENCE, asked).await.map_err(Failure::program)?.map_err(Failure::program)?;
+    Ok(nodes.into_iter().flatten().filter(is_ready).filter_map(|n| n.metadata.name).collect())
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -83,7 +83,7 @@ pub async fn state(cluster: &Cluster) -> State {
         (_, true) => "Stopped",
         _ => "Degraded",
     };
-    State { profile: cluster.profile.clone(), state, server, nodes, url: cluster.server_url() }
+    State { profile: cluster.profile.clone(), state, server, nodes, url: cluster.server_url(), joined: cluster.joined }
 }
 
 /// Prints the state. The exit code tells it too: 0 running, otherwise [`Exit::Cluster`].
@@ -107,7 +107,8 @@ pub async fn print(cluster: &Cluster, output: Output) -> Result<()> {
 fn text(state: &State) -> String {
     let mut lines = format!("{}: {}\n  API server: {}\n", state.profile, state.state, state.url);
     for part in std::iter::once(&state.server).chain(&state.nodes) {
-        let pid = part.pid.map_or_else(|| "not running".to_owned(), |p| format!("pid {p}"));
+        let elsewhere = state.joined && std::ptr::eq(part, &state.server);
+        let pid = part.pid.map_or_else(|| if elsewhere { "on another machine".to_owned() } else { "not running".to_owned() }, |p| format!("pid {p}"));
         lines += &format!("  {:<20} {:<10} {pid}\n", part.name, if part.ready { "Ready" } else { "NotReady" });
     }
     lines
@@ -126,6 +127,7 @@ mod tests {
             server: part("server", Some(7), true),
             nodes: vec![part("knarr", None, false)],
             url: "https://10.0.0.1:6443".into(),
+            joined: false,
         };
         assert_eq!(
             text(&state),

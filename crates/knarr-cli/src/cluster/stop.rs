@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
+use knarr_client::{Deletion, TlsTransport};
+
 use super::config::{Cluster, Desired};
-use super::failure::{Failure, Result};
+use super::failure::{Exit, Failure, Result};
 use super::kubeconfig;
 use super::process::{self, Process};
 use super::start::Machine;
@@ -44,10 +47,18 @@ async fn end_role(cluster: &Cluster, role: &str) -> Result<()> {
     }
 }
 
-/// Stops one node's agent and takes away what it left.
+/// Takes a node out of the cluster. One on this machine is stopped, and what it left taken away; one that joined from another
+/// does that itself when it sees that it is out.
 pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -> Result<()> {
+    if cluster.joined {
+        let advice = format!("knarr node remove {name}, where the server is; knarr delete, to end the node here");
+        return Err(Failure::new("JOINED", Exit::Cluster, "the cluster's nodes are managed where its server is", advice));
+    }
     let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
-        return Err(super::failure::Failure::new("NO_NODE", super::failure::Exit::Cluster, format!("the cluster has no node {name:?}"), "knarr status"));
+        if forget_node(cluster, name).await? {
+            return Ok(());
+        }
+        return Err(Failure::new("NO_NODE", Exit::Cluster, format!("the cluster has no node {name:?}"), "knarr kubectl get nodes"));
     };
     let mut left = cluster.clone();
     left.nodes.iter_mut().filter(|n| n.name == name).for_each(|n| n.leaving = true);
@@ -56,7 +67,18 @@ pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -
     machine.clear_node(cluster, &node).await?;
     left.nodes.retain(|n| n.name != name);
     left.save()?;
-    remove_folder(&cluster.node_data(&node))
+    remove_folder(&cluster.node_data(&node))?;
+    forget_node(cluster, name).await.map(drop)
+}
+
+/// Deletes the Node object, by which everybody learns that the node's pods are no more. Says whether there was one.
+async fn forget_node(cluster: &Cluster, name: &str) -> Result<bool> {
+    let transport = TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)?;
+    match transport.client().all::<Node>().delete(name, &Deletion::default()).await {
+        Ok(_) => Ok(true),
+        Err(status) if status.is_not_found() => Ok(false),
+        Err(status) => Err(Failure::new("API", Exit::Cluster, status.message, "knarr status")),
+    }
 }
 
 /// Deletes the cluster.
@@ -65,10 +87,16 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
     super::systemd::remove(cluster)?;
     stop_cluster(cluster, machine, false).await?;
     kubeconfig::forget(cluster)?;
+    for node in &cluster.nodes {
+        machine.remove_volumes(cluster, node)?;
+    }
     for folder in [&cluster.run, &cluster.data] {
         remove_folder(folder)?;
     }
-    super::slots::Registry::of_machine().release(cluster)?;
+    // Addresses of a cluster elsewhere are written down there.
+    if !cluster.joined {
+        super::slots::Registry::of_machine().release(cluster)?;
+    }
     println!("Deleted cluster {:?}", cluster.profile);
     if let Some(datastore) = &cluster.datastore {
         println!("Its objects stay in etcd ({}), which is yours", datastore.endpoints.join(", "));

@@ -205,6 +205,10 @@ mod tests {
         );
         cluster.nodes[0].leaving = true;
         assert!(!is_wanted(&cluster, "agent-knarr"));
+        (cluster.joined, cluster.servers) = (true, 0);
+        assert!(!is_wanted(&cluster, "server") && is_wanted(&cluster, "guard"), "the server is elsewhere");
+        assert_eq!(roles(&cluster).iter().map(|(role, _)| role.as_str()).collect::<Vec<_>>(), ["guard"]);
+        (cluster.joined, cluster.servers) = (false, 1);
         cluster.desired = Desired::Stopped;
         assert!(!is_wanted(&cluster, "server"));
     }

@@ -17,12 +17,17 @@ use super::kubeconfig;
 
 const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "bootstrap-token-";
+const RBAC: &str = "rbac.authorization.k8s.io";
 /// The group that tokens are in, and what it may do: kubeadm's names.
 const GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 const BINDINGS: &[(&str, &str, &str)] = &[
     ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", GROUP),
     ("kubeadm:node-autoapprove-bootstrap", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", GROUP),
     ("kubeadm:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:nodes"),
+    // Service proxy, DNS and network policies of a node that joined have no certificate of their own: they ask as the node.
+    ("knarr:node-proxier", "system:node-proxier", "system:nodes"),
+    ("knarr:node-dns", "system:coredns", "system:nodes"),
+    ("knarr:node-network-policies", "system:node-network-policies", "system:nodes"),
 ];
 
 #[derive(Clone, Debug, Subcommand)]
@@ -37,6 +42,9 @@ pub enum TokenVerb {
         /// What it is for
         #[arg(long, default_value = "")]
         description: String,
+        /// Print the whole command by which another machine joins
+        #[arg(long)]
+        print_join_command: bool,
     },
     /// List the tokens
     List,
@@ -48,7 +56,10 @@ pub enum TokenVerb {
 pub async fn run(cluster: &Cluster, verb: TokenVerb) -> Result<()> {
     let client = TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)?.client();
     match verb {
-        TokenVerb::Create { token, ttl, description } => create(cluster, &client, token, &ttl, &description).await,
+        TokenVerb::Create { token, ttl, description, print_join_command } => {
+            let token = create(cluster, &client, token, &ttl, &description).await?;
+            tell(cluster, &token, print_join_command)
+        }
         TokenVerb::List => list(&client).await,
         TokenVerb::Delete { token } => delete(&client, &token).await,
     }
@@ -96,7 +107,7 @@ fn secret(id: &str, secret: &str, expires: Option<Timestamp>, description: &str)
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{PREFIX}{id}"), "namespace": NAMESPACE}, "type": "bootstrap.kubernetes.io/token", "data": encoded})
 }
 
-async fn create(cluster: &Cluster, client: &Client, token: Option<String>, ttl: &str, description: &str) -> Result<()> {
+async fn create(cluster: &Cluster, client: &Client, token: Option<String>, ttl: &str, description: &str) -> Result<String> {
     let seconds = crate::kubectl::flags::go_duration(ttl)
         .filter(|s| *s >= 0.0)
         .ok_or_else(|| Failure::new("BAD_TTL", Exit::Usage, format!("{ttl:?} is no duration"), "knarr token create --ttl 24h"))?;
@@ -106,8 +117,20 @@ async fn create(cluster: &Cluster, client: &Client, token: Option<String>, ttl: 
     allow(client).await?;
     publish(cluster, client).await?;
     secrets(client).create(secret(id, rest, expires, description)).await.map_err(refused)?;
+    Ok(token)
+}
+
+/// Says what a new node needs: the token, and by what it knows the cluster.
+fn tell(cluster: &Cluster, token: &str, whole_command: bool) -> Result<()> {
+    let hashes = key_hashes(&read(cluster, "ca.crt")?)?;
+    if whole_command {
+        let address = std::net::SocketAddr::new(cluster.advertise, cluster.port);
+        let pins: String = hashes.iter().map(|hash| format!(" --discovery-token-ca-cert-hash {hash}")).collect();
+        println!("knarr join {address} --token {token}{pins}");
+        return Ok(());
+    }
     println!("{token}");
-    eprintln!("It is good at {}, whose authority has the key {}", cluster.server_url(), ca_hash(cluster)?);
+    eprintln!("It is good at {}, whose authority has the key {}", cluster.server_url(), hashes.join(", "));
     Ok(())
 }
 
@@ -130,24 +153,63 @@ fn made<T>(outcome: knarr_core::Result<T>) -> Result<()> {
     }
 }
 
-/// Lets everybody read where the cluster is and which authority it trusts (`kube-public/cluster-info`): who knows the hash of the
-/// authority's key needs nothing else to find a server that he can trust.
-async fn publish(cluster: &Cluster, client: &Client) -> Result<()> {
-    let authority = read(cluster, "ca.crt")?;
-    let config = format!(
-        "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: {}\n  name: \"\"\ncontexts: null\ncurrent-context: \"\"\nusers: null\n",
-        STANDARD.encode(authority),
-        cluster.server_url()
+/// What `kube-public/cluster-info` says: a kubeconfig without a user.
+pub(super) fn cluster_info(authority: &[u8], server: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: {server}\n  name: \"\"\ncontexts: null\ncurrent-context: \"\"\nusers: null\n",
+        STANDARD.encode(authority)
+    )
+}
+
+/// What nodes must know of the cluster, where kubeadm keeps it: ConfigMap, key, text.
+pub(super) fn settings(cluster: &Cluster) -> [(&'static str, &'static str, String); 2] {
+    let kubeadm = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nclusterName: {}\ncontrolPlaneEndpoint: {}\nkubernetesVersion: {}\nnetworking:\n  dnsDomain: {}\n  podSubnet: {}\n  serviceSubnet: {}\n",
+        cluster.profile,
+        std::net::SocketAddr::new(cluster.advertise, cluster.port),
+        knarr_core::KUBERNETES_VERSION,
+        cluster.cluster_domain,
+        cluster.pod_cidr,
+        cluster.service_cidr
     );
-    let within = |group: &str, plural: &str| client.dynamic(GroupVersionResource::new(group, "v1", plural), Some("kube-public"));
-    let rbac = "rbac.authorization.k8s.io";
-    made(within("", "configmaps").create(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cluster-info", "namespace": "kube-public"}, "data": {"kubeconfig": config}})).await)?;
-    let name = "kubeadm:bootstrap-signer-clusterinfo";
-    let role = json!({"apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": {"name": name, "namespace": "kube-public"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"]}]});
-    made(within(rbac, "roles").create(role).await)?;
-    let binding = json!({"apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": {"name": name, "namespace": "kube-public"},
-        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name}, "subjects": [{"kind": "User", "apiGroup": rbac, "name": "system:anonymous"}]});
-    made(within(rbac, "rolebindings").create(binding).await)
+    let kubelet = format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDNS:\n- {}\nclusterDomain: {}\n",
+        cluster.cluster_dns, cluster.cluster_domain
+    );
+    [("kubeadm-config", "ClusterConfiguration", kubeadm), ("kubelet-config", "kubelet", kubelet)]
+}
+
+/// Lets everybody read where the cluster is and which authority it trusts (`kube-public/cluster-info`): who knows the hash of the
+/// authority's key needs nothing else to find a server that he can trust. New nodes may read the cluster's settings, too.
+async fn publish(cluster: &Cluster, client: &Client) -> Result<()> {
+    let info = cluster_info(&read(cluster, "ca.crt")?, &cluster.server_url());
+    let reader = json!({"kind": "User", "apiGroup": RBAC, "name": "system:anonymous"});
+    publish_map(client, ("kube-public", "cluster-info", "kubeconfig", info), "kubeadm:bootstrap-signer-clusterinfo", &[reader]).await?;
+    let readers = [GROUP, "system:nodes"].map(|group| json!({"kind": "Group", "apiGroup": RBAC, "name": group}));
+    for (name, key, text) in settings(cluster) {
+        let role = if name == "kubeadm-config" { "kubeadm:nodes-kubeadm-config" } else { "kubeadm:kubelet-config" };
+        publish_map(client, ("kube-system", name, key, text), role, &readers).await?;
+    }
+    Ok(())
+}
+
+/// A ConfigMap, as it is now, with a role to read it and who has the role.
+async fn publish_map(client: &Client, (namespace, name, key, text): (&str, &str, &str, String), role: &str, readers: &[Value]) -> Result<()> {
+    let within = |group: &str, plural: &str| client.dynamic(GroupVersionResource::new(group, "v1", plural), Some(namespace));
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {key: text}});
+    match within("", "configmaps").create(map).await {
+        // The server may have moved since.
+        Err(status) if status.is_already_exists() => {
+            within("", "configmaps").patch(name, knarr_client::Patch::merge(json!({"data": {key: text}}))).await.map_err(refused)?;
+        }
+        other => made(other)?,
+    }
+    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}]);
+    let object = json!({"apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": {"name": role, "namespace": namespace}, "rules": rules});
+    made(within(RBAC, "roles").create(object).await)?;
+    let binding = json!({"apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding", "metadata": {"name": role, "namespace": namespace},
+        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": role}, "subjects": readers});
+    made(within(RBAC, "rolebindings").create(binding).await)
 }
 
 fn read(cluster: &Cluster, name: &str) -> Result<Vec<u8>> {
@@ -155,13 +217,17 @@ fn read(cluster: &Cluster, name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).map_err(|e| Failure::file(&path, &e))
 }
 
-/// `sha256:` of the public key of the cluster's authority, as kubeadm pins it.
-fn ca_hash(cluster: &Cluster) -> Result<String> {
-    let pem = read(cluster, "ca.crt")?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(Failure::program)?;
-    let certificate = block.parse_x509().map_err(Failure::program)?;
-    let digest = sha2::Sha256::digest(certificate.public_key().raw);
-    Ok(format!("sha256:{}", digest.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+/// `sha256:` of the public key of each certificate, as kubeadm pins authorities.
+pub(super) fn key_hashes(pem: &[u8]) -> Result<Vec<String>> {
+    let blocks = x509_parser::pem::Pem::iter_from_buffer(pem);
+    blocks
+        .map(|block| {
+            let block = block.map_err(Failure::program)?;
+            let certificate = block.parse_x509().map_err(Failure::program)?;
+            let digest = sha2::Sha256::digest(certificate.public_key().raw);
+            Ok(format!("sha256:{}", digest.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+        })
+        .collect()
 }
 
 /// A token as it is listed.

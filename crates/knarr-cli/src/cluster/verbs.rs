@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::config::{self, Cluster, DEFAULT_PROFILE};
 use super::failure::Result;
+use super::join::{self, JoinArgs};
 use super::start::{self, Machine, StartArgs};
 use super::{doctor, logs, status, stop, token};
 
@@ -30,6 +31,8 @@ impl Which {
 pub enum ClusterVerb {
     /// Start a cluster, or bring a stopped one back
     Start(StartArgs),
+    /// Make this machine a node of a cluster on another one
+    Join(JoinArgs),
     /// Say what runs; the exit code tells it too
     Status {
         #[command(flatten)]
@@ -100,6 +103,7 @@ pub enum NodeVerb {
 pub async fn run(verb: ClusterVerb, machine: &dyn Machine) -> Result<()> {
     match verb {
         ClusterVerb::Start(args) => start::start(&args, machine).await,
+        ClusterVerb::Join(args) => join::join(&args, machine).await,
         ClusterVerb::Status { which, output } => status::print(&which.load()?, output).await,
         ClusterVerb::Stop { which, keep_pods } => stop::stop_cluster(&which.load()?, machine, keep_pods).await,
         ClusterVerb::Delete { which } => stop::delete_cluster(&which.load()?, machine).await,

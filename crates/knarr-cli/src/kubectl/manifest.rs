@@ -8,12 +8,13 @@ use knarr_core::field::go_quote;
 use knarr_core::{Value, ValueExt, yaml};
 
 use super::failure::{Failure, Result, go_io};
-use super::flags::{Flag, Flags, list, switch};
+use super::flags::{Flag, Flags, list, switch, text};
 
 /// `-f`, `-R`, as many verbs take them.
 pub const FLAGS: &[Flag] = &[
     list("filename", "Filename, directory, or URL to files with the objects").short('f'),
     switch("recursive", "Process the directory used in -f, --filename recursively").short('R'),
+    text("kustomize", "", "Process the kustomization directory; cannot be used together with -f or -R").short('k'),
 ];
 
 /// One object of a file, and where it stood.
@@ -25,7 +26,7 @@ pub struct Read1 {
 
 /// Whether files were named.
 pub fn named(flags: &Flags) -> bool {
-    flags.given("filename")
+    flags.given("filename") || flags.given("kustomize")
 }
 
 /// A file must be named.
@@ -35,6 +36,9 @@ pub fn require(flags: &Flags) -> Result<()> {
 
 /// Every object, in order, and what could not be read.
 pub async fn read(flags: &Flags) -> (Vec<Read1>, Vec<Failure>) {
+    if let Some(folder) = flags.some("kustomize") {
+        return kustomized(flags, folder);
+    }
     let (mut objects, mut failures) = (Vec::new(), Vec::new());
     for path in flags.all("filename") {
         let outcome = match path.as_str() {
@@ -59,6 +63,20 @@ pub async fn read(flags: &Flags) -> (Vec<Read1>, Vec<Failure>) {
         }
     }
     (objects, failures)
+}
+
+/// What `-k` names.
+fn kustomized(flags: &Flags, folder: &str) -> (Vec<Read1>, Vec<Failure>) {
+    if flags.given("filename") {
+        return (Vec::new(), vec!["only one of -f or -k can be specified".into()]);
+    }
+    if flags.on("recursive") {
+        return (Vec::new(), vec!["the -k flag can't be used with -f or -R".into()]);
+    }
+    match super::kustomize::build(folder) {
+        Ok(objects) => (objects.into_iter().map(|object| Read1 { source: folder.to_owned(), object }).collect(), Vec::new()),
+        Err(e) => (Vec::new(), vec![e]),
+    }
 }
 
 fn stdin() -> Result<(String, String)> {

@@ -4,6 +4,7 @@
 pub mod command;
 pub mod failure;
 pub mod flags;
+mod kustomize;
 mod manifest;
 pub mod print;
 mod resources;
@@ -20,9 +21,12 @@ use failure::Failure;
 /// kubectl itself.
 pub static ROOT: Verb = Verb { name: "kubectl", about: "kubectl controls the Kubernetes cluster manager.", verbs: verbs::ALL, ..Verb::NONE };
 
-/// Runs kubectl with these arguments (its own name not among them); gives its exit code.
-pub async fn main(args: Vec<String>) -> ExitCode {
-    match run(args).await {
+/// Verbs of knarr's own that speak kubectl's language.
+pub static KNARR: Verb = Verb { name: "knarr", about: "A complete Kubernetes in one binary.", verbs: &[&verbs::run_workload::VERB], ..Verb::NONE };
+
+/// Runs kubectl, or verbs like its, with these arguments (its own name not among them); gives its exit code.
+pub async fn main(root: &'static Verb, args: Vec<String>) -> ExitCode {
+    match run(root, args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let text = failure.to_string();
@@ -34,13 +38,13 @@ pub async fn main(args: Vec<String>) -> ExitCode {
     }
 }
 
-async fn run(args: Vec<String>) -> failure::Result<()> {
+async fn run(root: &'static Verb, args: Vec<String>) -> failure::Result<()> {
     // Whoever builds TLS without a provider of its own uses this one. A second call changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
-    if let Some(code) = verbs::plugin::run_unknown(&ROOT, &args)? {
+    if let Some(code) = verbs::plugin::run_unknown(root, &args)? {
         return Err(Failure::Exit(code));
     }
-    let Some(context) = command::read(&ROOT, &args)? else { return Ok(()) };
+    let Some(context) = command::read(root, &args)? else { return Ok(()) };
     if let Some(run) = context.verb.run {
         run(&context).await?;
     }

@@ -69,6 +69,11 @@ impl Informed {
         Self { services, slices, namespaces, by_address, generation }
     }
 
+    /// Waits until everything that existed at the start is known.
+    pub async fn wait_synced(&self) {
+        futures::join!(self.services.wait_synced(), self.slices.wait_synced(), self.namespaces.wait_synced());
+    }
+
     /// Whether everything that existed at the start is known.
     pub fn has_synced(&self) -> bool {
         self.services.has_synced() && self.slices.has_synced() && self.namespaces.has_synced()

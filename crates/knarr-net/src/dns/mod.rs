@@ -76,31 +76,82 @@ pub fn own_fronts(config: &Config) -> Vec<(Ipv4Addr, Protocol, u16)> {
     v4.flat_map(|a| [(a, Protocol::Udp, config.port), (a, Protocol::Tcp, config.port)]).collect()
 }
 
-/// Starts the server in the network namespace of the calling thread. It answers at once; names of the cluster fail
-/// (`SERVFAIL`) until the informers know everything.
+/// A server that knows the cluster and answers wherever it is told to: for its own node, or, beside that node's agent, for several
+/// nodes of a machine, so that names are known when one of the processes ends.
+#[derive(Clone)]
+pub struct Server {
+    responder: Arc<Responder>,
+    informed: Arc<Informed>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// # Errors
+    /// The domain is none.
+    pub fn new(config: &Config, informers: &SharedInformers, env: Env) -> Result<Self, Error> {
+        let informed = Arc::new(Informed::new(informers));
+        let own = config.addresses.iter().copied().collect();
+        let source = Source { resolv_conf: config.resolv_conf.clone(), loopback: config.loopback_resolvers, own };
+        let known = informed.clone();
+        let responder = Arc::new(Responder {
+            zone: Zone::new(&config.domain, config.addresses.first().copied()).map_err(|e| Error::Domain(config.domain.clone(), e))?,
+            directory: informed.clone(),
+            upstream: Upstream::new(source, env.clone()),
+            prepared: Prepared::default(),
+            is_ready: Box::new(move || known.has_synced()),
+            env,
+        });
+        Ok(Self { responder, informed, addresses: config.addresses.iter().map(|a| SocketAddr::new(*a, config.port)).collect() })
+    }
+
+    /// Waits until it knows the cluster.
+    pub async fn wait_synced(&self) {
+        self.informed.wait_synced().await;
+    }
+
+    /// Opens sockets in the network namespace of the calling thread, so many for each address.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn open(&self, count: usize) -> Result<Opened, Error> {
+        let each = self.addresses.iter().flat_map(|a| std::iter::repeat_n(*a, count));
+        each.map(|address| server::open_shared(address).map_err(|source| Error::Bind { address, source })).collect::<Result<_, _>>().map(Opened)
+    }
+
+    /// Answers through these sockets until `stop`. It must know the cluster: who asks an unknowing process is not asked again by the other.
+    ///
+    /// # Errors
+    /// Another program has the address.
+    pub fn serve(&self, opened: Opened, stop: &CancellationToken) -> Result<(), Error> {
+        for sockets in opened.0 {
+            let address = sockets.address();
+            sockets.serve(&self.responder, stop).map_err(|source| Error::Bind { address, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Sockets that are opened, but do not take questions yet.
+pub struct Opened(Vec<server::Sockets>);
+
+/// Starts the server of the calling thread's network namespace. It answers as soon as the informers know everything; until then
+/// others may answer there.
 ///
 /// # Errors
 /// The domain is none, or the addresses cannot be had.
 pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &CancellationToken) -> Result<(), Error> {
-    let informed = Arc::new(Informed::new(informers));
-    let source = Source { resolv_conf: config.resolv_conf.clone(), loopback: config.loopback_resolvers, own: config.addresses.iter().copied().collect() };
-    let known = informed.clone();
-    let responder = Arc::new(Responder {
-        zone: Zone::new(&config.domain, config.addresses.first().copied()).map_err(|e| Error::Domain(config.domain.clone(), e))?,
-        directory: informed,
-        upstream: Upstream::new(source, env.clone()),
-        prepared: Prepared::default(),
-        is_ready: Box::new(move || known.has_synced()),
-        env,
-    });
+    let server = Server::new(config, informers, env)?;
     add_addresses(&config.addresses)?;
-    let sockets = std::thread::available_parallelism().map_or(1, usize::from).min(SOCKETS_MAX);
-    for address in &config.addresses {
-        let address = SocketAddr::new(*address, config.port);
-        for _ in 0..sockets {
-            server::bind_shared(address).and_then(|bound| bound.serve(&responder, stop)).map_err(|source| Error::Bind { address, source })?;
+    let opened = server.open(std::thread::available_parallelism().map_or(1, usize::from).min(SOCKETS_MAX))?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = server.wait_synced() => if let Err(error) = server.serve(opened, &stop) {
+                tracing::error!(%error, "names are not answered by this node's agent");
+            },
+            () = stop.cancelled() => {}
         }
-    }
+    });
     Ok(())
 }
 

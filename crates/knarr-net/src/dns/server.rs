@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,34 +22,42 @@ const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_CONNECTIONS_MAX: usize = 256;
 const TCP_BACKLOG: i32 = 128;
 
-/// Sockets that are bound, but not served yet.
-pub(super) struct Bound {
-    udp: StdUdpSocket,
-    tcp: StdTcpListener,
+/// Sockets that nobody sends to yet.
+pub(super) struct Sockets {
+    address: SocketAddr,
+    udp: OwnedFd,
+    tcp: OwnedFd,
 }
 
-/// Binds an address in the network namespace of the calling thread.
-pub(super) fn bind_shared(address: SocketAddr) -> io::Result<Bound> {
-    let udp: StdUdpSocket = shared_socket(address, SockType::Datagram)?.into();
-    let tcp_fd = shared_socket(udp.local_addr()?, SockType::Stream)?;
-    listen(&tcp_fd, Backlog::new(TCP_BACKLOG)?)?;
-    Ok(Bound { udp, tcp: tcp_fd.into() })
+/// Opens sockets in the network namespace of the calling thread, where they stay. The address need not be there yet.
+pub(super) fn open_shared(address: SocketAddr) -> io::Result<Sockets> {
+    Ok(Sockets { address, udp: shared_socket(address, SockType::Datagram)?, tcp: shared_socket(address, SockType::Stream)? })
 }
 
 fn shared_socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     setsockopt(&fd, sockopt::ReusePort, &true)?;
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    if address.is_ipv4() {
+        setsockopt(&fd, sockopt::IpFreebind, &true)?;
+    }
     Ok(fd)
 }
 
-impl Bound {
-    /// Starts to answer, until `stop`.
+impl Sockets {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From here on the kernel hands them a share of the questions, so whoever binds must be able to answer. Answers until `stop`.
     pub fn serve(self, responder: &Arc<Responder>, stop: &CancellationToken) -> io::Result<()> {
-        let (udp, tcp) = (Arc::new(UdpSocket::from_std(self.udp)?), TcpListener::from_std(self.tcp)?);
+        bind(self.udp.as_raw_fd(), &SockaddrStorage::from(self.address))?;
+        let udp: StdUdpSocket = self.udp.into();
+        bind(self.tcp.as_raw_fd(), &SockaddrStorage::from(udp.local_addr()?))?;
+        listen(&self.tcp, Backlog::new(TCP_BACKLOG)?)?;
+        let tcp: StdTcpListener = self.tcp.into();
+        let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
         tokio::spawn(until(stop.clone(), serve_udp(udp, responder.clone())));
         tokio::spawn(until(stop.clone(), serve_tcp(tcp, responder.clone(), stop.clone())));
         Ok(())

@@ -11,6 +11,7 @@ mod empty_dir;
 pub mod followed;
 mod host_path;
 mod keeper;
+pub mod local;
 pub mod mounter;
 mod ownership;
 pub mod payload;
@@ -105,7 +106,7 @@ async fn make(context: &Context, pod: &Pod, volume: &Volume) -> Result<Mounted, 
 }
 
 async fn make_claimed(context: &Context, pod: &Pod, claim: &str, ephemeral: bool) -> Result<Mounted, String> {
-    let found = persistent::resolve(&context.client, pod, claim, ephemeral).await?;
+    let found = persistent::resolve(&context.client, &context.local_volumes, pod, claim, ephemeral).await?;
     if found.managed {
         if !Path::new(&found.path).exists() {
             return Err(format!("local volume path \"{}\" does not exist", found.path));

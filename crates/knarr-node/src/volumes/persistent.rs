@@ -4,6 +4,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use knarr_client::Client;
 
+use super::local::LocalVolumes;
 use crate::pod::spec::PodExt;
 
 /// What a claim stands for on this node.
@@ -19,7 +20,7 @@ pub struct Resolved {
 
 /// # Errors
 /// Why the claim cannot be mounted, for a `FailedMount` event.
-pub async fn resolve(client: &Client, pod: &Pod, claim: &str, generic_ephemeral: bool) -> Result<Resolved, String> {
+pub async fn resolve(client: &Client, local: &LocalVolumes, pod: &Pod, claim: &str, generic_ephemeral: bool) -> Result<Resolved, String> {
     let ns = pod.namespace();
     let pvc = client.within::<PersistentVolumeClaim>(ns).get(claim).await;
     let pvc = pvc.map_err(|e| format!("error processing PVC {ns}/{claim}: failed to fetch PVC from API server: {e}"))?;
@@ -35,6 +36,7 @@ pub async fn resolve(client: &Client, pod: &Pod, claim: &str, generic_ephemeral:
         return Err(format!("error processing PVC {ns}/{claim}: PVC is not bound"));
     }
     let pv = client.all::<PersistentVolume>().get(&name).await.map_err(|e| format!("failed to fetch PV {name} from API server: {e}"))?;
+    local.keep(&pv).map_err(|e| format!("PV {name} cannot be noted: {e}"))?;
     let spec = pv.spec.unwrap_or_default();
     let bound_to = spec.claim_ref.as_ref().and_then(|r| r.uid.as_deref()).unwrap_or_default();
     if bound_to != pvc.metadata.uid.as_deref().unwrap_or_default() {
@@ -71,7 +73,7 @@ mod tests {
         let pv =
             json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": {"claimRef": {"uid": "c"}, "local": {"path": "/data"}}});
         api.seed::<PersistentVolume>(&serde_json::from_value(pv).unwrap());
-        let of = async |name: &str| resolve(&api.client(), &pod, name, false).await.map(|r| r.path);
+        let of = async |name: &str| resolve(&api.client(), &LocalVolumes::new("/nonexistent".into()), &pod, name, false).await.map(|r| r.path);
         assert_eq!(of("c").await, Ok("/data".into()));
         assert_eq!(of("pending").await, Err("error processing PVC default/pending: PVC is not bound".into()));
         assert!(of("other").await.is_err() && of("gone").await.is_err());

@@ -19,6 +19,7 @@ use knarr_runtime::{Embedded, EmbeddedConfig, Hosts, Runtime};
 use knarr_sys::netlink::NetNs;
 use tokio_util::sync::CancellationToken;
 
+use super::joined::{self, Certificates};
 use super::network::Network;
 use super::renewal::keep_fresh;
 use super::tls;
@@ -58,9 +59,13 @@ pub fn enter_node(cluster: &Cluster, node: &Node) -> Result<Place> {
 pub async fn run(cluster: &Cluster, node: &Node, place: Place) -> Result<()> {
     let env = Env::system();
     let stop = CancellationToken::new();
-    let identity = Identity::make(cluster, node, &env)?;
+    let identity = Identity::of(cluster, node, &env)?;
     let (client, network_client) = (Client::new(identity.client.clone()), Client::new(identity.network.clone()));
     let services = SharedInformers::new(network_client, env.clone(), stop.clone());
+    if let Some(certificates) = identity.renewed {
+        joined::leave_when_removed(cluster, node, &services);
+        certificates.keep(client.clone(), vec![identity.client, identity.network], env.clone(), stop.clone());
+    }
     let runtime = open_runtime(cluster, node, place.machine).await?;
     let network = knarr_net::network::start(&super::network::config(cluster, node)?, &services, place.outer, &env, &stop).map_err(Failure::program)?;
     let events = Recorder::start(client.clone(), "kubelet", &node.name, env.clone(), stop.clone());
@@ -92,9 +97,20 @@ struct Identity {
     client: Arc<TlsTransport>,
     network: Arc<TlsTransport>,
     serving: ServingConfig,
+    /// Those of a node that joined are renewed while it runs.
+    renewed: Option<Certificates>,
 }
 
 impl Identity {
+    fn of(cluster: &Cluster, node: &Node, env: &Env) -> Result<Self> {
+        if !cluster.joined {
+            return Self::make(cluster, node, env);
+        }
+        let own = Certificates::open(cluster, node)?;
+        let transport = |agent| TlsTransport::new(own.client(agent)?).map(Arc::new).map_err(Failure::program);
+        Ok(Self { client: transport("kubelet")?, network: transport("kube-proxy")?, serving: own.serving()?, renewed: Some(own) })
+    }
+
     fn make(cluster: &Cluster, node: &Node, env: &Env) -> Result<Self> {
         let pki = Arc::new(Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?);
         let (pair, proxy) = (node_pair(&pki, node), proxy_pair(&pki, node));
@@ -113,7 +129,7 @@ impl Identity {
         keep_fresh("node", env, &first, pair, move |made| shown.set(made).and_then(|()| exchange(&own, made)));
         let own = network.clone();
         keep_fresh("kube-proxy", env, &first_proxy, proxy, move |made| exchange(&own, made));
-        Ok(Self { client, network, serving })
+        Ok(Self { client, network, serving, renewed: None })
     }
 }
 
@@ -156,6 +172,11 @@ pub fn images_folder(cluster: &Cluster) -> PathBuf {
     cluster.data.join("images")
 }
 
+/// Where a node notes its local volumes.
+pub fn local_volumes(cluster: &Cluster, node: &Node) -> PathBuf {
+    cluster.node_data(node).join("local-volumes")
+}
+
 /// The default profile's first node has upstream's folders, which other programs look for; others have their own.
 pub fn folders(cluster: &Cluster, node: &Node) -> (PathBuf, PathBuf, PathBuf) {
     if node.index == 0 {
@@ -171,6 +192,7 @@ fn agent_config(cluster: &Cluster, node: &Node, serving: ServingConfig) -> Agent
         addresses: vec![node.address],
         seccomp_dir: root_dir.join("seccomp"),
         root_dir,
+        local_volumes_dir: Some(local_volumes(cluster, node)),
         pod_log_dir,
         container_log_dir,
         cluster_dns: vec![cluster.cluster_dns],

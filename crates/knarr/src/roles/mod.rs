@@ -5,8 +5,10 @@ mod agent;
 mod audit;
 pub mod etcd;
 mod flags;
+mod joined;
 mod keys;
 pub mod kube_apiserver;
+mod names;
 mod network;
 mod renewal;
 mod server;
@@ -15,7 +17,7 @@ mod traces;
 
 pub use server::check_apiserver_args;
 
-pub use agent::{images_folder, local_nodes};
+pub use agent::{images_folder, local_nodes, local_volumes};
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -25,6 +27,8 @@ use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Failure, Result};
 use knarr_cli::cluster::process::{self, Home};
 use knarr_cli::cluster::supervise;
+use knarr_cli::kubectl::command::Verb;
+use knarr_core::clock::Env;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `KNARR_LOG` says otherwise.
@@ -37,13 +41,22 @@ pub fn server(data: &Path, index: usize) -> Result<()> {
     runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
 }
 
-/// Nothing but looking after the others.
+/// Looks after the others, and answers names beside the agents.
 pub fn guard(data: &Path) -> Result<()> {
     let cluster = begin(data, supervise::GUARD)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)?;
     runtime.block_on(async {
         look_after_others(&cluster, supervise::GUARD, Home::default());
-        until_told_to_stop().await
+        let answering = async {
+            if let Err(error) = names::answer(&cluster, &Env::system()).await {
+                tracing::error!(%error, "names are answered by the agents alone");
+            }
+            std::future::pending::<Result<()>>().await
+        };
+        tokio::select! {
+            told = until_told_to_stop() => told,
+            never = answering => never,
+        }
     })
 }
 
@@ -69,12 +82,12 @@ pub fn shim(args: &[OsString]) -> ExitCode {
     knarr_runtime::shim_main(args.iter().cloned())
 }
 
-/// The built-in kubectl.
-pub fn kubectl(args: &[OsString]) -> ExitCode {
+/// The built-in kubectl, or verbs of knarr's that speak its language.
+pub fn kubectl(root: &'static Verb, args: &[OsString]) -> ExitCode {
     let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match runtime(1) {
         Ok(runtime) => {
-            let code = runtime.block_on(knarr_cli::kubectl::main(args));
+            let code = runtime.block_on(knarr_cli::kubectl::main(root, args));
             // A read of standard input may still be waiting: nobody needs it any more.
             runtime.shutdown_background();
             code

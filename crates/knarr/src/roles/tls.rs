@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use knarr_apiserver::pki::Shown;
 use knarr_cli::cluster::failure::{Failure, Result};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Shows what `shown` holds; takes clients without a certificate, and those whose certificate `client_ca` has signed. Without a
 /// `client_ca` nobody is asked for one.
-pub fn server(shown: Arc<Shown>, client_ca: Option<&str>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
+pub fn server(shown: Arc<dyn ResolvesServerCert>, client_ca: Option<&str>, alpn: &[&str]) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(Failure::program)?;
     let config = match client_ca {
@@ -24,6 +24,13 @@ pub fn server(shown: Arc<Shown>, client_ca: Option<&str>, alpn: &[&str]) -> Resu
     let mut config = config.with_cert_resolver(shown);
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// A certificate and its key out of one text.
+pub fn certified_key(pem: &str) -> Result<rustls::sign::CertifiedKey> {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| Failure::program(format!("key: {e:?}")))?;
+    let signer = rustls::crypto::ring::sign::any_supported_type(&key).map_err(Failure::program)?;
+    Ok(rustls::sign::CertifiedKey::new(chain(pem)?, signer))
 }
 
 /// Trusts `ca` and shows what `shown` holds.

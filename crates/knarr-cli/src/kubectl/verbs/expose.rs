@@ -14,8 +14,8 @@ use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::namespace;
 use crate::kubectl::stream::Streams;
 
-const COMMON: &[Flag] = &[DRY_RUN, FIELD_MANAGER, SAVE_CONFIG];
-const OVERRIDES: &[Flag] = &[
+pub(super) const COMMON: &[Flag] = &[DRY_RUN, FIELD_MANAGER, SAVE_CONFIG];
+pub(super) const OVERRIDES: &[Flag] = &[
     text("overrides", "", "An inline JSON override for the generated object"),
     text("override-type", "merge", "The method used to override the generated object: json, merge, or strategic"),
 ];
@@ -102,7 +102,7 @@ pub static AUTOSCALE: Verb = Verb {
 };
 
 /// Changes a generated object as `--overrides` says.
-fn overridden(cx: &Context, object: Value) -> Result<Value> {
+pub(super) fn overridden(cx: &Context, object: Value) -> Result<Value> {
     let Some(inline) = cx.flags.some("overrides") else { return Ok(object) };
     let patch = knarr_core::yaml::parse(inline).map_err(|_| "Invalid JSON: \n".to_owned() + inline)?;
     Ok(match cx.flags.text("override-type") {
@@ -117,7 +117,7 @@ fn overridden(cx: &Context, object: Value) -> Result<Value> {
 }
 
 /// Sends or shows a generated object.
-async fn make(cx: &Context, printer: &mut Printer, mut object: Value, manager: &str) -> Result<Value> {
+pub(super) async fn make(cx: &Context, printer: &mut Printer, mut object: Value, manager: &str) -> Result<Value> {
     let flags = &cx.flags;
     let dry_run = DryRun::of(flags)?;
     let (group, version) = object.str_at(&["apiVersion"]).and_then(|v| v.split_once('/')).unwrap_or(("", "v1"));
@@ -272,7 +272,7 @@ fn service_of(cx: &Context, info: &Info) -> Result<Value> {
     Ok(service)
 }
 
-fn check_run(cx: &Context, dry_run: DryRun, attached: bool) -> Result<()> {
+pub(super) fn check_run(cx: &Context, dry_run: DryRun, attached: bool) -> Result<()> {
     let (flags, words) = (&cx.flags, cx.words());
     if !flags.given("image") {
         return Err("required flag(s) \"image\" not set".into());
@@ -316,7 +316,8 @@ fn check_run(cx: &Context, dry_run: DryRun, attached: bool) -> Result<()> {
     Ok(())
 }
 
-fn pod_of(cx: &Context) -> Result<Value> {
+/// The pod of `run`.
+pub(super) fn pod_of(cx: &Context) -> Result<Value> {
     let (flags, words) = (&cx.flags, cx.words());
     let (name, arguments) = (&words[0], &words[1..]);
     let own = if flags.text("labels").is_empty() { json!({"run": name}) } else { Value::Object(labels(flags.text("labels"))?) };
@@ -370,12 +371,7 @@ async fn run(cx: &Context) -> Result<()> {
     let labels_of_pod = pod["metadata"]["labels"].clone();
     let made = if attached && !flags.on("quiet") { make_quietly(cx, pod).await? } else { make(cx, &mut printer, pod, "kubectl-run").await? };
     if flags.on("expose") {
-        let port = flags.int("port").max(flags.text("port").parse().unwrap_or(0));
-        let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": cx.words()[0]}, "spec": {"selector": labels_of_pod, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}, "status": {"loadBalancer": {}}});
-        if flags.given("labels") {
-            service["metadata"]["labels"] = Value::Object(labels(flags.text("labels"))?);
-        }
-        make(cx, &mut printer, service, "kubectl-run").await?;
+        make(cx, &mut printer, run_service(cx, labels_of_pod)?, "kubectl-run").await?;
     }
     if !attached {
         return Ok(());
@@ -392,6 +388,17 @@ async fn run(cx: &Context) -> Result<()> {
     outcome
 }
 
+/// The Service of `run --expose`, for pods with these labels.
+pub(super) fn run_service(cx: &Context, selector: Value) -> Result<Value> {
+    let flags = &cx.flags;
+    let port: i64 = flags.text("port").parse().unwrap_or(0);
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": cx.words()[0]}, "spec": {"selector": selector, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}, "status": {"loadBalancer": {}}});
+    if flags.given("labels") {
+        service["metadata"]["labels"] = Value::Object(labels(flags.text("labels"))?);
+    }
+    Ok(service)
+}
+
 /// The pod that will be attached to is not spoken of.
 async fn make_quietly(cx: &Context, pod: Value) -> Result<Value> {
     let session = cx.session()?;
@@ -400,7 +407,7 @@ async fn make_quietly(cx: &Context, pod: Value) -> Result<Value> {
 }
 
 /// Waits until the pod runs, joins its streams, and gives its exit code.
-async fn attach(cx: &Context, pod: &Value) -> Result<()> {
+pub(super) async fn attach(cx: &Context, pod: &Value) -> Result<()> {
     let (flags, session) = (&cx.flags, cx.session()?);
     let info = Info::of(&known("pods"), pod.clone());
     let phase = |p: Option<&Value>| p.and_then(|p| p.str_at(&["status", "phase"])).unwrap_or_default().to_owned();

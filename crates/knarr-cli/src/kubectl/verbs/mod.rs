@@ -23,11 +23,13 @@ mod expose;
 mod forward;
 mod generate;
 mod get;
+mod kustomize;
 mod logs;
 mod patch;
 pub mod plugin;
 mod replace;
 mod rollout;
+pub mod run_workload;
 mod scale;
 mod set;
 mod top;
@@ -69,6 +71,7 @@ pub const ALL: &[&Verb] = &[
     &patch::VERB,
     &replace::VERB,
     &wait::VERB,
+    &kustomize::VERB,
     &edit_fields::LABEL,
     &edit_fields::ANNOTATE,
     &completion::VERB,
