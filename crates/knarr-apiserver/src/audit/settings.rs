@@ -135,7 +135,6 @@ pub const FLAGS: &[&str] = &[
     "audit-log-truncate-max-event-size",
     "audit-webhook-config-file",
     "audit-webhook-initial-backoff",
-    "audit-webhook-batch-initial-backoff",
     "audit-webhook-version",
     "audit-webhook-mode",
     "audit-webhook-batch-buffer-size",
@@ -196,7 +195,6 @@ impl Settings {
         truncate(&flags, "log", &mut log.truncate)?;
         let webhook = &mut all.webhook;
         flags.read("audit-webhook-config-file", &mut webhook.config_file, path)?;
-        flags.read("audit-webhook-batch-initial-backoff", &mut webhook.initial_backoff, duration)?;
         flags.read("audit-webhook-initial-backoff", &mut webhook.initial_backoff, duration)?;
         batch(&flags, "webhook", &mut webhook.batch)?;
         truncate(&flags, "webhook", &mut webhook.truncate)?;

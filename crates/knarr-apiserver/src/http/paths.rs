@@ -189,41 +189,45 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
     Ok(response)
 }
 
-const OPENAPI_V3_PROTO: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
-const OPENAPI_V2_PROTO: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The binary form's media type, and the older spelling by which clients ask for it and which is no media type by the rules: what is
+/// answered carries the first.
+type Proto = [&'static str; 2];
+const OPENAPI_V3_PROTO: Proto = ["application/com.github.proto-openapi.spec.v3.v1.0+protobuf", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"];
+const OPENAPI_V2_PROTO: Proto = ["application/com.github.proto-openapi.spec.v2.v1.0+protobuf", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"];
 
 /// Whether the client wants the binary form and would not take JSON before it.
-fn wants(headers: &HeaderMap, proto: &str) -> bool {
+fn wants(headers: &HeaderMap, proto: &Proto) -> bool {
     let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    accepts.split(',').map(str::trim).find(|a| a.starts_with(proto) || a.starts_with(JSON)).is_some_and(|a| a.starts_with(proto))
+    let binary = |a: &str| proto.iter().any(|p| a.starts_with(p));
+    accepts.split(',').map(str::trim).find(|a| binary(a) || a.starts_with(JSON)).is_some_and(binary)
 }
 
 /// Whether the client takes JSON or the binary form; otherwise it gets 406 without a word.
-fn takes_openapi(headers: &HeaderMap, proto: &str) -> bool {
+fn takes_openapi(headers: &HeaderMap, proto: &Proto) -> bool {
     let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let takes = |a: &str| {
         let a = a.trim();
-        a == proto || matches!(a.split(';').next().unwrap_or_default().trim(), "" | "*/*" | "application/*" | JSON)
+        proto.contains(&a) || matches!(a.split(';').next().unwrap_or_default().trim(), "" | "*/*" | "application/*" | JSON)
     };
     accepts.split(',').any(takes)
 }
 
 async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>> {
-    if !takes_openapi(headers, OPENAPI_V2_PROTO) {
+    if !takes_openapi(headers, &OPENAPI_V2_PROTO) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::NOT_ACCEPTABLE;
         vary(&mut response);
         return Ok(response);
     }
     let catalog = inner.catalog.load_full();
-    let proto = wants(headers, OPENAPI_V2_PROTO);
+    let proto = wants(headers, &OPENAPI_V2_PROTO);
     let work = move || {
         let openapi = &catalog.documents().openapi;
         let document = openapi.v2();
         (if proto { openapi.v2_protobuf().clone() } else { document.bytes(&Accepted::JSON) }, document.etag.clone())
     };
     let (bytes, etag) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
-    let mut response = tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO } else { JSON }, headers).await;
+    let mut response = tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO[0] } else { JSON }, headers).await;
     vary(&mut response);
     Ok(response)
 }
@@ -235,7 +239,7 @@ fn vary(response: &mut Response<Body>) {
 }
 
 async fn openapi_v3(inner: &Inner, path: &str, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
-    if !takes_openapi(headers, OPENAPI_V3_PROTO) {
+    if !takes_openapi(headers, &OPENAPI_V3_PROTO) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = http::StatusCode::NOT_ACCEPTABLE;
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));

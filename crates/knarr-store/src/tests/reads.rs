@@ -104,7 +104,7 @@ async fn an_object_with_a_time_to_live_is_deleted_when_it_is_over() {
     s.create(&events, &key("default/a"), bytes(json!({})), Some(hour)).await.unwrap();
     s.create(&events, &key("default/b"), bytes(json!({})), Some(hour)).await.unwrap();
     tokio::time::sleep(hour / 2).await;
-    s.update(&events, &key("default/b"), bytes(json!({})), 2, Some(hour)).await.unwrap();
+    s.update(&events, &key("default/b"), bytes(json!({"count": 2})), 2, Some(hour)).await.unwrap();
     tokio::time::sleep(hour / 2 + Duration::from_secs(3)).await;
     assert_eq!(paths(&s.snapshot(&events)), "default/b", "a write renews it");
     tokio::time::sleep(hour / 2).await;

@@ -39,7 +39,7 @@ const LOCAL_CONFIG: &str = "config.kubernetes.io/local-config";
 /// # Errors
 /// What is wrong with which file.
 pub fn build(folder: &str) -> Result<Vec<Value>> {
-    let root = absolute(Path::new("."), folder)?;
+    let root = root(folder)?;
     let (target, mut resources) = (Target::load(&root, 0)?, Resources::default());
     target.accumulate(&mut resources)?;
     names::add_hashes(&mut resources);
@@ -47,6 +47,15 @@ pub fn build(folder: &str) -> Result<Vec<Value>> {
     resources.0.retain(|r| r.annotation(LOCAL_CONFIG).is_none_or(|v| v == "false"));
     target.kustomization.sort_options.sort(&mut resources)?;
     Ok(resources.0.into_iter().map(|r| r.object).collect())
+}
+
+/// The folder that the user named.
+fn root(folder: &str) -> Result<PathBuf> {
+    let path = std::env::current_dir()?.join(folder);
+    path.canonicalize().map_err(|e| {
+        let path = path.display();
+        Failure::from(format!("must build at directory: not a valid directory: evalsymlink failure on '{path}' : lstat {path}: {}", go_io(&e)))
+    })
 }
 
 fn absolute(base: &Path, named: &str) -> Result<PathBuf> {
