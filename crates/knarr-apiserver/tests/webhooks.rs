@@ -5,60 +5,23 @@ mod support;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::Engine;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
-use knarr_apiserver::{admission, pki::Pki, stored::Stored};
-use knarr_core::{Value, ValueExt, clock::Env, json};
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
-use support::Cluster;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use knarr_apiserver::{admission, stored::Stored};
+use knarr_core::{Value, ValueExt, json};
+use support::{Cluster, outside::Outside};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-/// A server whose answers a function gives, and its CA in base64.
+/// A server whose answers a function gives by path, and its CA in base64.
 async fn server(answer: impl Fn(&str, Value) -> Value + Send + Sync + 'static) -> (SocketAddr, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let env = Env::system();
-    let pki = Pki::load_or_create(folder.path(), env.now()).unwrap();
-    let identity = pki.serving(&["localhost".into()], &["127.0.0.1".parse().unwrap()], env.now()).unwrap();
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).map(|c| c.unwrap()).collect();
-    let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap())
-        .unwrap();
-    let (acceptor, answer) = (TlsAcceptor::from(Arc::new(tls)), Arc::new(answer));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, answer) = (acceptor.clone(), answer.clone());
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let answer = answer.clone();
-                    async move {
-                        let path = request.uri().path().to_owned();
-                        let body = request.into_body().collect().await?.to_bytes();
-                        let reply = answer(&path, serde_json::from_slice(&body).unwrap());
-                        Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(serde_json::to_vec(&reply).unwrap()))))
-                    }
-                });
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.unwrap_or_default();
-            });
-        }
-    });
-    let ca = pki.ca.certificate;
-    (address, base64::engine::general_purpose::STANDARD.encode(ca))
+    let outside = Outside::start(move |asked| {
+        assert!(!asked.body.is_null(), "{}: no JSON was sent", asked.path);
+        let path = asked.path.split_once('?').map_or(&*asked.path, |(path, _)| path);
+        (200, answer(path, asked.body))
+    })
+    .await;
+    (outside.address, base64::engine::general_purpose::STANDARD.encode(outside.ca))
 }
 
 /// An `AdmissionReview` that answers another one.
