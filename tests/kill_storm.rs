@@ -475,15 +475,20 @@ fn resolve(dns: Ipv4Addr, id: u16) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the app writes still arrives, whoever holds its output now.
+/// What the app writes still arrives, whoever holds its output now; and the Service still leads to each of its pods.
 fn logs_go_on(cluster: &Cluster, address: SocketAddr) {
     let lines = |pod: &String| cluster.kubectl(&["logs", pod]).lines().count();
-    let pods = ready_pods(cluster);
-    let before: Vec<_> = pods.iter().map(lines).collect();
-    wait_for("every pod's log to grow", || {
-        get(address).expect("the app answers");
-        pods.iter().map(lines).zip(&before).all(|(now, before)| now > *before)
-    });
+    let netns = NetNs::open(&cluster.node_netns(1)).expect("the node's network");
+    for pod in ready_pods(cluster) {
+        let direct = cluster.kubectl(&["get", "pod", &pod, "-o", "jsonpath={.status.podIP}:{.spec.containers[0].ports[0].containerPort}"]);
+        let direct: SocketAddr = direct.parse().expect("an address");
+        let before = lines(&pod);
+        wait_for(&format!("the log of {pod} to grow beyond {before} lines"), || {
+            netns.run(|| get(direct)).expect("the node's network").expect("the pod answers");
+            lines(&pod) > before
+        });
+        wait_for(&format!("an answer of {pod} through the Service"), || get(address).expect("the app answers").contains(&pod));
+    }
 }
 
 /// Nobody is busy with anything once all is mended.

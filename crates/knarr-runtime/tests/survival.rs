@@ -88,6 +88,53 @@ async fn containers_outlive_their_shim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_comes_back_when_its_maker_died_before_it() {
+    let world = World::new().await;
+    let (mut pods, mut logs) = (Vec::new(), Vec::new());
+    for name in ["first", "second"] {
+        let pod = world.sandbox(name).await;
+        let mut config = world.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
+        config.log_path = format!("{name}/0.log").into();
+        let container = world.start(&pod, &config).await;
+        logs.push(world.runtime.container_status(&container).await.unwrap().log_path);
+        pods.push(pod);
+    }
+    let (dies, lives) = (shim_pid(&world, &pods[0]), shim_pid(&world, &pods[1]));
+    let spawner = parent(dies);
+    assert_eq!(parent(lives), spawner);
+    kill(spawner);
+    until(async || (parent(lives) != spawner).then_some(())).await;
+    kill(dies);
+    until(async || (shim_pid(&world, &pods[0]) != dies).then_some(())).await;
+    let lines = log(&logs[0]).lines().count();
+    until(async || (log(&logs[0]).lines().count() > lines + 3).then_some(())).await;
+    assert_eq!(shim_pid(&world, &pods[1]), lives);
+    world.close().await;
+}
+
+/// A pod has one shim, whatever agents that died have asked for: one that was made and not seen by the next agent makes way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_never_has_two_shims() {
+    let mut world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let id = world.start(&pod, &world.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")).await;
+    let path = world.runtime.container_status(&id).await.unwrap().log_path;
+    let unseen = shim_pid(&world, &pod);
+    let socket = world.folder.join("run/sandboxes").join(&pod).join("shim.sock");
+    world.replace_agent(|| std::fs::remove_file(&socket).unwrap()).await;
+    until(async || (shim_pid(&world, &pod) != unseen).then_some(())).await;
+    until(async || (!std::path::Path::new(&format!("/proc/{unseen}")).exists()).then_some(())).await;
+    let lines = log(&path).lines().count();
+    until(async || (log(&path).lines().count() > lines + 3).then_some(())).await;
+    world.close().await;
+}
+
+fn parent(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exit_that_no_shim_saw_is_known() {
     let world = World::new().await;
     let pod = world.sandbox("pod").await;

@@ -117,6 +117,10 @@ impl Embedded {
     /// A shim has died. What still runs gets a new one; what has ended meanwhile is noted.
     pub(super) async fn replace_shim(&self, id: &str) {
         let Ok(sandbox) = self.sandbox(id) else { return };
+        if sandbox.shim.lock().as_ref().is_some_and(|shim| !shim.has_gone()) {
+            // It was one that died while it was taking over, and another has done so since.
+            return;
+        }
         *sandbox.shim.lock() = None;
         if sandbox.record.lock().stopped {
             return;

@@ -110,6 +110,11 @@ impl ShimConnection {
         }
     }
 
+    /// Whether the other end was seen to be closed.
+    pub fn has_gone(&self) -> bool {
+        self.shared.waiting.lock().is_none()
+    }
+
     fn gone(&self) -> Error {
         Error::Failed(format!("shim of sandbox {} has gone", self.shared.sandbox))
     }

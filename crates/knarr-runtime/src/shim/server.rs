@@ -67,6 +67,8 @@ pub fn serve(start: Start<'_>) -> io::Result<()> {
     process::reset_signals()?;
     process::ignore_broken_pipes()?;
     nix::unistd::setsid()?;
+    // An agent that died may have had one made that the next agent did not see yet: two would share out the output between them.
+    let _alone = knarr_sys::lock::take_from_holder(&Layout(&start.folder).lock())?;
     let mut first = Channel::new(start.connection)?;
     let spec: SandboxSpec = read_json(&Layout(&start.folder).spec())?;
     let namespaces = if start.adopt { adopted_namespaces(&start.folder, &spec) } else { sandbox::make(&start.folder, &spec, start.proof) };

@@ -42,18 +42,21 @@ pub fn run() -> io::Result<()> {
     let socket = take_stdin()?;
     let template = make_template(proof)?;
     let hierarchies = Hierarchies::detect()?;
-    let mut channel = Channel::new(socket)?;
-    loop {
-        wait_readable(&channel)?;
-        match channel.fill() {
+    let mut channel = Some(Channel::new(socket)?);
+    while let Some(asked) = channel.as_mut() {
+        wait_readable(asked)?;
+        match asked.fill() {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         }
-        while let Some((request, mut fds)) = channel.next::<SpawnRequest>()? {
+        while let Some((request, mut fds)) = channel.as_mut().map_or(Ok(None), Channel::next::<SpawnRequest>)? {
             let Some(connection) = fds.pop() else { continue };
             let spawned = process::spawn(proof, &Birth::default(), || {
+                // In the child alone. Held open by a shim, our end would outlive us, and so would the connections of requests that still wait
+                // in it: the agent would wait for ever for those who are dead.
+                channel = None;
                 let start =
                     Start { folder: request.folder.clone(), adopt: request.adopt, connection, template: &template, hierarchies: hierarchies.clone(), proof };
                 match server::serve(start) {
@@ -69,6 +72,7 @@ pub fn run() -> io::Result<()> {
             }
         }
     }
+    Ok(())
 }
 
 /// The socket that the agent put on stdin; /dev/null takes its place.

@@ -176,6 +176,11 @@ impl Layout<'_> {
         self.0.join("shim.sock")
     }
 
+    /// Held by the one shim that the sandbox has.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("shim.lock")
+    }
+
     pub fn shim_state(&self) -> PathBuf {
         self.0.join("shim.json")
     }
