@@ -105,7 +105,12 @@ async fn a_shim_comes_back_when_its_maker_died_before_it() {
     kill(spawner);
     until(async || (parent(lives) != spawner).then_some(())).await;
     kill(dies);
-    until(async || (shim_pid(&world, &pods[0]) != dies).then_some(())).await;
+    until(async || {
+        let all = world.runtime.list_pod_sandboxes().await.unwrap();
+        assert!(all.iter().all(|pod| pod.state == SandboxState::Ready), "a pod between two shims is as ready as before: {all:?}");
+        (shim_pid(&world, &pods[0]) != dies).then_some(())
+    })
+    .await;
     let lines = log(&logs[0]).lines().count();
     until(async || (log(&logs[0]).lines().count() > lines + 3).then_some(())).await;
     assert_eq!(shim_pid(&world, &pods[1]), lives);

@@ -8,14 +8,17 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use knarr_sys::netlink::NetNs;
 use knarr_sys::process::{in_own_session, open_pidfd, send_signal, start_time};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::config::{Cluster, write_whole};
-use super::failure::{Failure, Result};
+use super::failure::{Exit, Failure, Result};
+
+/// How long a process that was killed may still seem to have its role.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
 
 /// A process that was seen alive.
 #[derive(Debug)]
@@ -69,11 +72,33 @@ impl Home {
     }
 }
 
-/// Writes this process' own pid file.
-pub fn write_pid_file(cluster: &Cluster, role: &str) -> Result<()> {
+/// What makes a process the one that has a role, for as long as it lives.
+#[must_use = "the role is free again when this is dropped"]
+pub struct Tenure(#[expect(dead_code, reason = "held for its lock")] fs::File);
+
+/// Takes a role, and writes the pid file of it. Whoever starts processes may be killed before it knows of the one that it has started, and
+/// another may start a second: that one is refused here, and the pid file goes on to name the first.
+///
+/// # Errors
+/// Another process has the role, or a file cannot be written.
+pub fn take_role(cluster: &Cluster, role: &str) -> Result<Tenure> {
+    let path = cluster.run.join(format!("{role}.tenure"));
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| Failure::file(&path, &e))?;
+    let until = Instant::now() + PREDECESSOR_WAIT;
+    while let Err(error) = file.try_lock() {
+        match error {
+            fs::TryLockError::Error(e) => return Err(Failure::file(&path, &e)),
+            fs::TryLockError::WouldBlock if Process::from_pid_file(&cluster.pid_file(role)).is_some() || Instant::now() > until => {
+                return Err(Failure::new("ROLE_TAKEN", Exit::Resource, format!("another process is the {role} of this cluster"), "see `knarr status`"));
+            }
+            // Its last holder was killed a moment ago, or has not written its pid yet.
+            fs::TryLockError::WouldBlock => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
     let pid = i32::try_from(std::process::id()).map_err(Failure::program)?;
     let started = start_time(pid).unwrap_or(0);
-    write_whole(&cluster.pid_file(role), format!("{pid} {started}\n").as_bytes())
+    write_whole(&cluster.pid_file(role), format!("{pid} {started}\n").as_bytes())?;
+    Ok(Tenure(file))
 }
 
 /// Starts this very program in the background, at home, in a session of its own, with its output in the log folder.
@@ -119,6 +144,7 @@ pub fn end(process: &Process, grace: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::config::tests::sample;
 
     #[test]
     fn a_pid_file_of_another_start_names_nobody() {
@@ -129,6 +155,20 @@ mod tests {
         assert_eq!(Process::from_pid_file(&file).map(|p| p.pid), Some(pid));
         fs::write(&file, format!("{pid} 1\n")).unwrap();
         assert!(Process::from_pid_file(&file).is_none());
+    }
+
+    #[test]
+    fn a_role_has_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = sample(folder.path());
+        fs::create_dir_all(&cluster.run).unwrap();
+        let first = take_role(&cluster, "server").unwrap();
+        let before = fs::read_to_string(cluster.pid_file("server")).unwrap();
+        assert_eq!(take_role(&cluster, "server").err().map(|e| e.code), Some("ROLE_TAKEN"));
+        assert_eq!(fs::read_to_string(cluster.pid_file("server")).unwrap(), before);
+        drop(take_role(&cluster, "guard").unwrap());
+        drop(first);
+        drop(take_role(&cluster, "server").unwrap());
     }
 
     #[test]

@@ -72,14 +72,16 @@ pub fn ensure(data: &Path, role: &str, args: &[String], home: &Home) -> Result<(
     if is_wanted(&cluster, role) && Process::from_pid_file(&cluster.pid_file(role)).is_none() {
         let pid = process::spawn(&cluster, role, args, home)?;
         tracing::info!(role, pid, "started");
-        wait_for_pid_file(&cluster, role);
+        wait_for_pid_file(&cluster, role, pid);
     }
     Ok(())
 }
 
-fn wait_for_pid_file(cluster: &Cluster, role: &str) {
+/// Until it is there, or whoever should write it has ended.
+fn wait_for_pid_file(cluster: &Cluster, role: &str, pid: u32) {
     let until = std::time::Instant::now() + PID_FILE_WAIT;
-    while Process::from_pid_file(&cluster.pid_file(role)).is_none() && std::time::Instant::now() < until {
+    let lives = || i32::try_from(pid).is_ok_and(|pid| knarr_sys::process::start_time(pid).is_some());
+    while Process::from_pid_file(&cluster.pid_file(role)).is_none() && lives() && std::time::Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
     LinuxContainerUser, Pod, ResourceRequirements, VolumeMountStatus,
@@ -326,11 +326,12 @@ fn is_started(input: &Input, container: &Container, status: &ContainerStatus, id
 }
 
 /// Readiness without a good verdict: a container without a probe is ready, and one that ran before the agent started
-/// stays what the pod was (upstream: `setReadyStateOnKubeletRestart`).
+/// stays what the pod was (upstream: `setReadyStateOnKubeletRestart`, which lets go of a container that had just been started: a
+/// Service whose pods are new would be without any when their agents are replaced).
 fn adopted_ready(input: &Input, container: &Container, status: &ContainerStatus, verdict: Option<Verdict>) -> bool {
     let mut ready = container.readiness_probe.is_none();
     let started_at = status.state.as_ref().and_then(|s| s.running.as_ref()).and_then(|r| r.started_at.as_ref());
-    let is_old = started_at.is_some_and(|at| at.0 < input.agent_started - SignedDuration::from_secs(10));
+    let is_old = started_at.is_some_and(|at| at.0 < input.agent_started);
     if is_old {
         ready |= verdict.is_none();
         let pod_ready = input.pod.status().conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");

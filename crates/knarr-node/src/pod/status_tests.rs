@@ -11,13 +11,23 @@ struct Case {
     verdicts: Verdicts,
     terminal: bool,
     could_run: bool,
+    agent_started: Timestamp,
 }
 
 fn case(spec: knarr_core::Value, seen: &str) -> Case {
     let pod = pod_of(spec);
     let observed =
         Observed::new(if seen == "nothing" { vec![] } else { vec![sandbox(0, true)] }, if seen == "nothing" { vec![] } else { containers(&pod, seen) });
-    Case { pod, old: PodStatus::default(), observed, reasons: BTreeMap::new(), verdicts: Verdicts::default(), terminal: false, could_run: false }
+    Case {
+        pod,
+        old: PodStatus::default(),
+        observed,
+        reasons: BTreeMap::new(),
+        verdicts: Verdicts::default(),
+        terminal: false,
+        could_run: false,
+        agent_started: second(0),
+    }
 }
 
 impl Case {
@@ -36,7 +46,7 @@ impl Case {
             resize_conditions: &[],
             host_ips: &["192.0.2.1".into()],
             now: second(200),
-            agent_started: second(0),
+            agent_started: self.agent_started,
         })
         .status
     }
@@ -132,6 +142,18 @@ fn a_readiness_probe_holds_readiness_back_until_it_succeeds() {
     assert!(case.text().ends_with("a running started x0"));
     case.verdicts.set(ProbeKind::Readiness, "a-0", Verdict::Success);
     assert_eq!(case.text(), "Running; a running started ready x0");
+}
+
+#[test]
+fn a_new_agent_believes_what_the_pod_was_until_it_knows_better() {
+    let mut case = case(json!({"containers": [{"name": "a", "readinessProbe": {}}]}), "a:running");
+    case.agent_started = second(150);
+    assert!(case.text().ends_with("a running started x0"), "it was not ready");
+    let ready = PodCondition { type_: "Ready".into(), status: "True".into(), ..Default::default() };
+    case.pod.status = Some(PodStatus { conditions: Some(vec![ready]), ..Default::default() });
+    assert_eq!(case.text(), "Running; a running started ready x0");
+    case.verdicts.set(ProbeKind::Readiness, "a-0", Verdict::Failure);
+    assert!(case.text().ends_with("a running started x0"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::actor::{Actor, Done, Ends, RETRY, RETRY_SOON, Stage};
 use super::decide::{Kill, Plan};
 use super::kill::{self, Killing, grace_period};
-use super::observed::{ProbeKind, Seen, Verdict};
+use super::observed::{ID_PREFIX, ProbeKind, Seen, Verdict};
 use super::patch::status_patch;
 use super::spec::{self, PodExt, Role, find_container};
 use super::start::{Failure, Item, Pass, Progress};
@@ -259,11 +259,15 @@ impl Actor {
 
     /// Whether a container that ran before this agent did had started up then.
     fn was_started(&self, seen: &Seen) -> bool {
-        self.verdicts.get(ProbeKind::Startup, &seen.id).is_none() && self.is_adopted(seen)
+        let id = format!("{ID_PREFIX}{}", seen.id);
+        let told = self.pod.status();
+        let mut statuses = told.init_container_statuses.iter().flatten().chain(told.container_statuses.iter().flatten());
+        let mut had = || statuses.any(|s| s.container_id.as_deref() == Some(&id) && s.started == Some(true));
+        self.verdicts.get(ProbeKind::Startup, &seen.id).is_none() && self.is_adopted(seen) && had()
     }
 
     fn is_adopted(&self, seen: &Seen) -> bool {
-        seen.started_at.is_some_and(|at| at < self.context.started - SignedDuration::from_secs(10))
+        seen.started_at.is_some_and(|at| at < self.context.started)
     }
 
     fn first_verdicts(&mut self, container: &Container, seen: &Seen) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_sys::process;
-use parking_lot::Mutex;
 use tokio::net::UnixStream;
 
 use super::connection::{ShimConnection, Welcome};
@@ -58,7 +57,7 @@ impl Embedded {
 
     async fn adopt_sandbox(&self, folder: PathBuf, record: SandboxRecord) -> Result<()> {
         let (id, stopped) = (record.id.clone(), record.stopped);
-        let sandbox = Arc::new(Sandbox { folder, record: Mutex::new(record), shim: Mutex::new(None) });
+        let sandbox = Arc::new(Sandbox::new(folder, record));
         self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
         self.read_containers(&sandbox)?;
         if stopped {
@@ -121,11 +120,16 @@ impl Embedded {
             // It was one that died while it was taking over, and another has done so since.
             return;
         }
-        *sandbox.shim.lock() = None;
         if sandbox.record.lock().stopped {
+            *sandbox.shim.lock() = None;
             return;
         }
-        match self.insist_on_new_shim(id, &sandbox).await {
+        // In this order: who looks meanwhile sees a pod that is as before.
+        sandbox.between_shims.send_replace(true);
+        *sandbox.shim.lock() = None;
+        let outcome = self.insist_on_new_shim(id, &sandbox).await;
+        sandbox.between_shims.send_replace(false);
+        match outcome {
             Ok(()) => tracing::warn!(sandbox = id, "its shim died; a new one has taken over, no container was restarted"),
             Err(error) => {
                 tracing::warn!(sandbox = id, %error, "its shim died: the pod is not ready any more");

@@ -25,7 +25,7 @@ const ALONE_ATTEMPTS_MAX: u32 = 2000;
 impl Embedded {
     pub(super) async fn make_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String> {
         let sandbox = self.sandbox(sandbox_id)?;
-        let shim = sandbox.shim()?;
+        let shim = sandbox.shim().await?;
         let id = new_id()?;
         let target = self.target_pid(config)?;
         let made = {
@@ -115,7 +115,7 @@ impl Embedded {
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {
-        let (container, shim) = self.container_and_shim(id)?;
+        let (container, shim) = self.container_and_shim(id).await?;
         match shim.try_ask(Request::Start { id: id.to_owned() }, Vec::new()).await? {
             Ok((Answer::Container { state, .. }, _)) => {
                 // An exit that has been told meanwhile is newer.
@@ -150,7 +150,7 @@ impl Embedded {
         if container.status().state != ContainerState::Running {
             return Ok(());
         }
-        let Ok((_, shim)) = self.container_and_shim(id) else { return self.stop_alone(&container).await };
+        let Ok((_, shim)) = self.container_and_shim(id).await else { return self.stop_alone(&container).await };
         if !grace.is_zero() {
             let signal = container.record.lock().stop_signal;
             shim.ask(Request::Signal { id: id.to_owned(), signal, all: false }, Vec::new()).await?;
@@ -222,7 +222,7 @@ impl Embedded {
     }
 
     pub(super) async fn reopen_log(&self, id: &str) -> Result<()> {
-        let (_, shim) = self.container_and_shim(id)?;
+        let (_, shim) = self.container_and_shim(id).await?;
         shim.ask(Request::ReopenLog { id: id.to_owned() }, Vec::new()).await.map(drop)
     }
 }

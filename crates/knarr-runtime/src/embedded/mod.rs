@@ -149,10 +149,11 @@ impl Embedded {
     }
 
     /// A container, and the shim that holds it.
-    fn container_and_shim(&self, id: &str) -> Result<(Arc<Container>, connection::ShimConnection)> {
+    async fn container_and_shim(&self, id: &str) -> Result<(Arc<Container>, connection::ShimConnection)> {
         let container = self.container(id)?;
         let sandbox = self.sandbox(&container.record.lock().sandbox_id)?;
-        Ok((container, sandbox.shim()?))
+        let shim = sandbox.shim().await?;
+        Ok((container, shim))
     }
 }
 

@@ -29,14 +29,20 @@ pub struct SandboxRecord {
 pub struct Sandbox {
     pub folder: PathBuf,
     pub record: Mutex<SandboxRecord>,
-    /// `None` when it is stopped, or its shim has gone for good.
+    /// `None` when it is stopped, or its shim has gone.
     pub shim: Mutex<Option<ShimConnection>>,
+    /// A new shim is on its way in place of one that died: the pod is what it was.
+    pub between_shims: watch::Sender<bool>,
 }
 
 impl Sandbox {
+    pub fn new(folder: PathBuf, record: SandboxRecord) -> Self {
+        Self { folder, record: Mutex::new(record), shim: Mutex::new(None), between_shims: watch::Sender::new(false) }
+    }
+
     pub fn status(&self) -> cri::SandboxStatus {
         let record = self.record.lock();
-        let ready = !record.stopped && self.shim.lock().is_some();
+        let ready = !record.stopped && (*self.between_shims.borrow() || self.shim.lock().is_some());
         cri::SandboxStatus {
             id: record.id.clone(),
             uid: record.config.uid.clone(),
@@ -50,8 +56,19 @@ impl Sandbox {
         }
     }
 
-    pub fn shim(&self) -> cri::Result<ShimConnection> {
+    /// Its shim; of one that died, its successor.
+    ///
+    /// # Errors
+    /// It is stopped, or its shim has gone for good.
+    pub async fn shim(&self) -> cri::Result<ShimConnection> {
+        self.has_settled().await;
         self.shim.lock().clone().ok_or_else(|| cri::Error::Failed(format!("sandbox {} is not running", self.record.lock().id)))
+    }
+
+    /// Waits until it is known whether a shim that died has a successor.
+    pub async fn has_settled(&self) {
+        // The sender is ours: it is not closed.
+        drop(self.between_shims.subscribe().wait_for(|between| !between).await);
     }
 
     pub fn save(&self) -> std::io::Result<()> {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use knarr_sys::cgroup::Cgroup;
 use knarr_sys::{mount, namespace};
-use parking_lot::Mutex;
 
 use super::connection::{ShimConnection, Welcome};
 use super::records::{Sandbox, SandboxRecord};
@@ -35,14 +34,18 @@ impl Embedded {
             ips: Vec::new(),
             stopped: false,
         };
-        let sandbox = Arc::new(Sandbox { folder, record: Mutex::new(record), shim: Mutex::new(None) });
+        let sandbox = Arc::new(Sandbox::new(folder, record));
         let made = self.bring_up(&id, &sandbox).await;
         if let Err(error) = made {
             self.tear_down(&sandbox).await.unwrap_or_else(|error| tracing::warn!(sandbox = id, %error, "cleaning up after a failed sandbox"));
             return Err(Error::Failed(format!("failed to create pod sandbox: {error}")));
         }
-        let status = sandbox.status();
-        self.0.sandboxes.write().insert(id, sandbox);
+        let (status, shim) = (sandbox.status(), sandbox.shim.lock().clone());
+        self.0.sandboxes.write().insert(id.clone(), sandbox);
+        if shim.is_some_and(|shim| shim.has_gone()) {
+            // It died before anybody knew whose it was.
+            self.replace_shim(&id).await;
+        }
         Ok(status)
     }
 
@@ -72,6 +75,7 @@ impl Embedded {
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<()> {
         let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
         sandbox.record.lock().stopped = true;
+        sandbox.has_settled().await;
         let shim = sandbox.shim.lock().clone();
         if let Some(shim) = shim {
             match shim.ask(Request::Stop, Vec::new()).await {

@@ -73,14 +73,14 @@ fn describe(error: Error) -> Error {
 }
 
 impl Embedded {
-    fn running(&self, id: &str) -> Result<ShimConnection> {
-        let (container, shim) = self.container_and_shim(id)?;
+    async fn running(&self, id: &str) -> Result<ShimConnection> {
+        let (container, shim) = self.container_and_shim(id).await?;
         let state = container.status().state;
         if state == ContainerState::Running { Ok(shim) } else { Err(Error::Failed(format!("container is in {state:?} state"))) }
     }
 
     pub(super) async fn run_exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
-        let shim = self.running(id)?;
+        let shim = self.running(id).await?;
         let (stdout, their_stdout) = Pipe::reader().map_err(failed("pipe"))?;
         let (stderr, their_stderr) = Pipe::reader().map_err(failed("pipe"))?;
         let exec = ExecSpec { args: command.to_vec(), tty: false, stdin: false, stdout: true, stderr: true, size: None };
@@ -106,12 +106,12 @@ impl Embedded {
     }
 
     pub(super) async fn run_exec(&self, id: &str, command: &[String], streams: Streams) -> Result<i32> {
-        let shim = self.running(id)?;
+        let shim = self.running(id).await?;
         if streams.tty { exec_terminal(shim, id, command, streams).await } else { exec_pipes(shim, id, command, streams).await }
     }
 
     pub(super) async fn run_attach(&self, id: &str, streams: Streams) -> Result<()> {
-        let shim = self.running(id)?;
+        let shim = self.running(id).await?;
         let container = self.container(id)?;
         let (tty, stdin_once) = {
             let record = container.record.lock();

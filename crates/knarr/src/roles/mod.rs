@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Failure, Result};
-use knarr_cli::cluster::process::{self, Home};
+use knarr_cli::cluster::process::{self, Home, Tenure};
 use knarr_cli::cluster::supervise;
 use knarr_cli::kubectl::command::Verb;
 use knarr_core::clock::Env;
@@ -37,13 +37,13 @@ const LOG_DEFAULT: &str = "info";
 /// The control plane, or one of several.
 pub fn server(data: &Path, index: usize) -> Result<()> {
     let role = supervise::server_role(index);
-    let cluster = begin(data, &role)?;
+    let (cluster, _tenure) = begin(data, &role)?;
     runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
 }
 
 /// Looks after the others, and answers names beside the agents.
 pub fn guard(data: &Path) -> Result<()> {
-    let cluster = begin(data, supervise::GUARD)?;
+    let (cluster, _tenure) = begin(data, supervise::GUARD)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)?;
     runtime.block_on(async {
         look_after_others(&cluster, supervise::GUARD, Home::default());
@@ -70,7 +70,7 @@ pub fn agent(data: &Path, name: &str, clear: bool) -> Result<()> {
     if clear {
         return runtime(1)?.block_on(agent::clear(&cluster, &node));
     }
-    let cluster = begin(data, &Cluster::agent_role(&node))?;
+    let (cluster, _tenure) = begin(data, &Cluster::agent_role(&node))?;
     runtime(2)?.block_on(async {
         look_after_others(&cluster, &Cluster::agent_role(&node), place.home());
         agent::run(&cluster, &node, place).await
@@ -105,13 +105,13 @@ pub fn for_a_person(verb: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 /// Log, pid file: what every background role begins with.
-fn begin(data: &Path, role: &str) -> Result<Cluster> {
+fn begin(data: &Path, role: &str) -> Result<(Cluster, Tenure)> {
     log_to_stderr();
     let cluster = Cluster::load(data)?;
-    process::write_pid_file(&cluster, role)?;
+    let tenure = process::take_role(&cluster, role)?;
     // Whoever has no provider of its own (the registry's client) uses this one. A second call changes nothing.
     drop(rustls::crypto::ring::default_provider().install_default());
-    Ok(cluster)
+    Ok((cluster, tenure))
 }
 
 fn log_to_stderr() {
