@@ -36,6 +36,7 @@ pub mod request;
 mod review_rules;
 pub mod reviews;
 pub mod server;
+pub mod spans;
 pub mod stored;
 pub mod streaming;
 pub mod subresource;

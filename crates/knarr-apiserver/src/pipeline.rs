@@ -18,6 +18,7 @@ use crate::{
     request::RequestInfo,
     reviews,
     server::Inner,
+    spans::{self, Span},
     subresource, write,
 };
 
@@ -98,10 +99,12 @@ impl Inner {
             return (Err(nothing.into()), Vec::new());
         };
         let ex = Exchange::new(self, catalog, served, call);
-        let outcome = match AssertUnwindSafe(dispatch(&ex)).catch_unwind().await {
+        let span = span_of(call);
+        let outcome = match AssertUnwindSafe(span.around(|| dispatch(&ex))).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(panic) => Err(panicked(panic.as_ref(), call).into()),
         };
+        drop(span);
         let mut warnings = ex.take_warnings();
         // Where there is no such route nobody warns.
         let routed = !outcome.as_ref().is_err_and(|f: &Failure| matches!(f.status.code, 405 | 415));
@@ -117,6 +120,45 @@ impl Inner {
         }
         (outcome, warnings)
     }
+}
+
+/// What is traced of the verb itself (upstream: `traceFields` of the handlers).
+fn span_of(call: &Call) -> Span {
+    let info = &call.info;
+    let name = match info.verb.as_str() {
+        "get" => "Get",
+        "list" => "List",
+        "watch" => "WatchList",
+        "create" => "Create",
+        "update" => "Update",
+        "patch" => "Patch",
+        "delete" | "deletecollection" => "Delete",
+        _ => return Span::default(),
+    };
+    let mut span = spans::child(name, spans::Kind::Internal);
+    if span.is_recording() {
+        let scope = if !info.name.is_empty() {
+            "resource"
+        } else if info.namespace.is_empty() {
+            "cluster"
+        } else {
+            "namespace"
+        };
+        let fields = [
+            ("api-group", &info.group),
+            ("api-version", &info.version),
+            ("name", &info.name),
+            ("subresource", &info.subresource),
+            ("namespace", &info.namespace),
+            ("resource", &info.resource),
+            ("url", &info.path),
+            ("user-agent", &call.user_agent),
+            ("verb", &info.verb),
+        ];
+        fields.into_iter().for_each(|(key, value)| span.set(key, value.as_str()));
+        span.set("scope", scope);
+    }
+    span
 }
 
 /// What every request for a kind on its way out is told (upstream: `APILifecycleDeprecated` of the type).

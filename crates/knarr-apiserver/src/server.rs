@@ -21,6 +21,7 @@ use crate::{
     health::Health,
     metrics::Metrics,
     pki::Shown,
+    spans::Tracer,
     streaming::Streaming,
     tokens::TokenIssuer,
     transport::InProcess,
@@ -90,6 +91,8 @@ pub struct Inner {
     pub flow: Arc<FlowControl>,
     /// Absent where no audit policy is given.
     pub auditor: Option<Arc<Auditor>>,
+    /// Absent where nothing is traced.
+    pub tracer: Option<Arc<Tracer>>,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
 }
@@ -115,6 +118,7 @@ pub struct ServerBuilder {
     proxy_identity: Option<Arc<Shown>>,
     storage_size: Option<StorageSize>,
     auditor: Option<Arc<Auditor>>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl ServerBuilder {
@@ -132,6 +136,7 @@ impl ServerBuilder {
             proxy_identity: None,
             storage_size: None,
             auditor: None,
+            tracer: None,
         }
     }
 
@@ -208,6 +213,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Tells a collector what requests did. Without one, nothing is traced.
+    #[must_use]
+    pub fn tracer(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
     /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
     pub fn build(self) -> Server {
         let inner = Arc::new(Inner {
@@ -223,6 +235,7 @@ impl ServerBuilder {
             health: Health::default(),
             flow: FlowControl::new(seats(&self.config)),
             auditor: self.auditor,
+            tracer: self.tracer,
             storage_size: self.storage_size,
             shutdown: CancellationToken::new(),
             config: self.config,
@@ -304,10 +317,13 @@ impl Server {
         self.inner.flow.keep_defaults();
     }
 
-    /// Sends what is still to be written to the audit log: when nothing is served any more.
-    pub async fn flush_audit(&self) {
+    /// Sends what is still to be written to the audit log, and what is still to be told of traces: when nothing is served any more.
+    pub async fn flush(&self) {
         if let Some(auditor) = &self.inner.auditor {
             auditor.shut_down().await;
+        }
+        if let Some(tracer) = &self.inner.tracer {
+            tracer.flush().await;
         }
     }
 

@@ -22,6 +22,7 @@ pub mod cache;
 pub mod disk;
 pub mod engine;
 pub mod etcd;
+pub mod grpc;
 pub mod history;
 mod housekeeping;
 pub mod item;

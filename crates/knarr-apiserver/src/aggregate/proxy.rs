@@ -22,6 +22,7 @@ use crate::{
     authn::User,
     http::{Body, RequestBody},
     server::Inner,
+    spans,
     stored::Stored,
     streaming::{backend, target},
 };
@@ -100,7 +101,16 @@ pub async fn send(inner: &Inner, remote: &Remote, user: &User, request: Request<
         None => connect(inner, remote).await?,
     };
     let upgrade = request.headers().contains_key(UPGRADE);
-    let answer = sender.send_request(outgoing(request, remote, user)?).await.map_err(failed)?;
+    let mut span = spans::child(&format!("HTTP {}", request.method()), spans::Kind::Client);
+    span.set("http.request.method", request.method().as_str());
+    span.set("server.address", remote.host());
+    let exchange = async {
+        let mut request = outgoing(request, remote, user)?;
+        spans::inject(request.headers_mut());
+        sender.send_request(request).await.map_err(failed)
+    };
+    let answer = span.around(|| exchange).await?;
+    span.set("http.response.status_code", i64::from(answer.status().as_u16()));
     if !upgrade {
         remote.pool.give_back(sender);
     }

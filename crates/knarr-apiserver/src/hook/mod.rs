@@ -12,7 +12,7 @@ use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use knarr_core::{Reason, Status, Value, ValueExt, field};
 use parking_lot::Mutex;
 
-use crate::admission::Objects;
+use crate::{admission::Objects, spans};
 use connect::Tls;
 
 /// Largest answer that is read.
@@ -77,11 +77,15 @@ impl Hook {
         let query = timeout.map(|t| format!("?timeout={}s", t.as_secs())).unwrap_or_default();
         let failed = |why: &dyn Display| format!("Post {}: {why}", field::go_quote(&format!("{}{query}", self.url)));
         let bytes = Bytes::from(serde_json::to_vec(body).map_err(|e| e.to_string())?);
+        let mut span = spans::child("HTTP POST", spans::Kind::Client);
+        span.set("http.request.method", "POST");
+        span.set("url.full", format!("{}{query}", self.url));
+        span.set("server.address", self.server_name.as_str());
         let call = async {
             let answer = self.exchange(objects, &format!("{}{query}", self.path), bytes).await.map_err(|why| failed(&why))?;
             read(answer).await
         };
-        tokio::time::timeout(timeout.unwrap_or(PATIENCE), call).await.unwrap_or_else(|_| Err(failed(&"context deadline exceeded")))
+        tokio::time::timeout(timeout.unwrap_or(PATIENCE), span.around(|| call)).await.unwrap_or_else(|_| Err(failed(&"context deadline exceeded")))
     }
 
     /// One request and the head of its answer. A kept connection may have died meanwhile: then a new one is made.
@@ -93,6 +97,7 @@ impl Hook {
                 .header(header::CONTENT_TYPE, "application/json")
                 .header(header::USER_AGENT, "kube-apiserver-admission")
                 .body(Full::new(body.clone()))
+                .map(traced)
                 .map_err(|e| e.to_string())
         };
         if let Some(mut kept) = self.kept()
@@ -127,6 +132,12 @@ impl Hook {
             idle.insert(0, sender);
         }
     }
+}
+
+/// The same request as a part of what is traced.
+fn traced<B>(mut request: Request<B>) -> Request<B> {
+    spans::inject(request.headers_mut());
+    request
 }
 
 fn from_url(url: &str) -> (Result<Place, String>, String, String) {

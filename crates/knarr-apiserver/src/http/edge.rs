@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use knarr_core::{Result, Status, api::PatchType, metrics::OTHER};
+use parking_lot::Mutex;
 
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     audit::Record,
     authn::{Credentials, User, request_header, websocket},
-    call::{Call, Input},
+    call::{Call, Input, Outcome},
     catalog::Catalog,
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
@@ -32,6 +33,7 @@ use crate::{
     pipeline::{attributes_for, panic_text},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
+    spans::{self, Span},
 };
 
 /// Who is at the other end of a connection.
@@ -66,7 +68,7 @@ impl Server {
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
         let errors_as = || error_format(wanted, agent);
         let lasting = info.is_long_running();
-        let passage = Passage { info: Arc::new(info), query, arrived, audit_id, class: OnceLock::new(), record: OnceLock::new() };
+        let passage = Passage { info: Arc::new(info), query, arrived, audit_id, class: OnceLock::new(), record: OnceLock::new(), span: Mutex::default() };
         let work = timed(AssertUnwindSafe(self.route(request, peer, &passage)).catch_unwind());
         let (response, webhooks) = if lasting {
             work.await
@@ -98,6 +100,7 @@ impl Server {
         };
         let response = passage.written_down(passage.classified(response)).await;
         let code = response.status().as_u16();
+        let response = passage.traced(response, lasting);
         let response = if lasting && code < 300 {
             // Counted when its body ends.
             let counted = counted.long_running(code, started);
@@ -134,6 +137,19 @@ impl Server {
             inner.metrics.certificate((expires - inner.env.now().as_second()) as f64);
         }
         let user = Arc::new(impersonate::apply(inner, user, info, request.headers_mut(), record).await?);
+        match passage.begin_span(inner, &user, &request, peer) {
+            Some(context) => context.around(|| self.route_known(request, passage, user)).await,
+            None => self.route_known(request, passage, user).await,
+        }
+    }
+
+    /// A request of somebody who is known.
+    async fn route_known<B>(&self, request: Request<B>, passage: &Passage, user: Arc<User>) -> Result<Response<Body>, Refused>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (inner, info, record) = (&self.inner, &*passage.info, passage.record());
         let seat = inner.admit(&user, passage).await?;
         if let Some(remote) = inner.aggregation.find(info)
             && !inner.catalog.load().has_group_version(&remote.group, &remote.version)
@@ -193,7 +209,14 @@ impl Server {
         if let Some(record) = passage.record() {
             record.answered(&outcome, &format);
         }
+        let lasting = matches!(outcome, Outcome::Watch { .. });
+        let mut span = if lasting { Span::default() } else { spans::child("SerializeObject", spans::Kind::Internal) };
+        span.set("audit-id", passage.audit_id.to_str().unwrap_or_default());
+        span.set("method", parts.method.as_str());
+        span.set("url", parts.uri.path());
+        span.set("mediaType", format.accepted.media.content_type());
         let response = respond::outcome(outcome, format, Shape::of(&parts.headers)).await;
+        drop(span);
         let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;
         respond::warn(response.headers_mut(), &warnings);
         Ok(response)
@@ -228,6 +251,8 @@ pub(super) struct Passage {
     pub audit_id: HeaderValue,
     class: OnceLock<Class>,
     pub record: OnceLock<Arc<Record>>,
+    /// What of it is traced, if it is.
+    pub span: Mutex<Span>,
 }
 
 impl Passage {

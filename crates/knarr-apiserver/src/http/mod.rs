@@ -10,6 +10,7 @@ mod listen;
 mod negotiate;
 mod paths;
 mod respond;
+mod traced;
 mod watch;
 
 pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};

@@ -64,17 +64,18 @@ impl Cluster {
     }
 
     pub async fn start_with(config: Config) -> Self {
-        Self::start_as(config, None).await
+        Self::start_built(config, |builder| builder).await
     }
 
     pub async fn start_audited(auditor: Option<Arc<Auditor>>) -> Self {
-        Self::start_as(Config::default(), auditor).await
+        Self::start_built(Config::default(), |builder| builder.auditor(auditor)).await
     }
 
-    async fn start_as(config: Config, auditor: Option<Arc<Auditor>>) -> Self {
+    /// With what else a test wants of the server.
+    pub async fn start_built(config: Config, build: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
         let env = Env::system();
         let (storage, etcd) = testing::open(&env).await;
-        let cluster = Self::serve_on(env, storage, etcd, config, auditor).await;
+        let cluster = Self::serve_on(env, storage, etcd, config, build).await;
         for namespace in ["default", "kube-system"] {
             let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}});
             assert_eq!(cluster.post("/api/v1/namespaces", &body).await.code, 201);
@@ -89,21 +90,16 @@ impl Cluster {
         for _ in 0..N {
             let env = Env::system();
             let storage = Storage::open(Arc::new(etcd.engine().await), env.clone()).unwrap();
-            servers.push(Self::serve_on(env, storage, None, Config::default(), None).await);
+            servers.push(Self::serve_on(env, storage, None, Config::default(), |builder| builder).await);
         }
         let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"}});
         assert_eq!(servers[0].post("/api/v1/namespaces", &body).await.code, 201);
         (servers.try_into().unwrap_or_else(|_| unreachable!("as many as were started")), etcd)
     }
 
-    async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config, auditor: Option<Arc<Auditor>>) -> Self {
-        let server = ServerBuilder::new(storage.clone())
-            .env(env)
-            .config(config)
-            .authenticator(Arc::new(Everybody))
-            .storage_size(Arc::new(|| 4096))
-            .auditor(auditor)
-            .build();
+    async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config, build: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
+        let builder = ServerBuilder::new(storage.clone()).env(env).config(config);
+        let server = build(builder.authenticator(Arc::new(Everybody)).storage_size(Arc::new(|| 4096))).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(server.clone(), listener, None, Limits::default()));

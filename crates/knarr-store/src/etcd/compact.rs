@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Shared;
-use super::grpc::Failure;
 use super::message::{CompactionRequest, CompactionResponse, Compare, Operation, PutRequest, RangeRequest, TxnRequest, TxnResponse};
+use crate::grpc::Failure;
 
 /// How often, and so how much of the past is kept at least (upstream: `--etcd-compaction-interval`).
 const INTERVAL: Duration = Duration::from_secs(300);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::grpc::{Failure, Messages, framed};
 use super::message::{self, Event, EventType, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchWish};
 use crate::cache::{Cache, Resource};
+use crate::grpc::{Failure, Messages, framed};
 use crate::history::{Change, ChangeKind};
 use crate::item::Item;
 use crate::sequence::deletion;

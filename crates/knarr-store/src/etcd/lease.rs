@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::grpc::{Channel, Failure};
 use super::message::{LeaseGrantRequest, LeaseGrantResponse};
+use crate::grpc::{Channel, Failure};
 
 /// A lease takes new objects for this share of a time to live, and no longer than this.
 const REUSE_SHARE: f64 = 0.05;

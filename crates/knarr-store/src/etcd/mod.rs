@@ -38,25 +38,26 @@ use tokio::time::timeout;
 
 use crate::cache::Cache;
 use crate::engine::{Engine, Request};
+use crate::grpc::{Channel, Endpoint, Failure, Service};
 use crate::item::Item;
 use crate::seal::Sealer;
 use crate::{Error, Result, Write};
 
 mod compact;
 mod follow;
-mod grpc;
 mod lease;
-mod message;
+pub(crate) mod message;
 mod place;
 pub mod testing;
 #[cfg(test)]
 mod tests;
 
-use grpc::{Channel, Endpoint, Failure};
 use lease::Leases;
 use message::{Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use place::Places;
 
+/// A member that is cut off from its leader says so instead of waiting.
+const SERVICE: Service = Service { package: "etcdserverpb", metadata: &[("hasleader", "true")] };
 /// kube-apiserver's `--etcd-prefix`.
 pub const PREFIX: &str = "/registry";
 /// How many objects come at once when a server starts.
@@ -148,7 +149,7 @@ impl EtcdEngine {
         let endpoints = options.endpoints.iter().map(|e| Endpoint::parse(e)).collect::<std::result::Result<Vec<_>, _>>().map_err(Error::Engine)?;
         let prefix = if options.prefix.is_empty() { PREFIX } else { &options.prefix };
         let shared = Arc::new(Shared {
-            channel: Channel::new(endpoints, Arc::new(tls(options)?)),
+            channel: Channel::new(SERVICE, endpoints, Some(Arc::new(tls(options)?))),
             places: Places::new(prefix),
             leases: Leases::default(),
             sealer: OnceLock::new(),
@@ -274,7 +275,7 @@ async fn answer_questions(shared: Arc<Shared>, mut questions: mpsc::UnboundedRec
 }
 
 fn refused(failure: &Failure) -> Error {
-    if failure.is_no_space() { Error::NoSpace } else { Error::Engine(failure.to_string()) }
+    if failure.is_no_space() { Error::NoSpace } else { Error::Engine(format!("etcd: {failure}")) }
 }
 
 impl Shared {

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use super::access::{self, Access, Own};
 use super::audit;
 use super::flags::{Flags, Known};
-use super::{etcd, tls};
+use super::{etcd, telemetry, tls};
 
 pub(super) const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
@@ -70,7 +70,7 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n) && !audit::FLAGS.contains(n)) {
+    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n) && !audit::FLAGS.contains(n) && !telemetry::FLAGS.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
     super::runtime(2)?.block_on(serve_until_stopped(&flags))
@@ -105,7 +105,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     }
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
-    server.flush_audit().await;
+    server.flush().await;
     storage.stop();
     Ok(())
 }
@@ -167,6 +167,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let server = ServerBuilder::new(storage.clone())
         .config(config)
         .auditor(auditor)
+        .tracer(telemetry::tracer(flags, env)?)
         .env(env.clone())
         .authenticator(access.authenticator.clone())
         .authorizer(access.authorizer.clone())
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn every_flag_that_is_honoured_is_a_flag() {
         let help = Known::new(FLAGS).help("kube-apiserver", "");
-        for name in HONOURED.iter().chain(audit::FLAGS) {
+        for name in HONOURED.iter().chain(audit::FLAGS).chain(telemetry::FLAGS) {
             assert!(help.contains(&format!("--{name}")), "{name}");
         }
         assert!(!help.contains("--insecure-port"));

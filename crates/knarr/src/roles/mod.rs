@@ -12,6 +12,7 @@ mod names;
 mod network;
 mod renewal;
 mod server;
+mod telemetry;
 mod tls;
 mod traces;
 

@@ -35,7 +35,7 @@ use super::audit;
 use super::flags::{Flags, Known};
 use super::keys::Keys;
 use super::renewal::keep_fresh;
-use super::tls;
+use super::{telemetry, tls};
 
 /// Issuer and default audience of service account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -78,7 +78,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     stop.cancel();
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
-    server.flush_audit().await;
+    server.flush().await;
     storage.stop();
     Ok(())
 }
@@ -150,6 +150,7 @@ async fn build(
     let server = ServerBuilder::new(storage.clone())
         .config(config)
         .auditor(auditor)
+        .tracer(telemetry::tracer(&flags, env)?)
         .env(env.clone())
         .authenticator(access.authenticator.clone())
         .authorizer(access.authorizer.clone())
@@ -177,7 +178,7 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
     }
     let flags = known.parse(&dashed)?;
-    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, OWN_FLAGS].concat().contains(n)) {
+    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n)) {
         let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
     }

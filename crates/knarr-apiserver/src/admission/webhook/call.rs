@@ -8,6 +8,7 @@ use crate::admission::{
     Objects, Review,
     matching::{self, Invocation},
 };
+use crate::spans;
 
 /// Why a webhook did not let a write pass.
 #[derive(Debug)]
@@ -49,7 +50,15 @@ pub async fn ask(
     request.set(&["object"], object.clone());
     request.set(&["oldObject"], old.clone());
     let body = json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request});
-    let answer = hook.hook.post(objects, &body, Some(hook.timeout)).await.map_err(|why| Problem::Calling(format!("failed to call webhook: {why}")))?;
+    let mut span = spans::child(if mutating { "Call mutating webhook" } else { "Call validating webhook" }, spans::Kind::Internal);
+    if span.is_recording() {
+        span.set("webhook", hook.name.as_str());
+        for (key, at) in [("resource", &["resource", "resource"][..]), ("subresource", &["subResource"]), ("operation", &["operation"]), ("UID", &["uid"])] {
+            span.set(key, body.at(&["request"]).and_then(|r| r.str_at(at)).unwrap_or_default());
+        }
+    }
+    let answer =
+        span.around(|| hook.hook.post(objects, &body, Some(hook.timeout))).await.map_err(|why| Problem::Calling(format!("failed to call webhook: {why}")))?;
     read(&answer, version, &uid, mutating).map_err(|why| Problem::Calling(format!("received invalid webhook response: {why}")))
 }
 

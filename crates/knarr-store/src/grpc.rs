@@ -1,5 +1,5 @@
-//! gRPC over one HTTP/2 connection, as far as a client of etcd needs it: calls, one stream, and another member when one does not
-//! answer. Thin, on hyper, which is linked anyway.
+//! gRPC over HTTP/2, as far as a client of etcd, or of a collector of traces, needs it: calls, one stream, and another server of the same
+//! service when one does not answer. Thin, on hyper, which is linked anyway.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,12 +40,12 @@ type Body = BoxBody<Bytes, Infallible>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// Nothing was sent.
-    #[error("cannot reach etcd: {0}")]
+    #[error("cannot be reached: {0}")]
     Unreachable(String),
     /// The connection broke: what was asked may have been done or not.
-    #[error("etcd: {0}")]
+    #[error("no answer: {0}")]
     Lost(String),
-    /// etcd's own answer.
+    /// The server's own answer.
     #[error("{message}")]
     Refused { code: u32, message: String },
 }
@@ -62,6 +62,15 @@ impl Failure {
     }
 }
 
+/// What is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its package, in front of the names of its methods.
+    pub package: &'static str,
+    /// Headers of every call.
+    pub metadata: &'static [(&'static str, &'static str)],
+}
+
 /// One member's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -76,15 +85,15 @@ impl Endpoint {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let uri: http::Uri = url.trim_end_matches('/').parse().map_err(|e| format!("{url:?} is no address of etcd: {e}"))?;
+        let uri: http::Uri = url.trim_end_matches('/').parse().map_err(|e| format!("{url:?} is no address of a server: {e}"))?;
         let is_tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(format!("{url:?} is no address of etcd: it must begin with http:// or https://")),
+            _ => return Err(format!("{url:?} is no address of a server: it must begin with http:// or https://")),
         };
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         if host.is_empty() {
-            return Err(format!("{url:?} is no address of etcd: it names no host"));
+            return Err(format!("{url:?} is no address of a server: it names no host"));
         }
         Ok(Self { is_tls, host, port: uri.port_u16().unwrap_or(2379) })
     }
@@ -93,12 +102,13 @@ impl Endpoint {
         if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
     }
 
-    async fn dial(&self, tls: &Arc<rustls::ClientConfig>) -> Result<SendRequest<Body>, String> {
+    async fn dial(&self, tls: Option<&Arc<rustls::ClientConfig>>) -> Result<SendRequest<Body>, String> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| e.to_string())?;
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         if !self.is_tls {
             return handshake(TokioIo::new(tcp)).await;
         }
+        let tls = tls.ok_or("it is to be reached over TLS, and nothing is known of its certificates")?;
         let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
         let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await.map_err(|e| e.to_string())?;
         handshake(TokioIo::new(stream)).await
@@ -115,7 +125,7 @@ where
     let (sender, connection) = builder.handshake(io).await.map_err(|e| e.to_string())?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to etcd ended");
+            tracing::debug!(%error, "a connection ended");
         }
     });
     Ok(sender)
@@ -123,8 +133,9 @@ where
 
 /// A connection to whichever member answers.
 pub struct Channel {
+    service: Service,
     endpoints: Vec<Endpoint>,
-    tls: Arc<rustls::ClientConfig>,
+    tls: Option<Arc<rustls::ClientConfig>>,
     current: Mutex<Current>,
 }
 
@@ -144,8 +155,9 @@ struct Connection {
 }
 
 impl Channel {
-    pub fn new(endpoints: Vec<Endpoint>, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { endpoints, tls, current: Mutex::default() }
+    /// Without `tls`, addresses of `https` cannot be reached.
+    pub fn new(service: Service, endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self { service, endpoints, tls, current: Mutex::default() }
     }
 
     /// The connection that is there, or a new one to the first member that answers.
@@ -157,7 +169,7 @@ impl Channel {
         let mut why = String::from("no address is known");
         for _ in 0..self.endpoints.len() {
             let endpoint = &self.endpoints[current.next % self.endpoints.len()];
-            match timeout(DIAL_TIMEOUT, endpoint.dial(&self.tls)).await {
+            match timeout(DIAL_TIMEOUT, endpoint.dial(self.tls.as_ref())).await {
                 Ok(Ok(sender)) => {
                     current.number += 1;
                     let connection = Connection { sender, authority: endpoint.authority().into(), number: current.number };
@@ -186,7 +198,7 @@ impl Channel {
         let mut body = Some(body);
         for _ in 0..=self.endpoints.len() {
             let mut connection = self.connection().await?;
-            let request = request(&connection.authority, method, body.take().unwrap_or_default())?;
+            let request = request(self.service, &connection.authority, method, body.take().unwrap_or_default())?;
             match connection.sender.try_send_request(request).await {
                 Ok(answer) => return Ok((answer, connection.number)),
                 Err(mut error) => {
@@ -255,14 +267,10 @@ impl Channel {
     }
 }
 
-fn request(authority: &str, method: &str, body: Body) -> Result<Request<Body>, Failure> {
-    Request::post(format!("http://{authority}/etcdserverpb.{method}"))
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        // A member that is cut off from its leader says so instead of waiting.
-        .header("hasleader", "true")
-        .body(body)
-        .map_err(|e| Failure::Unreachable(e.to_string()))
+fn request(service: Service, authority: &str, method: &str, body: Body) -> Result<Request<Body>, Failure> {
+    let request = Request::post(format!("http://{authority}/{}.{method}", service.package));
+    let request = request.header(header::CONTENT_TYPE, "application/grpc").header(header::TE, "trailers");
+    service.metadata.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(body).map_err(|e| Failure::Unreachable(e.to_string()))
 }
 
 /// A message with its length in front.
@@ -284,7 +292,7 @@ pub struct Messages {
 impl Messages {
     fn of(answer: Response<Incoming>) -> Result<Self, Failure> {
         if !answer.status().is_success() {
-            return Err(Failure::Lost(format!("no etcd answers there: HTTP status {}", answer.status())));
+            return Err(Failure::Lost(format!("nobody who speaks gRPC answers there: HTTP status {}", answer.status())));
         }
         verdict(answer.headers())?;
         Ok(Self { body: answer.into_body(), buffer: BytesMut::new(), is_over: false })
@@ -377,14 +385,14 @@ mod tests {
 
     #[test]
     fn messages_are_cut_out_of_a_stream_wherever_it_breaks() {
-        let message = super::super::message::LeaseGrantRequest { ttl: 77 };
+        let message = crate::etcd::message::LeaseGrantRequest { ttl: 77 };
         let all = [framed(&message), framed(&message)].concat();
         for at in 0..all.len() {
             let mut buffer = BytesMut::from(&all[..at]);
             let mut seen = Vec::new();
             for rest in [&all[at..], &[]] {
                 while let Some(m) = cut(&mut buffer).unwrap() {
-                    seen.push(super::super::message::LeaseGrantRequest::decode(m).unwrap());
+                    seen.push(crate::etcd::message::LeaseGrantRequest::decode(m).unwrap());
                 }
                 buffer.extend_from_slice(rest);
             }
