@@ -1,7 +1,8 @@
-//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `lint`. What runs here runs in CI.
+//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `lint`. What runs here runs in CI.
 
 mod bench;
 mod conformance;
+mod crash;
 mod demo;
 mod differential;
 mod envtest;
@@ -39,6 +40,8 @@ enum Command {
     Differential(differential::Options),
     /// Run controller-runtime's envtest with knarr's binary in place of its programs
     Envtest(envtest::Options),
+    /// Kill servers and cut the power, thousands of times, and report
+    Crash(crash::Options),
     /// Formatting, clippy, licences
     Lint,
 }
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
         Command::Conformance(options) => conformance::run(&options),
         Command::Differential(options) => differential::run(&options),
         Command::Envtest(options) => envtest::run(&options),
+        Command::Crash(options) => crash::run(&options),
         Command::Lint => lint::run(),
     }
 }

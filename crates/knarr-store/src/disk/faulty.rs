@@ -139,6 +139,11 @@ impl FaultyDisk {
         self.0.lock().steps
     }
 
+    /// Whether the power has gone.
+    pub fn is_cut(&self) -> bool {
+        self.0.lock().is_cut
+    }
+
     pub fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
     }
@@ -150,13 +155,24 @@ impl FaultyDisk {
 
     /// The disk after a power cut: `random` decides sector by sector and name by name what of the unsynced is there.
     pub fn reboot(&self, faults: Faults, mut random: impl FnMut() -> u64) -> Self {
-        let state = self.0.lock();
-        let mut files = state.files.clone();
         // Between nothing and all of it, so that both ends are met as well.
         let share = random() % 5;
-        files.values_mut().for_each(|f| f.survive(|| random() % 4 < share));
+        self.reboot_with(faults, || random() % 4 < share)
+    }
+
+    /// How many sectors and names a power cut now could lose.
+    pub fn unsynced(&self) -> usize {
+        let state = self.0.lock();
+        state.files.values().map(|f| f.dirty.len()).sum::<usize>() + state.renamings.len()
+    }
+
+    /// The disk after a power cut: `keeps` is asked for each sector and then for each name that was not synced.
+    pub fn reboot_with(&self, faults: Faults, mut keeps: impl FnMut() -> bool) -> Self {
+        let state = self.0.lock();
+        let mut files = state.files.clone();
+        files.values_mut().for_each(|f| f.survive(&mut keeps));
         let mut names = state.durable_names.clone();
-        state.renamings.iter().filter(|_| random() % 4 < share).for_each(|r| r.apply(&mut names));
+        state.renamings.iter().filter(|_| keeps()).for_each(|r| r.apply(&mut names));
         let state =
             State { files, durable_names: names.clone(), renamings: Vec::new(), names, next_file: state.next_file, steps: 0, syncs: 0, faults, is_cut: false };
         Self(Arc::new(Mutex::new(state)))
