@@ -76,6 +76,73 @@ async fn a_list_in_pages_goes_on_at_another_server_or_says_that_it_cannot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_in_pages_goes_on_at_a_server_that_has_not_seen_its_begin() {
+    let ([a], etcd) = Cluster::start_several().await;
+    for i in 0..6 {
+        assert_eq!(a.post(MAPS, &config_map(&format!("m{i}"), json!({}))).await.code, 201);
+    }
+    let first = a.get(&format!("{MAPS}?limit=2")).await.json();
+    let token = first.str_at(&["metadata", "continue"]).expect("there is more").to_owned();
+    assert_eq!(a.delete(&format!("{MAPS}/m4")).await.code, 200);
+    // Its memory begins here.
+    let b = Cluster::join(&etcd).await;
+    let version = first.str_at(&["metadata", "resourceVersion"]).unwrap_or_default().to_owned();
+    let names = |list: &Value| list.list_at(&["items"]).iter().filter_map(|m| m.str_at(&["metadata", "name"]).map(str::to_owned)).collect::<Vec<_>>();
+    let second = b.get(&format!("{MAPS}?limit=3&continue={token}")).await;
+    assert_eq!((second.code, names(&second.json())), (200, ["m2", "m3", "m4"].map(str::to_owned).into()), "{}", second.text());
+    let token = second.json().str_at(&["metadata", "continue"]).expect("there is more").to_owned();
+    let third = b.get(&format!("{MAPS}?limit=3&continue={token}")).await.json();
+    assert_eq!((names(&third), third.str_at(&["metadata", "resourceVersion"])), (vec!["m5".to_owned()], Some(version.as_str())));
+    let exact = b.get(&format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact")).await;
+    assert_eq!((exact.code, names(&exact.json()).len()), (200, 6), "{}", exact.text());
+    let before = b.get(&format!("{MAPS}?resourceVersion=1&resourceVersionMatch=Exact")).await;
+    assert_eq!((before.code, names(&before.json()).len()), (200, 0), "etcd has not forgotten its begin: {}", before.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_two_servers_give_the_same_port_or_address_in_the_same_moment() {
+    let (servers, _etcd) = Cluster::start_several::<3>().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: Value| {
+        let mut spec = spec;
+        spec["ports"] = json!([{"port": 80, "nodePort": spec["nodePort"].take()}]);
+        spec.as_object_mut().expect("a map").remove("nodePort");
+        spec["type"] = "NodePort".into();
+        json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
+    };
+    for round in 0..8 {
+        // Two want the same port, and two the same address; ports and addresses of those that name none are told apart anyway.
+        let port = 30100 + round;
+        let address = format!("10.96.0.{}", 100 + round);
+        let wants = [json!({"nodePort": port}), json!({"nodePort": port, "clusterIP": address}), json!({"nodePort": 0, "clusterIP": address})];
+        let answers = futures::future::join_all(wants.into_iter().enumerate().map(|(i, want)| {
+            let (server, body) = (&servers[(i + round as usize) % 3], service(&format!("s{round}-{i}"), want));
+            async move { server.post(services, &body).await }
+        }))
+        .await;
+        let codes: Vec<u16> = answers.iter().map(|a| a.code).collect();
+        let texts: Vec<String> = answers.iter().map(support::Answer::text).collect();
+        assert!(codes.iter().all(|c| matches!(c, 201 | 422)), "{texts:?}");
+        assert!(codes.iter().filter(|c| **c == 201).count() >= 1, "{texts:?}");
+    }
+    // Each server makes some without naming anything.
+    let any = (0..12).map(|i| {
+        let (server, body) = (&servers[i % 3], service(&format!("any{i}"), json!({"nodePort": 0})));
+        async move { server.post(services, &body).await }
+    });
+    for answer in futures::future::join_all(any).await {
+        assert_eq!(answer.code, 201, "{}", answer.text());
+    }
+    let list = servers[0].get(services).await.json();
+    let (mut ports, mut addresses) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    for service in list.list_at(&["items"]) {
+        assert!(ports.insert(service["spec"]["ports"][0]["nodePort"].as_i64()), "{} twice", service["spec"]["ports"][0]["nodePort"]);
+        assert!(addresses.insert(service["spec"]["clusterIP"].to_string()), "{} twice", service["spec"]["clusterIP"]);
+    }
+    assert!(ports.len() >= 20, "{}", ports.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn definitions_made_at_one_server_are_served_by_the_others() {
     let ([a, b], _etcd) = Cluster::start_several().await;
     let definition = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "widgets.example.com"}, "spec": {

@@ -6,8 +6,10 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::cache::{Cache, Resource};
+use crate::guard::Guard;
 use crate::item::Item;
 use crate::seal::Sealer;
+use crate::world::Snapshot;
 use crate::{Result, Write};
 
 /// One write on its way into an engine.
@@ -16,6 +18,8 @@ pub struct Request {
     /// `namespace/name`.
     pub path: String,
     pub write: Write,
+    /// Only where others write into the same store.
+    pub guard: Option<Guard>,
     /// Told when the write is durable and visible, or why it did not happen.
     pub reply: oneshot::Sender<Result<Arc<Item>>>,
 }
@@ -48,6 +52,16 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether other processes write into the same store.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// The revision of a guard's last change (0: it is not there), and that of the store when it was read. `None`: nobody else writes.
+    fn guard(&self, _name: &'static str) -> Option<BoxFuture<'static, Result<(u64, u64)>>> {
+        None
+    }
+
+    /// Reads a resource as it was at a revision that the cache no longer has. `None`: what the cache does not have is gone.
+    fn past(&self, _resource: Arc<Resource>, _revision: u64) -> Option<BoxFuture<'static, Result<Snapshot>>> {
+        None
     }
 
     /// Somebody waits for a revision that may have come without telling anything.

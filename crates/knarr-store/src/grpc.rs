@@ -56,6 +56,11 @@ impl Failure {
         matches!(self, Self::Refused { message, .. } if message.contains("database space exceeded"))
     }
 
+    /// What was asked for is no longer kept.
+    pub fn is_compacted(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.contains("required revision has been compacted"))
+    }
+
     /// Another member may do better.
     fn is_of_the_member(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Lost(_) | Self::Refused { code: UNAVAILABLE, .. })

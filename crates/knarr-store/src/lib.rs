@@ -23,6 +23,7 @@ pub mod disk;
 pub mod engine;
 pub mod etcd;
 pub mod grpc;
+pub mod guard;
 pub mod history;
 mod housekeeping;
 pub mod item;
@@ -40,6 +41,7 @@ pub mod world;
 
 pub use engine::Engine;
 pub use etcd::EtcdEngine;
+pub use guard::Guard;
 pub use history::{Change, ChangeKind};
 pub use item::{Item, LabelMatcher};
 pub use key::{ObjectKey, ResourceKey};
@@ -69,6 +71,9 @@ pub enum Error {
     /// The watcher read too slowly and its place in the history is gone. It may resume from its last revision.
     #[error("watch fell out of the history")]
     TooSlow,
+    /// Another server has given out of the same range since it was looked at: to be looked at again.
+    #[error("the guard of a range was moved")]
+    Moved,
     /// The disk is full: deletes still go through. 507.
     #[error("storage: no space left on device")]
     NoSpace,

@@ -53,7 +53,7 @@ pub(crate) fn decide(cache: &Cache, clock: &dyn Clock, requests: Vec<Request>) -
         alone: requests.len() == 1,
     };
     let mut batch = Batch::default();
-    for Request { resource, path, write, reply } in requests {
+    for Request { resource, path, write, reply, .. } in requests {
         let answer = run.decide(&resource, &path, write).map(|change| {
             let item = change.item.clone();
             batch.changes.push((resource, change));

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::cache::{Cache, Resource};
 use crate::disk::FolderDisk;
 use crate::engine::{Engine, Request};
+use crate::guard::Guard;
 use crate::history::{Limits, WINDOW};
 use crate::item::Item;
 use crate::log::backup;
@@ -151,6 +152,14 @@ impl Storage {
     /// # Errors
     /// As theirs.
     pub async fn write(&self, resource: &ResourceKey, key: &ObjectKey, write: Write) -> Result<Object> {
+        self.write_guarded(resource, key, write, None).await
+    }
+
+    /// As [`Self::write`], if the guard was not moved.
+    ///
+    /// # Errors
+    /// As theirs, and [`Error::Moved`].
+    pub async fn write_guarded(&self, resource: &ResourceKey, key: &ObjectKey, write: Write, guard: Option<Guard>) -> Result<Object> {
         let (resource, path) = (self.cache.resource(resource), key.path());
         if let Write::Update { bytes, expected, .. } = &write
             && let Some(item) = self.cache.get(&resource, &path)
@@ -159,13 +168,17 @@ impl Storage {
         {
             return Ok(item.object.clone());
         }
-        self.submit(&resource, &path, write).await.map(|item| item.object.clone())
+        self.submit_guarded(&resource, &path, write, guard).await.map(|item| item.object.clone())
     }
 
     /// Hands a write to the engine at once; the future waits for the answer.
     pub(crate) fn submit(&self, resource: &Arc<Resource>, path: &str, write: Write) -> impl Future<Output = Result<Arc<Item>>> + use<> {
+        self.submit_guarded(resource, path, write, None)
+    }
+
+    fn submit_guarded(&self, resource: &Arc<Resource>, path: &str, write: Write, guard: Option<Guard>) -> impl Future<Output = Result<Arc<Item>>> + use<> {
         let (reply, answer) = oneshot::channel();
-        self.engine.submit(Request { resource: resource.clone(), path: path.to_owned(), write, reply });
+        self.engine.submit(Request { resource: resource.clone(), path: path.to_owned(), write, guard, reply });
         async { answer.await.unwrap_or_else(|_| Err(Error::Engine("the store was closed".into()))) }
     }
 
@@ -205,6 +218,34 @@ impl Storage {
                 self.cache.snapshot_at(&resource, revision)
             }
         }
+    }
+
+    /// As [`Self::snapshot_at`]; what is no longer here is read where it still may be.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot_at`], and [`Error::Engine`] when it cannot be read.
+    pub async fn past(&self, resource: &ResourceKey, revision: u64) -> Result<Snapshot> {
+        let gone = match self.snapshot_at(resource, revision) {
+            Err(error @ Error::TooOld { .. }) => error,
+            other => return other,
+        };
+        let Some(read) = self.engine.past(self.cache.resource(resource), revision) else { return Err(gone) };
+        let snapshot = read.await?;
+        // For the pages after this one.
+        self.keep_snapshot(resource, &snapshot);
+        Ok(snapshot)
+    }
+
+    /// Where others write into the same store, too: the revision of a guard's last change. Everything that was written up to then is
+    /// visible afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when nobody can tell, [`Error::TooLarge`] when it does not become visible in time.
+    pub async fn guard(&self, name: &'static str) -> Result<Option<u64>> {
+        let Some(read) = self.engine.guard(name) else { return Ok(None) };
+        let (changed, revision) = read.await?;
+        self.wait_for_revision(revision, FRESH_TIMEOUT).await?;
+        Ok(Some(changed))
     }
 
     /// Notes the current revision, so that it is known later when it was replaced.

@@ -12,7 +12,7 @@ use knarr_kinds::core::service::allocation::{
     init_ip_families, keep_allocated, needs_cluster_ip, needs_health_check_node_port, needs_node_ports, node_ports, normalize_cluster_ips,
 };
 use knarr_kinds::core::service::validation::cluster_addresses;
-use knarr_store::Storage;
+use knarr_store::{Error, Guard, Storage};
 
 use crate::{call::Exchange, server::Config};
 use addresses::Addresses;
@@ -47,6 +47,14 @@ impl Reserved {
             taken_ports: Vec::new(),
             freed_ports: Vec::new(),
         }
+    }
+
+    /// What the write must hold to where other servers write into the same store.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] when what was taken has been given by another server meanwhile: the write begins anew.
+    pub async fn guard(&self) -> std::result::Result<Option<Guard>, Error> {
+        if self.taken_ports.is_empty() { Ok(None) } else { self.ports.guard(&self.storage, &self.taken_ports).await }
     }
 
     /// The write succeeded: what it took stays taken, what it gave up is free.

@@ -1,13 +1,16 @@
 //! Node ports: a set in memory, filled from the stored Services when it is first needed. Where several servers share the store, it is
-//! filled anew each time; two of them that give the same port in the same moment are not told apart.
+//! filled anew each time, and the write that gives ports holds to a guard: of two servers that give the same port in the same moment
+//! one looks again.
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
 use knarr_core::clock::Env;
 use knarr_schema::codec;
-use knarr_store::{ResourceKey, Storage};
+use knarr_store::{Error, Guard, ResourceKey, Storage, guard::range_allocation};
 use parking_lot::Mutex;
 
+/// Under this name kube-apiserver keeps what is given of the range.
+const GUARD: &str = "servicenodeports";
 const ALREADY: &str = "provided port is already allocated";
 const FULL: &str = "range is full";
 
@@ -69,6 +72,22 @@ impl Ports {
             }
             Ok(port)
         })
+    }
+
+    /// What the write of a Service with newly taken ports must hold to; nothing where this server alone writes.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] when another server has given one of them meanwhile.
+    pub async fn guard(&self, storage: &Storage, taken: &[u16]) -> Result<Option<Guard>, Error> {
+        let Some(expected) = storage.guard(GUARD).await? else { return Ok(None) };
+        let mut given = stored(storage);
+        if taken.iter().any(|port| given.contains(port)) {
+            return Err(Error::Moved);
+        }
+        given.extend(taken);
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let places = given.iter().filter_map(|port| port.checked_sub(first)).filter(|place| *place <= last - first).map(usize::from);
+        Ok(Some(Guard { name: GUARD, expected, value: range_allocation(&format!("{first}-{last}"), places) }))
     }
 
     /// The Services that were to have these ports are stored.

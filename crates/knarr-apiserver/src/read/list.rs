@@ -69,7 +69,10 @@ async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, 
             Ok(revision) => {
                 // The first page may have come from another server.
                 storage.wait_for_revision(revision, FRESH_TIMEOUT).await.map_err(|_| expired(token))?;
-                storage.snapshot_at(key, revision).map_err(|_| expired(token))
+                storage.past(key, revision).await.map_err(|e| match e {
+                    Error::Engine(_) => store_error(&e, &ex.served.group_resource, "").into(),
+                    _ => expired(token),
+                })
             }
         };
     }
@@ -82,7 +85,7 @@ async fn snapshot(ex: &Exchange<'_>, token: Option<&Token>) -> Result<Snapshot, 
     if !exact {
         return Ok(storage.snapshot(key));
     }
-    storage.snapshot_at(key, wanted).map_err(|e| match e {
+    storage.past(key, wanted).await.map_err(|e| match e {
         Error::TooOld { .. } => Status::expired("The resourceVersion for the provided list is too old.").into(),
         other => store_error(&other, &ex.served.group_resource, "").into(),
     })

@@ -81,6 +81,7 @@ pub fn store_error(error: &Error, resource: &GroupResource, name: &str) -> Statu
         Error::TooOld { asked, oldest } => Status::expired(format!("too old resource version: {asked} ({oldest})")),
         Error::TooLarge { asked, current } => too_large(*asked, *current),
         Error::TooSlow => Status::expired("the watch fell behind the history of changes"),
+        Error::Moved => Status::internal(error),
         Error::NoSpace => Status::new(507, Reason::Unknown, "storage: no space left on device"),
         Error::Engine(why) => Status::internal(why),
     }

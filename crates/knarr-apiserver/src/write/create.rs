@@ -2,7 +2,7 @@
 
 use knarr_core::{Encoding, Object, Result, Status, Value, ValueExt};
 use knarr_schema::codec;
-use knarr_store::Error;
+use knarr_store::{Error, Write};
 
 use super::{Writer, decode, meta};
 use crate::{
@@ -73,7 +73,27 @@ fn needs_name(object: &Value) -> bool {
     is_set("generateName") && !is_set("name")
 }
 
-async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
+async fn attempt(writer: &Writer<'_>, object: Value) -> Result<Object> {
+    if !writer.ex.server.storage.is_shared() || !writer.ex.served.is("", "services") {
+        return try_once(writer, object).await?.ok_or_else(moved);
+    }
+    for _ in 0..MOVES_MAX {
+        if let Some(created) = try_once(writer, object.clone()).await? {
+            return Ok(created);
+        }
+    }
+    Err(moved())
+}
+
+/// How often a create begins anew because other servers give out of the same range.
+const MOVES_MAX: usize = 100;
+
+fn moved() -> Status {
+    Status::internal("failed to allocate: other servers were faster each time")
+}
+
+/// One try. `None`: another server has given of what this object was to have.
+async fn try_once(writer: &Writer<'_>, mut object: Value) -> Result<Option<Object>> {
     let ex = writer.ex;
     meta::fill_system_fields(&mut object, &ex.server.env);
     let generated = needs_name(&object);
@@ -100,16 +120,22 @@ async fn attempt(writer: &Writer<'_>, mut object: Value) -> Result<Object> {
         // What was not stored has no version but what the client wrote there.
         let version = object.str_at(&["metadata", "resourceVersion"]).unwrap_or_default();
         if !version.is_empty() {
-            return Ok(codec::with_version_text(&bytes, version));
+            return Ok(Some(codec::with_version_text(&bytes, version)));
         }
         let encoding = if ex.served.resource.custom.is_some() { Encoding::Json } else { Encoding::Protobuf };
-        return Ok(Object { encoding, resource_version: 0, bytes });
+        return Ok(Some(Object { encoding, resource_version: 0, bytes }));
     }
-    match ex.server.storage.create(&ex.served.key, &writer.key(&name), bytes, writer.ttl()).await {
+    let write = Write::Create { bytes, ttl: writer.ttl() };
+    let written = match reserved.guard().await {
+        Ok(guard) => ex.server.storage.write_guarded(&ex.served.key, &writer.key(&name), write, guard).await,
+        Err(error) => Err(error),
+    };
+    match written {
         Ok(object) => {
             reserved.commit().await;
-            Ok(object)
+            Ok(Some(object))
         }
+        Err(Error::Moved) => Ok(None),
         Err(Error::Exists) => Err(already_exists(writer, &name, generated)),
         Err(e) => Err(store_error(&e, &ex.served.group_resource, &name)),
     }

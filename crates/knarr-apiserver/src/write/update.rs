@@ -7,7 +7,7 @@ use knarr_core::{
     field::{self, ErrorList, Path},
 };
 use knarr_schema::codec;
-use knarr_store::{Error, Item};
+use knarr_store::{Error, Item, Write};
 
 use super::{ATTEMPTS_MAX, Writer, create, decode, meta};
 use crate::{
@@ -163,12 +163,17 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &imp
     if ex.dry_run() {
         return done(codec::with_resource_version(&bytes, item.revision()));
     }
-    match ex.server.storage.update(&ex.served.key, &writer.key(name), bytes, item.revision(), writer.ttl()).await {
+    let write = Write::Update { bytes, expected: item.revision(), ttl: writer.ttl() };
+    let written = match reserved.guard().await {
+        Ok(guard) => ex.server.storage.write_guarded(&ex.served.key, &writer.key(name), write, guard).await,
+        Err(error) => Err(error),
+    };
+    match written {
         Ok(object) => {
             reserved.commit().await;
             done(object)
         }
-        Err(Error::Conflict(_) | Error::NotFound) => Ok(None),
+        Err(Error::Conflict(_) | Error::NotFound | Error::Moved) => Ok(None),
         Err(e) => Err(store_error(&e, &ex.served.group_resource, name)),
     }
 }

@@ -88,13 +88,18 @@ impl Cluster {
         let etcd = Etcd::start();
         let mut servers = Vec::new();
         for _ in 0..N {
-            let env = Env::system();
-            let storage = Storage::open(Arc::new(etcd.engine().await), env.clone()).unwrap();
-            servers.push(Self::serve_on(env, storage, None, Config::default(), |builder| builder).await);
+            servers.push(Self::join(&etcd).await);
         }
         let body = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"}});
         assert_eq!(servers[0].post("/api/v1/namespaces", &body).await.code, 201);
         (servers.try_into().unwrap_or_else(|_| unreachable!("as many as were started")), etcd)
+    }
+
+    /// One more server on an etcd.
+    pub async fn join(etcd: &Etcd) -> Self {
+        let env = Env::system();
+        let storage = Storage::open(Arc::new(etcd.engine().await), env.clone()).unwrap();
+        Self::serve_on(env, storage, None, Config::default(), |builder| builder).await
     }
 
     async fn serve_on(env: Env, storage: Arc<Storage>, etcd: Option<Etcd>, config: Config, build: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {

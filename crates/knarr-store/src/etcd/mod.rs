@@ -36,11 +36,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Resource};
 use crate::engine::{Engine, Request};
 use crate::grpc::{Channel, Endpoint, Failure, Service};
-use crate::item::Item;
+use crate::guard::Guard;
+use crate::item::{Entry, Item};
 use crate::seal::Sealer;
+use crate::world::Snapshot;
 use crate::{Error, Result, Write};
 
 mod compact;
@@ -223,9 +225,9 @@ impl Engine for EtcdEngine {
             return;
         }
         tokio::spawn(async move {
-            let Request { resource, path, write, reply } = request;
+            let Request { resource, path, write, guard, reply } = request;
             // A writer that has gone away does not want to know.
-            reply.send(shared.write(&resource, &path, write).await).ok();
+            reply.send(shared.write(&resource, &path, write, guard).await).ok();
         });
     }
 
@@ -242,6 +244,22 @@ impl Engine for EtcdEngine {
         let asked = self.questions.get().is_some_and(|q| q.send(sender).is_ok());
         let closed = || Error::Engine("the store was closed".into());
         Some(async move { if asked { answer.await.unwrap_or_else(|_| Err(closed())) } else { Err(closed()) } }.boxed())
+    }
+
+    fn guard(&self, name: &'static str) -> Option<BoxFuture<'static, Result<(u64, u64)>>> {
+        let shared = self.shared.clone();
+        let read = async move {
+            let ask = RangeRequest { key: shared.places.guard(name), ..RangeRequest::default() };
+            let answer: RangeResponse = shared.channel.read("KV/Range", &ask).await.map_err(|e| refused(&e))?;
+            let changed = answer.kvs.first().map_or(0, |kv| u64::try_from(kv.mod_revision).unwrap_or(0));
+            Ok((changed, message::revision(answer.header.as_ref())))
+        };
+        Some(read.boxed())
+    }
+
+    fn past(&self, resource: Arc<Resource>, revision: u64) -> Option<BoxFuture<'static, Result<Snapshot>>> {
+        let shared = self.shared.clone();
+        Some(async move { shared.past(&resource, revision).await }.boxed())
     }
 
     fn is_shared(&self) -> bool {
@@ -279,10 +297,25 @@ fn refused(failure: &Failure) -> Error {
 }
 
 impl Shared {
-    /// Everything at one revision, in pages.
+    /// Everything at one revision.
     async fn load(&self) -> std::result::Result<Loaded, Failure> {
-        let (mut key, range_end) = self.places.range();
-        let mut loaded = Loaded { revision: 0, kvs: Vec::new() };
+        self.read_range(self.places.range(), 0).await
+    }
+
+    /// A resource as it was.
+    async fn past(&self, resource: &Resource, revision: u64) -> Result<Snapshot> {
+        let loaded = self.read_range(self.places.range_of(&resource.key), revision).await;
+        let loaded = loaded.map_err(|e| if e.is_compacted() { Error::TooOld { asked: revision, oldest: 0 } } else { refused(&e) })?;
+        let items = loaded.kvs.iter().filter_map(|kv| {
+            let (_, path) = self.places.find(&kv.key).filter(|(key, _)| *key == resource.key)?;
+            Some(Entry(resource.make_item(&path, self.object(kv)?, 0, None)))
+        });
+        Ok(Snapshot { revision, set: items.collect() })
+    }
+
+    /// A range at one revision, in pages; 0: the newest.
+    async fn read_range(&self, (mut key, range_end): (Bytes, Bytes), revision: u64) -> std::result::Result<Loaded, Failure> {
+        let mut loaded = Loaded { revision, kvs: Vec::new() };
         loop {
             let revision = i64::try_from(loaded.revision).unwrap_or(i64::MAX);
             let ask = RangeRequest { key, range_end: range_end.clone(), limit: PAGE, revision, ..RangeRequest::default() };
@@ -331,23 +364,33 @@ impl Shared {
     }
 
     /// One write, from the question to etcd until the cache shows what came of it.
-    async fn write(&self, resource: &crate::cache::Resource, path: &str, write: Write) -> Result<Arc<Item>> {
+    async fn write(&self, resource: &Resource, path: &str, write: Write, guard: Option<Guard>) -> Result<Arc<Item>> {
         let key = self.places.key(&resource.key, path);
         let (expected, operation, bytes) = match write {
             Write::Create { bytes, ttl } => (0, self.put(resource, &key, &bytes, ttl).await?, Some(bytes)),
             Write::Update { bytes, expected, ttl } => (expected, self.put(resource, &key, &bytes, ttl).await?, Some(bytes)),
             Write::Delete { expected } => (expected, Operation::DeleteRange(DeleteRangeRequest { key: key.clone(), prev_kv: true }), None),
         };
-        let ask = TxnRequest {
+        let mut ask = TxnRequest {
             compare: vec![Compare::is_at(key.clone(), i64::try_from(expected).unwrap_or(i64::MAX))],
             success: vec![operation.into()],
             failure: vec![Operation::Range(RangeRequest { key, ..RangeRequest::default() }).into()],
         };
+        let is_guarded = guard.is_some();
+        if let Some(guard) = guard {
+            let key = self.places.guard(guard.name);
+            ask.compare.push(Compare::is_at(key.clone(), i64::try_from(guard.expected).unwrap_or(i64::MAX)));
+            ask.success.push(Operation::Put(PutRequest { key, value: guard.value, lease: 0 }).into());
+        }
         let answer: TxnResponse = self.channel.call("KV/Txn", &ask).await.map_err(|e| refused(&e))?;
         let (revision, succeeded) = (answer.revision(), answer.succeeded);
         let found = answer.found();
         self.arrive(if succeeded { revision } else { found.as_ref().map_or(revision, |kv| u64::try_from(kv.mod_revision).unwrap_or(0)) }).await;
         if !succeeded {
+            let there = found.as_ref().map_or(0, |kv| u64::try_from(kv.mod_revision).unwrap_or(0));
+            if is_guarded && there == expected {
+                return Err(Error::Moved);
+            }
             return Err(match found {
                 None => Error::NotFound,
                 Some(_) if bytes.is_some() && expected == 0 => Error::Exists,
@@ -366,7 +409,7 @@ impl Shared {
         Ok(resource.make_item(path, codec::with_resource_version(&bytes, revision), 0, None))
     }
 
-    async fn put(&self, resource: &crate::cache::Resource, key: &Bytes, bytes: &Bytes, ttl: Option<Duration>) -> Result<Operation> {
+    async fn put(&self, resource: &Resource, key: &Bytes, bytes: &Bytes, ttl: Option<Duration>) -> Result<Operation> {
         let lease = match ttl {
             Some(ttl) => self.leases.for_ttl(&self.channel, ttl).await.map_err(|e| refused(&e))?,
             None => 0,

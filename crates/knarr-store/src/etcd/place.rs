@@ -42,6 +42,18 @@ impl Places {
         format!("{}{}/{path}", self.root, resource.etcd_prefix()).into()
     }
 
+    /// All keys of one resource.
+    pub fn range_of(&self, resource: &ResourceKey) -> (Bytes, Bytes) {
+        let prefix = format!("{}{}", self.root, resource.etcd_prefix());
+        // '0' is the character after '/'.
+        (format!("{prefix}/").into(), format!("{prefix}0").into())
+    }
+
+    /// Where kube-apiserver keeps what is given of a range.
+    pub fn guard(&self, name: &str) -> Bytes {
+        format!("{}ranges/{name}", self.root).into()
+    }
+
     /// The resource and path of a key; `None` for what is no object: kube-apiserver keeps ranges of addresses and leases of its
     /// own there, too.
     pub fn find(&self, key: &[u8]) -> Option<(ResourceKey, String)> {
