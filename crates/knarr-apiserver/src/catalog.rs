@@ -310,6 +310,17 @@ impl Catalog {
         self.served.contains_key(group)
     }
 
+    /// Whether a group is compiled in. The core group is the empty one.
+    pub fn has_builtin_group(&self, group: &str) -> bool {
+        self.registry.all().iter().any(|r| r.group == group && r.custom.is_none())
+    }
+
+    /// Whether all of a version of a group is defined by custom resources.
+    pub fn is_custom(&self, group: &str, version: &str) -> bool {
+        let of_version = |r: &&Arc<Resource>| r.group == group && r.version == version;
+        self.registry.all().iter().filter(of_version).all(|r| r.custom.is_some()) && self.has_group_version(group, version)
+    }
+
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
         self.served.get(group).is_some_and(|versions| versions.contains_key(version))
     }

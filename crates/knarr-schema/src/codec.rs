@@ -153,8 +153,20 @@ pub fn decode_protobuf(body: &[u8]) -> Result<(GroupVersionKind, Value)> {
 /// `InternalError` when the kind is not known or a value does not fit its field: a tree that was decoded by this module
 /// and changed by correct code always fits.
 pub fn encode_protobuf(value: &Value) -> Result<Vec<u8>> {
+    enclosed(value, value.str_at(&["apiVersion"]).unwrap_or_default())
+}
+
+/// The same with an envelope that names no version, as discovery of the core group is written
+/// (upstream: `stripVersionEncoder`).
+///
+/// # Errors
+/// As [`encode_protobuf`].
+pub fn encode_protobuf_unversioned(value: &Value) -> Result<Vec<u8>> {
+    enclosed(value, "")
+}
+
+fn enclosed(value: &Value, api_version: &str) -> Result<Vec<u8>> {
     let map = value.as_object().ok_or_else(|| Status::internal("cannot encode what is no object"))?;
-    let api_version = value.str_at(&["apiVersion"]).unwrap_or_default();
     let kind = value.str_at(&["kind"]).unwrap_or_default();
     let t = type_of(value).ok_or_else(|| Status::internal(format!("cannot encode {api_version}, Kind={kind} as protobuf")))?;
     let mut back = Back::with_capacity(1024);

@@ -5,8 +5,7 @@ use knarr_schema::registry::{Registry, Resource, Subresource};
 
 use super::Document;
 
-/// `version` is `v2` or `v2beta1`; both look the same.
-pub fn document(registry: &Registry, path: &str, version: &str) -> Option<Document> {
+pub fn document(registry: &Registry, path: &str) -> Option<Document> {
     let core = match path.trim_matches('/') {
         "api" => true,
         "apis" => false,
@@ -15,7 +14,7 @@ pub fn document(registry: &Registry, path: &str, version: &str) -> Option<Docume
     let groups = registry.groups();
     let items: Vec<Value> = groups.iter().filter(|(g, _)| g.is_empty() == core).map(|(g, versions)| group_entry(registry, g, versions)).collect();
     Some(Document::new(json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items,
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     })))
 }
 
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn one_document_holds_all_groups() {
-        let bytes = document(&Registry::builtin(), "/apis", "v2").unwrap().bytes(&Accepted::JSON);
+        let bytes = document(&Registry::builtin(), "/apis").unwrap().bytes(&Accepted::JSON);
         let tree: Value = serde_json::from_slice(&bytes).unwrap();
         let apps = tree.list_at(&["items"]).iter().find(|g| g.str_at(&["metadata", "name"]) == Some("apps")).unwrap();
         let resources = apps.list_at(&["versions"])[0].list_at(&["resources"]);

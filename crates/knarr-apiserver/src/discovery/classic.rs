@@ -1,10 +1,7 @@
 //! `/api`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`.
 
 use knarr_core::{GroupVersion, Value, ValueExt, json};
-use knarr_schema::{
-    codec,
-    registry::{Registry, Resource, Subresource},
-};
+use knarr_schema::registry::{Registry, Resource, Subresource};
 
 use super::Document;
 
@@ -30,13 +27,7 @@ fn api_versions(server_address: &str) -> Document {
         "kind": "APIVersions", "apiVersion": "v1", "versions": ["v1"],
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}],
     });
-    without_api_version(tree)
-}
-
-/// Two documents of the core group carry no apiVersion in JSON.
-fn without_api_version(tree: Value) -> Document {
-    let text = String::from_utf8_lossy(&codec::encode_json(&tree)).replacen("\"apiVersion\":\"v1\",", "", 1);
-    Document::with_json(text.into_bytes(), Some(tree))
+    Document::unversioned(tree)
 }
 
 fn version_entry(group: &str, version: &str) -> Value {
@@ -66,7 +57,7 @@ fn resource_list(registry: &Registry, group: &str, version: &str) -> Option<Docu
     }
     let gv = GroupVersion::new(group, version).to_string();
     let tree = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": entries});
-    Some(if group.is_empty() { without_api_version(tree) } else { Document::new(tree) })
+    Some(if group.is_empty() { Document::unversioned(tree) } else { Document::new(tree) })
 }
 
 fn resource_entry(r: &Resource) -> Value {
@@ -112,6 +103,13 @@ mod tests {
         // The original had a custom resource when it was asked.
         let (theirs, _) = theirs.split_once(r#",{"name":"g.x""#).unwrap();
         assert_eq!(String::from_utf8(ours.bytes(&Accepted::JSON).to_vec()).unwrap(), format!("{theirs}]}}"));
+    }
+
+    #[test]
+    fn the_core_group_has_no_api_version_in_any_encoding() {
+        let bytes = |media| document(&Registry::builtin(), "/api", "10.0.0.1:6443").unwrap().bytes(&Accepted { media, ..Accepted::JSON });
+        assert!(bytes(crate::http::Media::Protobuf).starts_with(b"k8s\0\n\x0f\n\0\x12\x0bAPIVersions"));
+        assert!(bytes(crate::http::Media::Yaml).starts_with(b"kind: APIVersions\n"));
     }
 
     #[test]

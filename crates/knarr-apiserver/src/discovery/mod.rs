@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use knarr_core::Value;
+use knarr_core::{Value, ValueExt};
 use knarr_schema::{codec, registry::Registry};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -30,6 +30,8 @@ pub struct Document {
     /// What the protobuf is made of; absent when there is none.
     tree: Option<Value>,
     protobuf: OnceLock<Bytes>,
+    /// It does not say of which version it is, in any encoding.
+    unversioned: bool,
     pub etag: String,
 }
 
@@ -40,13 +42,27 @@ impl Document {
 
     fn with_json(json: Vec<u8>, tree: Option<Value>) -> Self {
         let etag = hash(&json);
-        Self { json: json.into(), tree, protobuf: OnceLock::new(), etag }
+        Self { json: json.into(), tree, protobuf: OnceLock::new(), unversioned: false, etag }
+    }
+
+    /// A document of version `v1` that does not say so.
+    fn unversioned(tree: Value) -> Self {
+        let text = String::from_utf8_lossy(&codec::encode_json(&tree)).replacen("\"apiVersion\":\"v1\",", "", 1);
+        Self { unversioned: true, ..Self::with_json(text.into_bytes(), Some(tree)) }
     }
 
     /// The document as the client wants it.
     pub fn bytes(&self, accepted: &Accepted) -> Bytes {
         match (accepted.media, &self.tree) {
-            (Media::Protobuf, Some(tree)) => self.protobuf.get_or_init(|| codec::encode_protobuf(tree).unwrap_or_default().into()).clone(),
+            (Media::Protobuf, Some(tree)) => {
+                let encode = if self.unversioned { codec::encode_protobuf_unversioned } else { codec::encode_protobuf };
+                self.protobuf.get_or_init(|| encode(tree).unwrap_or_default().into()).clone()
+            }
+            (Media::Yaml, Some(tree)) if self.unversioned => {
+                let mut tree = tree.clone();
+                drop(tree.remove(&["apiVersion"]));
+                knarr_core::yaml::to_string(&tree).into()
+            }
             (Media::Yaml, Some(tree)) => knarr_core::yaml::to_string(tree).into(),
             _ if accepted.pretty => json::pretty(&self.json).into(),
             _ => self.json.clone(),
@@ -76,12 +92,11 @@ impl Documents {
     /// The document at a path (`/api`, `/apis/apps/v1`), or its aggregated form; absent when nothing is there.
     pub fn find(&self, path: &str, accepted: &Accepted, server_address: &str) -> Option<Arc<Document>> {
         let aggregated = accepted.convert == Some(Convert::Discovery);
-        let key = if aggregated { format!("{} {path}", accepted.version) } else { format!("{server_address} {path}") };
+        let key = if aggregated { format!("aggregated {path}") } else { format!("{server_address} {path}") };
         if let Some(document) = self.made.lock().get(&key) {
             return document.clone();
         }
-        let document =
-            if aggregated { aggregated::document(&self.registry, path, accepted.version) } else { classic::document(&self.registry, path, server_address) };
+        let document = if aggregated { aggregated::document(&self.registry, path) } else { classic::document(&self.registry, path, server_address) };
         let document = document.map(Arc::new);
         if document.is_some() {
             self.made.lock().insert(key, document.clone());
@@ -94,7 +109,7 @@ impl Documents {
         let ours = self.find(path, accepted, server_address);
         let Some(generation) = others.generation().filter(|_| path.starts_with("/apis") && path.matches('/').count() <= 2) else { return ours };
         let aggregated = accepted.convert == Some(Convert::Discovery);
-        let key = format!("{} {aggregated} {path}", accepted.version);
+        let key = format!("{aggregated} {path}");
         let mut merged = self.merged.lock();
         if merged.0 != generation {
             *merged = (generation, HashMap::new());

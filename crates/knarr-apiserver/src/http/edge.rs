@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
     connect, impersonate,
-    negotiate::{Accepted, Media, Offers, accept, content_essence, content_media},
+    negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media},
     paths,
     respond::{self, Shape},
 };
@@ -194,11 +194,24 @@ impl Server {
         let tables =
             served.is_none_or(|s| !s.resource.list_kind.is_empty() && !WITHOUT_TABLE.contains(&(s.resource.plural.as_str(), info.subresource.as_str())));
         let raw_query = parts.uri.query().unwrap_or_default();
-        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch")?;
-        let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
-        let options = options_from_query(query)?;
+        let router = if custom { Router::None } else { Router::Restful };
+        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch", router);
+        // What is not there is told to everybody.
+        let accepted = if served.is_some() { accepted } else { Ok(accepted.unwrap_or(Accepted::JSON)) };
         let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
-        let input = read_input(&parts.headers, info, patch, body).await?;
+        let read = async {
+            let accepted = accepted?;
+            let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
+            Ok::<_, Status>((accepted, include, options_from_query(query)?, read_input(&parts.headers, info, patch, body).await?))
+        };
+        let (accepted, include, options, input) = match read.await {
+            Ok(read) => read,
+            Err(unreadable) => {
+                // Who may not ask learns that first.
+                inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
+                return Err(unreadable.into());
+            }
+        };
         let user_agent = parts.headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();
         let record = passage.record.get().cloned();
         let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent, record };
@@ -330,11 +343,11 @@ impl Inner {
     }
 }
 
-/// How a refusal is written: in what the client accepts, if that can be.
+/// How a refusal is written: in what the client accepts, or for people to read.
 fn error_format(wanted: Option<HeaderValue>, agent: Option<HeaderValue>) -> Accepted {
     let wanted = wanted.into_iter().map(|value| (header::ACCEPT, value));
     let headers: HeaderMap = wanted.chain(agent.map(|value| (header::USER_AGENT, value))).collect();
-    accept(&headers, "", Offers::Plain, false).unwrap_or(Accepted::JSON)
+    accept(&headers, "", Offers::Plain, false, Router::None).unwrap_or(Accepted { pretty: true, ..Accepted::JSON })
 }
 
 /// The id that the client gives its request, or a new one.

@@ -54,6 +54,15 @@ pub enum Offers {
     Discovery,
 }
 
+/// Who looks at the `Accept` header before a handler does. Upstream's router knows the media types of its routes and nothing of
+/// their parameters, and refuses in words of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Router {
+    Restful,
+    /// The path has no such router: definitions' and aggregated groups.
+    None,
+}
+
 /// The outcome: how the answer is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -130,8 +139,8 @@ impl<'a> Clause<'a> {
                     _ => None,
                 }
             }
-            (Offers::Discovery, "apidiscovery.k8s.io", "APIGroupDiscoveryList") if media != Media::Yaml => {
-                ["v2", "v2beta1"].into_iter().find(|v| *v == version).map(|v| (Some(Convert::Discovery), v))
+            (Offers::Discovery, "apidiscovery.k8s.io", "APIGroupDiscoveryList") if media != Media::Yaml && version == "v2" => {
+                Some((Some(Convert::Discovery), "v2"))
             }
             _ => None,
         }
@@ -139,31 +148,58 @@ impl<'a> Clause<'a> {
 }
 
 const WRITABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-const STREAMABLE: &str = ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+const STREAMABLE: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Chooses how to write the answer.
 ///
 /// # Errors
 /// 406 when nothing that the client accepts is offered.
-pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: bool) -> Result<Accepted> {
-    let wanted = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: bool, router: Router) -> Result<Accepted> {
+    let wanted = wanted(headers);
     let mut found = match wanted {
         "" | "*/*" | "application/json" => Accepted::JSON,
         "application/vnd.kubernetes.protobuf" if !matches!(offers, Offers::Resource { custom: true, .. }) => {
             Accepted { media: Media::Protobuf, ..Accepted::JSON }
         }
-        _ => choose(wanted, offers).ok_or_else(|| not_acceptable(streaming))?,
+        _ => {
+            if router == Router::Restful {
+                let streams = if streaming { [", ", STREAMABLE] } else { ["", ""] };
+                route(headers, &format!("{WRITABLE}{}", streams.concat()))?;
+            }
+            choose(wanted, offers).ok_or_else(|| not_acceptable(if streaming { STREAMABLE } else { WRITABLE }))?
+        }
     };
     if streaming && found.media == Media::Yaml {
-        return Err(not_acceptable(true));
+        return Err(not_acceptable(STREAMABLE));
     }
     found.pretty |= wants_pretty(headers, raw_query);
     Ok(found)
 }
 
-fn not_acceptable(streaming: bool) -> Status {
-    let streams = if streaming { STREAMABLE } else { "" };
-    Status::not_acceptable(format!("406: Not Acceptable\n\nAvailable representations: {WRITABLE}{streams}")).with_details(Default::default())
+fn wanted(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// 406 of a handler.
+pub(super) fn not_acceptable(offered: &str) -> Status {
+    Status::not_acceptable(format!("only the following media types are accepted: {offered}"))
+}
+
+/// The router's look at the header: whether any of it names a media type of the route, whatever its parameters
+/// (upstream: go-restful's `Route.matchesAccept`). A part of a type it does not know (`application/*`).
+///
+/// # Errors
+/// 406 in the router's words.
+pub(super) fn route(headers: &HeaderMap, produced: &str) -> Result<()> {
+    let wanted = wanted(headers);
+    let named = |clause: &str| {
+        let essence = clause.split(';').next().unwrap_or_default().trim();
+        essence == "*/*" || produced.split(", ").any(|p| p == essence)
+    };
+    if wanted.is_empty() || wanted.split(',').any(named) {
+        return Ok(());
+    }
+    Err(Status::not_acceptable(format!("406: Not Acceptable\n\nAvailable representations: {produced}")).with_details(Default::default()))
 }
 
 /// 415 of a patch: the router answers it and says no more.
@@ -221,7 +257,7 @@ mod tests {
     fn check(header: &str, offers: Offers, wanted: &str) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, header.parse().unwrap());
-        let got = match accept(&headers, "", offers, false) {
+        let got = match accept(&headers, "", offers, false, Router::Restful) {
             Ok(a) => format!("{:?} {:?} {}", a.media, a.convert, a.version),
             Err(e) => e.code.to_string(),
         };
@@ -230,6 +266,23 @@ mod tests {
 
     const BUILTIN: Offers = Offers::Resource { custom: false, tables: true };
     const CUSTOM: Offers = Offers::Resource { custom: true, tables: true };
+
+    #[test]
+    fn the_router_refuses_types_and_the_handler_their_parameters() {
+        let refusal = |header: &str, streaming: bool, router: Router| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, header.parse().unwrap())]);
+            accept(&headers, "", BUILTIN, streaming, router).unwrap_err()
+        };
+        let router = refusal("text/html", false, Router::Restful);
+        assert_eq!(router.message, format!("406: Not Acceptable\n\nAvailable representations: {WRITABLE}"));
+        assert!(router.details.is_some());
+        let handler = refusal("text/html", false, Router::None);
+        assert_eq!((handler.message, handler.details), (format!("only the following media types are accepted: {WRITABLE}"), None));
+        let parameters = refusal("application/json;as=Nothing;g=meta.k8s.io;v=v1", false, Router::Restful);
+        assert_eq!(parameters.message, format!("only the following media types are accepted: {WRITABLE}"));
+        assert_eq!(refusal("application/yaml", true, Router::Restful).message, format!("only the following media types are accepted: {STREAMABLE}"));
+        assert_eq!(refusal("application/*", false, Router::Restful).message, router.message);
+    }
 
     #[test]
     fn the_best_offered_representation_is_chosen() {
@@ -246,6 +299,7 @@ mod tests {
         check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", BUILTIN, "406");
         check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", BUILTIN, "Protobuf Some(PartialMetadataList) v1");
         check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Offers::Discovery, "Json Some(Discovery) v2");
+        check("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList", Offers::Discovery, "406");
         check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Offers::Plain, "Json None v1");
         check("application/cbor", BUILTIN, "406");
         check("application/json;q=0.1, application/yaml", BUILTIN, "Yaml None v1");

@@ -10,10 +10,10 @@ use knarr_core::{
 use super::{
     body::Body,
     edge::Passage,
-    negotiate::{Accepted, Convert, Media, Offers, accept},
+    negotiate::{self, Accepted, Convert, Media, Offers, Router, accept},
     respond::{self, Shape, answer, page_not_found},
 };
-use crate::{authn::User, authz::Attributes, encode::json, metrics::Now, pipeline::deprecation, request::Query, server::Inner};
+use crate::{authn::User, authz::Attributes, catalog::not_served, encode::json, metrics::Now, pipeline::deprecation, request::Query, server::Inner};
 
 const JSON: &str = "application/json";
 
@@ -33,14 +33,17 @@ pub async fn serve(inner: &Inner, user: &User, passage: &Passage, headers: &Head
     }
     match path {
         "" => index(inner),
-        "/version" | "/version/" => Ok(pretty(&version())),
+        "/version" => {
+            negotiate::route(headers, JSON)?;
+            Ok(pretty(&version()))
+        }
         "/metrics" => Ok(answer(200, CONTENT_TYPE, metrics(inner))),
         "/metrics/slis" => Ok(answer(200, CONTENT_TYPE, inner.health.results.text())),
         "/openapi/v2" => openapi_v2(inner, headers).await,
         // Upstream does not say that it is JSON.
-        "/openapi/v3" => Ok(answer(200, "text/plain; charset=utf-8", inner.catalog.load().documents().openapi.v3_index().to_string())),
-        "/.well-known/openid-configuration" => keys(inner, |t| (t.discovery(), JSON)),
-        "/openid/v1/jwks" => keys(inner, |t| (t.jwks(), "application/jwk-set+json")),
+        "/openapi/v3" if info.path == path => Ok(answer(200, "text/plain; charset=utf-8", inner.catalog.load().documents().openapi.v3_index().to_string())),
+        "/.well-known/openid-configuration" => keys(inner, headers, JSON, |t| t.discovery()),
+        "/openid/v1/jwks" => keys(inner, headers, "application/jwk-set+json", |t| t.jwks()),
         _ => below(inner, path, query, headers).await,
     }
 }
@@ -150,12 +153,12 @@ fn metrics(inner: &Inner) -> String {
     inner.metrics.text(&now) + &audit.into_string()
 }
 
-fn keys(inner: &Inner, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> (Value, &'static str)) -> Result<Response<Body>> {
+fn keys(inner: &Inner, headers: &HeaderMap, content_type: &'static str, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> Value) -> Result<Response<Body>> {
     match inner.tokens.load().as_ref() {
         None => Ok(page_not_found()),
         Some(tokens) => {
-            let (value, content_type) = of(tokens.as_ref());
-            let mut response = answer(200, content_type, value.to_string());
+            negotiate::route(headers, content_type)?;
+            let mut response = answer(200, content_type, of(tokens.as_ref()).to_string());
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
             Ok(response)
         }
@@ -163,21 +166,31 @@ fn keys(inner: &Inner, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> (Value, &
 }
 
 async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
-    let offers = if matches!(path, "/api" | "/apis") { Offers::Discovery } else { Offers::Plain };
-    let accepted = accept(headers, "", offers, false)?;
+    let (offers, catalog) = (if matches!(path, "/api" | "/apis") { Offers::Discovery } else { Offers::Plain }, inner.catalog.load_full());
+    let router = match *path.split('/').skip(1).collect::<Vec<_>>() {
+        ["apis"] | ["apis", _] => Router::None,
+        ["apis", group, version] if catalog.is_custom(group, version) => Router::None,
+        _ => Router::Restful,
+    };
+    let accepted = match accept(headers, "", offers, false, router) {
+        Ok(accepted) => accepted,
+        Err(_) if catalog.documents().find(path, &Accepted::JSON, "").is_none() => Accepted::JSON,
+        Err(refused) => return Err(refused),
+    };
     let address = match (inner.config.advertise_address.as_str(), headers.get(header::HOST)) {
         ("", Some(host)) => host.to_str().unwrap_or_default().to_owned(),
         (address, _) => address.to_owned(),
     };
-    let catalog = inner.catalog.load_full();
-    let Some(document) = catalog.documents().find_all(&inner.aggregation, path, &accepted, &address) else { return Ok(page_not_found()) };
+    let Some(document) = catalog.documents().find_all(&inner.aggregation, path, &accepted, &address) else {
+        // A group of ours has a router, which knows what a `Status` is.
+        let ours = path.strip_prefix("/apis/").map_or("", |rest| rest.split('/').next().unwrap_or_default());
+        return if catalog.has_builtin_group(ours) { Err(not_served()) } else { Ok(page_not_found()) };
+    };
     let aggregated = accepted.convert == Some(Convert::Discovery);
-    let content_type = match (aggregated, accepted.media, accepted.version) {
-        (false, media, _) => media.content_type(),
-        (true, Media::Protobuf, "v2") => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        (true, Media::Protobuf, _) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-        (true, _, "v2") => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        (true, ..) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    let content_type = match (aggregated, accepted.media) {
+        (false, media) => media.content_type(),
+        (true, Media::Protobuf) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        (true, _) => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
     };
     let bytes = document.bytes(&accepted);
     // Only the aggregated document says which version of itself it is.

@@ -110,8 +110,6 @@ pub fn failure(failure: &Failure, accepted: &Accepted) -> Response<Body> {
         return page_not_found();
     }
     let mut tree = status.to_value();
-    // Who accepts nothing that is served gets the router's own words, indented.
-    let accepted = &Accepted { pretty: accepted.pretty || status.message.starts_with("406: "), ..accepted.clone() };
     if let Some(token) = &failure.continue_token {
         tree.set(&["metadata", "continue"], token.as_str());
     }

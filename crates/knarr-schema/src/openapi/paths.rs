@@ -83,17 +83,13 @@ pub(super) enum Media {
 impl Media {
     pub fn consumes(self) -> &'static [&'static str] {
         match self {
-            Self::Patches => &[
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-                "application/apply-patch+yaml",
-                "application/apply-patch+cbor",
-            ],
+            Self::Patches => {
+                &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"]
+            }
             Self::Custom => &["application/json", "application/yaml"],
             Self::CustomPatches => &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"],
             Self::Json => &["application/json"],
-            Self::Objects => &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"],
+            Self::Objects => &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
             Self::None | Self::KeySet => &[],
             _ => &["*/*"],
         }
@@ -101,17 +97,15 @@ impl Media {
 
     pub fn produces(self) -> &'static [&'static str] {
         match self {
-            Self::Objects => &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"],
+            Self::Objects => &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
             Self::Streams => &[
                 "application/json",
                 "application/yaml",
                 "application/vnd.kubernetes.protobuf",
-                "application/cbor",
                 "application/json;stream=watch",
                 "application/vnd.kubernetes.protobuf;stream=watch",
-                "application/cbor-seq",
             ],
-            Self::Log => &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"],
+            Self::Log => &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"],
             Self::Custom => &["application/json", "application/yaml"],
             Self::Json => &["application/json"],
             Self::KeySet => &["application/jwk-set+json"],
