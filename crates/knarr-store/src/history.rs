@@ -11,6 +11,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -113,6 +117,8 @@ pub(crate) struct Lane {
     changes: VecDeque<Arc<Change>>,
     /// The number of the first change in `changes`.
     first: u64,
+    /// The number of the next change, for those who look without the lock.
+    end: Arc<AtomicU64>,
     waiting: Wakers,
     watchers: usize,
 }
@@ -124,6 +130,7 @@ impl Lane {
 
     fn push(&mut self, change: &Arc<Change>) {
         self.changes.push_back(change.clone());
+        self.end.store(self.end(), Release);
     }
 
     fn pop_front(&mut self) -> Option<Arc<Change>> {
@@ -184,7 +191,10 @@ impl Wakers {
 /// The history of one resource.
 pub(crate) struct History {
     all: Lane,
-    lanes: HashMap<LaneKey, Lane>,
+    /// The other lanes, each in a place of its own, and where they are.
+    lanes: Vec<Option<Lane>>,
+    places: HashMap<LaneKey, usize>,
+    free: Vec<usize>,
     /// Every change after this revision is in the ring.
     oldest: u64,
     superseded_bytes: usize,
@@ -209,14 +219,24 @@ impl Default for Limits {
 /// A watcher's place in a lane.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    pub key: LaneKey,
-    pub next: u64,
+    key: LaneKey,
+    /// Where the lane stands; nowhere: in [`History::all`].
+    place: Option<usize>,
+    next: u64,
     slot: usize,
+    end: Arc<AtomicU64>,
+}
+
+impl Cursor {
+    /// Whether there is nothing to read. Who had left a waker at that very place will still be woken by it.
+    pub fn is_at_end(&self) -> bool {
+        self.end.load(Acquire) == self.next
+    }
 }
 
 impl History {
     pub fn new(oldest: u64, limits: Limits) -> Self {
-        Self { all: Lane::default(), lanes: HashMap::new(), oldest, superseded_bytes: 0, limits }
+        Self { all: Lane::default(), lanes: Vec::new(), places: HashMap::new(), free: Vec::new(), oldest, superseded_bytes: 0, limits }
     }
 
     /// The lowest revision after which every change is known.
@@ -239,9 +259,9 @@ impl History {
         self.superseded_bytes += change.superseded_bytes();
         self.all.push(&change);
         self.all.waiting.take_into(woken);
-        if !self.lanes.is_empty() {
+        if !self.places.is_empty() {
             for_each_key(&change, |key| {
-                if let Some(lane) = self.lanes.get_mut(&key) {
+                if let Some(lane) = self.places.get(&key).and_then(|place| self.lanes[*place].as_mut()) {
                     lane.push(&change);
                     lane.waiting.take_into(woken);
                 }
@@ -289,27 +309,52 @@ impl History {
 
     fn cut_lanes(&mut self) {
         let oldest = self.oldest;
-        self.lanes.values_mut().for_each(|lane| lane.cut(oldest));
+        self.lanes.iter_mut().flatten().for_each(|lane| lane.cut(oldest));
     }
 
-    fn lane(&mut self, key: &LaneKey) -> &mut Lane {
-        if *key == LaneKey::All { &mut self.all } else { self.lanes.entry(key.clone()).or_default() }
+    fn lane(&mut self, place: Option<usize>) -> &mut Lane {
+        match place {
+            None => &mut self.all,
+            Some(place) => self.lanes[place].get_or_insert_default(),
+        }
+    }
+
+    /// Where the lane of this key stands; it comes into being when it is asked for first.
+    fn place(&mut self, key: &LaneKey) -> Option<usize> {
+        if *key == LaneKey::All {
+            return None;
+        }
+        let known = self.places.get(key).copied();
+        Some(known.unwrap_or_else(|| {
+            let free = self.free.pop().unwrap_or_else(|| {
+                self.lanes.push(None);
+                self.lanes.len() - 1
+            });
+            self.lanes[free] = Some(Lane::default());
+            self.places.insert(key.clone(), free);
+            free
+        }))
     }
 
     /// A cursor at the end of the lane.
     pub fn attach(&mut self, key: LaneKey) -> Cursor {
-        let lane = self.lane(&key);
+        let place = self.place(&key);
+        let lane = self.lane(place);
         lane.watchers += 1;
-        let (next, slot) = (lane.end(), lane.waiting.add());
-        Cursor { key, next, slot }
+        let (next, slot, end) = (lane.end(), lane.waiting.add(), lane.end.clone());
+        Cursor { key, place, next, slot, end }
     }
 
     pub fn detach(&mut self, cursor: &Cursor) {
-        let lane = self.lane(&cursor.key);
+        let lane = self.lane(cursor.place);
         lane.waiting.remove(cursor.slot);
         lane.watchers -= 1;
-        if lane.watchers == 0 && cursor.key != LaneKey::All {
-            self.lanes.remove(&cursor.key);
+        if lane.watchers == 0
+            && let Some(place) = cursor.place
+        {
+            self.lanes[place] = None;
+            self.free.push(place);
+            self.places.remove(&cursor.key);
         }
     }
 
@@ -325,34 +370,28 @@ impl History {
         Ok(self.all.changes.range(start..))
     }
 
-    /// Takes up to `limit` changes at the cursor and moves it. When there are none, `waker` will be woken by the next.
+    /// Takes up to `limit` changes at the cursor and moves it. When it stands at the end then, which is what this tells, `waker` will be woken by
+    /// the next change.
     ///
     /// # Errors
     /// [`Error::TooSlow`] when the cursor's place is gone.
-    pub fn read(&mut self, cursor: &mut Cursor, limit: usize, out: &mut VecDeque<Arc<Change>>, waker: Option<&Waker>) -> Result<()> {
-        let lane = self.lane(&cursor.key);
+    pub fn read(&mut self, cursor: &mut Cursor, limit: usize, out: &mut VecDeque<Arc<Change>>, waker: Option<&Waker>) -> Result<bool> {
+        let lane = self.lane(cursor.place);
         let Some(start) = cursor.next.checked_sub(lane.first) else { return Err(Error::TooSlow) };
         let start = start as usize;
         let end = lane.changes.len().min(start + limit);
         out.extend(lane.changes.range(start..end).cloned());
         cursor.next += (end - start) as u64;
-        if start == end
-            && let Some(waker) = waker
-        {
+        let at_end = end == lane.changes.len();
+        if at_end && let Some(waker) = waker {
             lane.waiting.wait(cursor.slot, waker);
         }
-        Ok(())
+        Ok(at_end)
     }
 
     #[cfg(test)]
     pub fn lanes(&self) -> usize {
-        self.lanes.len()
-    }
-
-    /// Whether the cursor has read everything.
-    pub fn is_at_end(&mut self, cursor: &Cursor) -> bool {
-        let lane = self.lane(&cursor.key);
-        cursor.next == lane.end()
+        self.places.len()
     }
 }
 

@@ -50,6 +50,12 @@ impl Item {
         split_path(&self.path).0
     }
 
+    /// Whether this is its namespace; an empty one is that of cluster-scoped objects.
+    pub fn is_in(&self, namespace: &str) -> bool {
+        let path = self.path.as_bytes();
+        if namespace.is_empty() { !path.contains(&b'/') } else { path.get(namespace.len()) == Some(&b'/') && path.starts_with(namespace.as_bytes()) }
+    }
+
     pub fn name(&self) -> &str {
         split_path(&self.path).1
     }

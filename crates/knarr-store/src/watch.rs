@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use imbl::OrdSet;
 
@@ -48,8 +48,9 @@ impl WatchFilter {
     }
 
     fn matches(&self, item: &Item) -> bool {
-        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
-        is(&self.namespace, item.namespace()) && is(&self.name, item.name()) && is(&self.indexed, item.indexed())
+        self.namespace.as_ref().is_none_or(|n| item.is_in(n))
+            && self.name.as_ref().is_none_or(|n| n == item.name())
+            && self.indexed.as_ref().is_none_or(|v| v == item.indexed())
     }
 
     fn concerns(&self, change: &Change) -> bool {
@@ -87,6 +88,9 @@ pub struct Watcher {
     seen: u64,
     initial: Option<Initial>,
     ready: VecDeque<Arc<Change>>,
+    /// Who will be woken by what comes after `ready`, if `hangs`.
+    waker: Option<Waker>,
+    hangs: bool,
 }
 
 impl Watcher {
@@ -105,7 +109,7 @@ impl Watcher {
             WatchFrom::After(revision) => (revision, None),
             WatchFrom::State => (snapshot.revision, Some(Initial { revision: snapshot.revision, set: snapshot.set, last: None, ready: VecDeque::new() })),
         };
-        Ok(Self { cache, resource, filter, cursor, floor: seen, seen, initial, ready })
+        Ok(Self { cache, resource, filter, cursor, floor: seen, seen, initial, ready, waker: None, hangs: false })
     }
 
     /// Waits for the next item.
@@ -133,8 +137,17 @@ impl Watcher {
         }
     }
 
+    /// Reads what has come. The waker is left there in the same go, so that whoever takes all there is and asks for more need not look again.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.resource.history.lock().read(&mut self.cursor, BATCH, &mut self.ready, Some(cx.waker()))?;
+        let is_known = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
+        if self.hangs && is_known && self.cursor.is_at_end() {
+            return Poll::Pending;
+        }
+        let at_end = self.resource.history.lock().read(&mut self.cursor, BATCH, &mut self.ready, Some(cx.waker()))?;
+        self.hangs = at_end;
+        if at_end && !is_known {
+            self.waker = Some(cx.waker().clone());
+        }
         if self.ready.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
@@ -167,7 +180,7 @@ impl Watcher {
     pub fn revision(&mut self) -> u64 {
         // Read first: what is delivered by now is in the history that is looked at next.
         let delivered = self.cache.delivered();
-        if self.initial.is_none() && self.ready.is_empty() && self.resource.history.lock().is_at_end(&self.cursor) {
+        if self.initial.is_none() && self.ready.is_empty() && self.cursor.is_at_end() {
             self.seen = self.seen.max(delivered);
         }
         self.seen

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{body::Body, edge::Peer};
+use super::{body::Body, cork::cork, edge::Peer};
 use crate::{authn, server::Server};
 
 /// What one client may take.
@@ -54,6 +54,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// The name of HTTP/2 in ALPN.
+const HTTP2: &[u8] = b"h2";
 
 /// After an error of `accept` (out of descriptors) this long passes before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -118,20 +121,22 @@ async fn connection(
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let mut peer = Peer { address: tcp.peer_addr().ok(), ..Peer::default() };
-    let Some(acceptor) = acceptor else { return exchange(server, tcp, peer, &builder, stop).await };
+    let Some(acceptor) = acceptor else { return exchange(server, tcp, false, peer, &builder, stop).await };
     match timeout(limits.handshake, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => {
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
             peer.expires = peer.certificates.first().and_then(|der| authn::expires(der));
-            exchange(server, tls, peer, &builder, stop).await;
+            let is_http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
+            exchange(server, tls, is_http2, peer, &builder, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
         Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake took too long"),
     }
 }
 
-async fn exchange<S>(server: Server, stream: S, peer: Peer, builder: &Builder<TokioExecutor>, stop: CancellationToken)
+/// `many` says that the connection has many streams, whose writes are then sent together.
+async fn exchange<S>(server: Server, stream: S, many: bool, peer: Peer, builder: &Builder<TokioExecutor>, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -142,13 +147,14 @@ where
         let (server, peer) = (server.clone(), peer.clone());
         async move { Ok::<Response<Body>, std::convert::Infallible>(server.handle(request, &peer).await) }
     });
+    let (stream, turns) = cork(stream);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        result = turns.run(serving.as_mut(), many) => result,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            turns.run(serving, many).await
         }
     };
     if let Err(error) = result {

@@ -4,6 +4,7 @@
 mod audited;
 mod body;
 mod connect;
+mod cork;
 mod edge;
 mod impersonate;
 mod listen;

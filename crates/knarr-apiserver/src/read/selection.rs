@@ -99,9 +99,9 @@ impl Selection {
         WatchFilter { namespace, name: self.name.clone(), indexed: self.indexed.clone() }
     }
 
-    /// Whether every object of the resource is selected.
-    pub fn is_everything(&self) -> bool {
-        self.namespace.is_empty() && self.name.is_none() && self.indexed.is_none() && self.labels.is_everything() && self.fields.terms.is_empty()
+    /// Whether every object of the namespace or the name is selected.
+    pub fn is_everything_there(&self) -> bool {
+        self.indexed.is_none() && self.labels.is_everything() && self.fields.terms.is_empty()
     }
 
     pub fn matcher<'a>(&'a self, served: &'a Served) -> Matcher<'a> {
@@ -144,11 +144,11 @@ impl Matcher<'_> {
     /// Whether an item is selected.
     pub fn matches(&self, item: &Item) -> bool {
         let s = self.selection;
-        let in_namespace = s.namespace.is_empty() || s.namespace == item.namespace();
-        in_namespace && self.matches_in_namespace(item)
+        (s.namespace.is_empty() || item.is_in(&s.namespace)) && self.matches_in_namespace(item)
     }
 
-    fn matches_in_namespace(&self, item: &Item) -> bool {
+    /// The same of an item that is known to be in the namespace.
+    pub fn matches_in_namespace(&self, item: &Item) -> bool {
         let s = self.selection;
         s.name.as_ref().is_none_or(|n| n == item.name())
             && s.indexed.as_ref().is_none_or(|v| v == item.indexed())

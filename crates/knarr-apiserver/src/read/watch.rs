@@ -3,11 +3,15 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use knarr_core::{
     Encoding, GroupVersionKind, Object, Result, Status, ValueExt,
     api::{Event, EventType},
@@ -44,6 +48,23 @@ pub enum Shown {
     Bookmark(Object, bool),
 }
 
+/// What the timers of a watch wake: it tells the task that sends events that one of them is due. So the task need not ask them after each event.
+struct Bell {
+    rang: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, SeqCst);
+        self.task.wake();
+    }
+}
+
 /// A watch under way. It ends at its deadline, when the server stops, or with an error.
 pub struct Watching {
     served: Arc<Served>,
@@ -58,6 +79,7 @@ pub struct Watching {
     deadline: Instant,
     end: Pin<Box<Sleep>>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    bell: Arc<Bell>,
     /// Kept until the first state has been told.
     seat: Option<Seat>,
     registration: Option<Registration>,
@@ -121,6 +143,7 @@ impl Watching {
             deadline,
             end: Box::pin(tokio::time::sleep_until(deadline)),
             stopped: Box::pin(shutdown.cancelled_owned()),
+            bell: Arc::new(Bell { rang: AtomicBool::new(true), task: AtomicWaker::new() }),
             seat: None,
             registration: None,
             ending: None,
@@ -178,6 +201,12 @@ impl Watching {
     }
 
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Shown>>> {
+        self.bell.task.register(cx.waker());
+        if !self.bell.rang.swap(false, SeqCst) {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(self.bell.clone());
+        let cx = &mut Context::from_waker(&waker);
         if self.end.as_mut().poll(cx).is_ready() || self.stopped.as_mut().poll(cx).is_ready() {
             self.watcher = None;
             return Poll::Ready(None);
@@ -216,7 +245,8 @@ impl Watching {
 
 /// How a change looks to a watcher with a selection: an object may enter it or leave it.
 fn seen_through(served: &Served, selection: &Selection, change: Arc<Change>) -> Option<Shown> {
-    if selection.is_everything() {
+    // The store tells a watcher only of objects in its place, and these stay there.
+    if selection.is_everything_there() {
         let event_type = match change.kind {
             ChangeKind::Added => EventType::Added,
             ChangeKind::Modified => EventType::Modified,

@@ -1,0 +1,229 @@
+//! A connection that lets go of what it was told to write only when whoever wrote is done for now.
+//!
+//! HTTP/2 flushes after each frame, and each flush is a TLS record, a system call and a wake-up of the client: a change that a hundred watchers
+//! of one client are told costs a hundred of them. Here the frames of one turn of the connection go out together.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most bytes that wait for the end of a turn: four TLS records, and all that rustls takes at once.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+/// A buffer that has grown above this is given back once it is empty: most connections are silent most of the time.
+const IDLE_BYTES_MAX: usize = 4 * 1024;
+
+/// A stream whose writes are held back while [`Turns::run`] runs those who write. At all other times it hands on everything at once.
+pub struct Cork<S> {
+    shared: Arc<Mutex<Shared<S>>>,
+}
+
+/// What the turns of a connection know of its stream.
+pub struct Turns<S> {
+    shared: Arc<Mutex<Shared<S>>>,
+}
+
+struct Shared<S> {
+    stream: S,
+    held: Vec<u8>,
+    /// How much of `held` is written.
+    written: usize,
+    /// The stream itself may still hold bytes.
+    unflushed: bool,
+    in_turn: bool,
+}
+
+/// Splits a stream into the end that a connection writes to, and the end that lets it go.
+pub fn cork<S>(stream: S) -> (Cork<S>, Turns<S>) {
+    let shared = Arc::new(Mutex::new(Shared { stream, held: Vec::new(), written: 0, unflushed: false, in_turn: false }));
+    (Cork { shared: shared.clone() }, Turns { shared })
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Turns<S> {
+    /// Runs a connection that writes to the [`Cork`]. Once woken it lets everybody else who is ready go first: many streams of a connection are
+    /// woken by one change, and the first would have it write before the others have said what they have to say.
+    ///
+    /// Without `many` streams it is left alone.
+    pub async fn run<F: Future>(&self, connection: F, many: bool) -> F::Output {
+        if !many {
+            return connection.await;
+        }
+        let mut connection = pin!(connection);
+        let mut has_waited = false;
+        poll_fn(|cx| {
+            if !std::mem::replace(&mut has_waited, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            has_waited = false;
+            self.shared.lock().in_turn = true;
+            let polled = connection.as_mut().poll(cx);
+            let mut shared = self.shared.lock();
+            shared.in_turn = false;
+            // What cannot be written now wakes this task when it can; that the stream is broken is told to whoever uses it next.
+            let _ = shared.poll_let_go(cx);
+            polled
+        })
+        .await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
+    /// Writes all that is held.
+    fn poll_let_go(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.held.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.written += n,
+            }
+            self.unflushed = true;
+        }
+        self.written = 0;
+        self.held.clear();
+        if self.held.capacity() > IDLE_BYTES_MAX {
+            self.held = Vec::new();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let wanted: usize = parts.iter().map(|p| p.len()).sum();
+        if self.in_turn && self.held.len() + wanted <= HELD_BYTES_MAX {
+            parts.iter().for_each(|p| self.held.extend_from_slice(p));
+            return Poll::Ready(Ok(wanted));
+        }
+        ready!(self.poll_let_go(cx))?;
+        if self.in_turn && wanted <= HELD_BYTES_MAX {
+            return self.poll_write(cx, parts);
+        }
+        self.unflushed = true;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Cork<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.shared.lock().stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        if shared.in_turn { Poll::Ready(Ok(())) } else { shared.poll_let_go(cx) }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut shared = self.shared.lock();
+        ready!(shared.poll_let_go(cx))?;
+        Pin::new(&mut shared.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A stream that counts what reaches it.
+    struct Counted<S>(S, Arc<Mutex<Vec<usize>>>);
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let written = ready!(Pin::new(&mut self.0).poll_write(cx, buf))?;
+            self.1.lock().push(written);
+            Poll::Ready(Ok(written))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    async fn say(cork: &mut (impl AsyncWrite + Unpin), text: &[u8]) {
+        cork.write_all(text).await.unwrap();
+        cork.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_said_in_one_turn_goes_out_in_one_piece() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (mut near, turns) = cork(Counted(near, writes.clone()));
+        let connection = async {
+            for text in [b"a", b"b", b"c"] {
+                say(&mut near, text).await;
+            }
+            tokio::task::yield_now().await;
+            say(&mut near, b"d").await;
+        };
+        turns.run(connection, true).await;
+        assert_eq!(*writes.lock(), [3, 1]);
+        say(&mut near, b"e").await;
+        say(&mut near, b"f").await;
+        assert_eq!(*writes.lock(), [3, 1, 1, 1], "outside of turns nothing waits");
+        near.shutdown().await.unwrap();
+        let mut got = String::new();
+        far.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "abcdef");
+    }
+
+    #[tokio::test]
+    async fn a_reader_who_is_slow_gets_everything_and_holds_the_writer_up() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let (mut near, turns) = cork(near);
+        let said: Vec<u8> = (0..3 * HELD_BYTES_MAX).map(|i| (i % 251) as u8).collect();
+        let connection = async {
+            for part in said.chunks(777) {
+                say(&mut near, part).await;
+            }
+            near.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(turns.run(connection, true), far.read_to_end(&mut got));
+        read.unwrap();
+        assert!(got == said);
+    }
+
+    #[tokio::test]
+    async fn others_who_are_ready_come_first() {
+        let (near, far) = tokio::io::duplex(64);
+        let (_near, turns) = cork(near);
+        let order = Mutex::new(Vec::new());
+        tokio::join!(turns.run(async { order.lock().push("connection") }, true), async { order.lock().push("stream") });
+        assert_eq!(*order.lock(), ["stream", "connection"]);
+        drop(far);
+    }
+}
