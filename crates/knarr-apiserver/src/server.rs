@@ -17,6 +17,7 @@ use crate::{
     authn::{self, Authenticator, User},
     authz::{self, Authorizer},
     catalog::Catalog,
+    encode::pieces::Pieces,
     flowcontrol::FlowControl,
     health::Health,
     metrics::Metrics,
@@ -93,6 +94,8 @@ pub struct Inner {
     pub auditor: Option<Arc<Auditor>>,
     /// Absent where nothing is traced.
     pub tracer: Option<Arc<Tracer>>,
+    /// What large lists are put together of.
+    pub pieces: Arc<Pieces>,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
 }
@@ -237,6 +240,7 @@ impl ServerBuilder {
             auditor: self.auditor,
             tracer: self.tracer,
             storage_size: self.storage_size,
+            pieces: Arc::default(),
             shutdown: CancellationToken::new(),
             config: self.config,
             env: self.env,

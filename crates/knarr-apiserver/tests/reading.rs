@@ -137,3 +137,71 @@ fn base64_url(text: &str) -> String {
     use base64::Engine;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
 }
+
+/// What a list says in each of its forms; compressed answers are read as gzip, of which there must be one member.
+async fn large_list(cluster: &Cluster) -> String {
+    let get = async |accept: &str, encoding: &str| {
+        let answer = cluster.send("GET", MAPS, &[("accept", accept), ("accept-encoding", encoding)], "").await;
+        assert_eq!(answer.code, 200);
+        assert_eq!(answer.headers["content-length"].to_str().unwrap().parse(), Ok(answer.body.len()));
+        if encoding != "gzip" {
+            assert!(!answer.headers.contains_key("content-encoding"));
+            return answer.body.to_vec();
+        }
+        assert_eq!((&answer.headers["content-encoding"], &answer.headers["vary"]), (&"gzip".parse().unwrap(), &"Accept-Encoding".parse().unwrap()));
+        let mut plain = Vec::new();
+        let mut rest = flate2::bufread::GzDecoder::new(&answer.body[..]);
+        std::io::Read::read_to_end(&mut rest, &mut plain).unwrap();
+        assert!(rest.into_inner().is_empty());
+        plain
+    };
+    let (json, protobuf) = ("application/json", "application/vnd.kubernetes.protobuf");
+    for round in 0..2 {
+        for form in [json, protobuf] {
+            assert!(get(form, "gzip").await == get(form, "identity").await, "{form} in round {round}");
+        }
+    }
+    let text = String::from_utf8(get(json, "identity").await).unwrap();
+    assert!(text.ends_with("]}\n"));
+    let mut list: knarr_core::Value = serde_json::from_str(&text).unwrap();
+    let mut binary = knarr_schema::codec::decode_protobuf(&get(protobuf, "gzip").await).unwrap().1;
+    // Items of a list show no kind in JSON and have none in protobuf.
+    assert_eq!((list["kind"].take(), list["apiVersion"].take()), (json!("ConfigMapList"), json!("v1")));
+    (binary["kind"], binary["apiVersion"]) = (json!(null), json!(null));
+    assert!(list == binary);
+    // Small pages are encoded as a whole.
+    let mut pages = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = cluster.get(&format!("{MAPS}?limit=40&continue={token}")).await.json();
+        pages.extend(page.list_at(&["items"]).to_vec());
+        match page.str_at(&["metadata", "continue"]) {
+            Some(next) => next.clone_into(&mut token),
+            None => break,
+        }
+    }
+    assert!(list.list_at(&["items"]) == pages);
+    pages.iter().map(|i| i["data"]["n"].as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_list_is_the_same_in_every_form_whatever_was_kept_of_the_one_before() {
+    let cluster = Cluster::start().await;
+    let of = |name: &str, n: usize| config_map(name, json!({"n": n.to_string(), "v": format!("<{n}>").repeat(600)}));
+    let mut wanted: Vec<usize> = (0..220).collect();
+    for n in &wanted {
+        assert_eq!(cluster.post(MAPS, &of(&format!("m{n:03}"), *n)).await.code, 201);
+    }
+    let said = |wanted: &[usize]| wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(large_list(&cluster).await, said(&wanted));
+    // One changes, one goes, one comes first and one in between.
+    assert_eq!(cluster.put(&format!("{MAPS}/m100"), &of("m100", 1000)).await.code, 200);
+    assert_eq!(cluster.delete(&format!("{MAPS}/m150")).await.code, 200);
+    assert_eq!(cluster.post(MAPS, &of("a", 7)).await.code, 201);
+    assert_eq!(cluster.post(MAPS, &of("m050a", 51)).await.code, 201);
+    wanted[100] = 1000;
+    wanted.remove(150);
+    wanted.insert(51, 51);
+    wanted.insert(0, 7);
+    assert_eq!(large_list(&cluster).await, said(&wanted));
+}

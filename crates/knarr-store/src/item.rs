@@ -7,8 +7,6 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use arc_swap::ArcSwapOption;
-use bytes::Bytes;
 use knarr_core::Object;
 use knarr_core::selector::{LabelSelector, Operator};
 use twox_hash::XxHash64;
@@ -27,12 +25,11 @@ pub struct Item {
     expires_ms: u64,
     /// See [`Item::label_bits`]; 0 until somebody asks.
     label_bits: AtomicU64,
-    encoded: ArcSwapOption<(u32, Bytes)>,
 }
 
 impl Item {
     pub(crate) fn new(path: &str, object: Object, indexed: Option<Arc<str>>, expires_ms: u64) -> Self {
-        Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0), encoded: ArcSwapOption::empty() }
+        Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0) }
     }
 
     /// The same place with the object in another form.
@@ -93,15 +90,6 @@ impl Item {
             }
             bits => bits,
         }
-    }
-
-    /// An encoded form of this object (`form` is the caller's number for it), if it is still there.
-    pub fn encoded(&self, form: u32) -> Option<Bytes> {
-        self.encoded.load().as_deref().filter(|(f, _)| *f == form).map(|(_, bytes)| bytes.clone())
-    }
-
-    pub(crate) fn set_encoded(&self, form: u32, bytes: Option<Bytes>) {
-        self.encoded.store(bytes.map(|b| Arc::new((form, b))));
     }
 
     /// What the object takes in memory, about.

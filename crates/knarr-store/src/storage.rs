@@ -1,7 +1,7 @@
 //! What the API server's handlers call.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,8 +26,6 @@ use knarr_schema::codec;
 
 /// How many snapshots are kept for lists in pages, beyond what the history gives.
 const KEPT_SNAPSHOTS_MAX: usize = 256;
-/// How many bytes of encoded objects are kept beside the objects themselves.
-const ENCODED_BYTES_MAX: usize = 16 << 20;
 
 /// The store of one server. See the crate.
 pub struct Storage {
@@ -36,7 +34,6 @@ pub struct Storage {
     env: Env,
     kept: Mutex<VecDeque<Kept>>,
     passed: Mutex<Passed>,
-    encoded: Mutex<Encoded>,
 }
 
 /// A snapshot that somebody is paging through.
@@ -44,13 +41,6 @@ struct Kept {
     resource: usize,
     snapshot: Snapshot,
     until: Instant,
-}
-
-/// Which items carry an encoded form, the longest-standing first.
-#[derive(Default)]
-struct Encoded {
-    items: VecDeque<(Weak<Item>, usize)>,
-    bytes: usize,
 }
 
 impl Storage {
@@ -69,7 +59,7 @@ impl Storage {
     pub fn open_with(engine: Arc<dyn Engine>, env: Env, limits: Limits) -> Result<Arc<Self>> {
         let cache = Arc::new(Cache::new(limits));
         engine.start(cache.clone())?;
-        let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), passed: Mutex::default(), encoded: Mutex::default() });
+        let storage = Arc::new(Self { engine, cache: cache.clone(), env, kept: Mutex::default(), passed: Mutex::default() });
         let waking = tokio::spawn({
             let cache = cache.clone();
             async move { cache.run_wakes().await }
@@ -318,18 +308,6 @@ impl Storage {
         Watcher::new(self.cache.clone(), self.cache.resource(resource), from, filter)
     }
 
-    /// An encoded form of an item, made once while it stays among the recently wanted ones. `form` is the caller's number for
-    /// it; an item carries one form at a time.
-    pub fn encoded(&self, item: &Arc<Item>, form: u32, make: impl FnOnce(&Object) -> Bytes) -> Bytes {
-        if let Some(bytes) = item.encoded(form) {
-            return bytes;
-        }
-        let bytes = make(&item.object);
-        item.set_encoded(form, Some(bytes.clone()));
-        self.encoded.lock().add(item, bytes.len());
-        bytes
-    }
-
     pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.env.now().as_millisecond()).unwrap_or(0)
     }
@@ -345,20 +323,6 @@ const HURRY: Duration = Duration::from_millis(5);
 
 /// How long a read waits for a revision that has not come yet (upstream: `blockTimeout`).
 pub const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
-
-impl Encoded {
-    fn add(&mut self, item: &Arc<Item>, bytes: usize) {
-        self.items.push_back((Arc::downgrade(item), bytes));
-        self.bytes += bytes;
-        while self.bytes > ENCODED_BYTES_MAX {
-            let Some((item, bytes)) = self.items.pop_front() else { break };
-            self.bytes -= bytes;
-            if let Some(item) = item.upgrade() {
-                item.set_encoded(0, None);
-            }
-        }
-    }
-}
 
 impl Drop for Storage {
     fn drop(&mut self) {

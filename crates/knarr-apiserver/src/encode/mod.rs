@@ -3,6 +3,7 @@
 
 pub mod json;
 pub mod metadata;
+pub mod pieces;
 pub mod proto;
 pub mod table;
 
@@ -132,14 +133,28 @@ fn json_list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item =
     let at_rest: usize = objects.clone().map(|o| o.bytes.len() + 16).sum();
     let mut out = Vec::with_capacity(at_rest * JSON_GROWTH + 256);
     put_list_head(&mut out, &served.resource.list_kind, &served.resource.api_version(), meta);
-    for (i, object) in objects.enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        codec::write_json_item(&*served.present(object)?, &mut out);
-    }
+    put_json_items(served, objects, true, &mut out)?;
     out.extend_from_slice(b"]}");
     Ok(out)
+}
+
+/// Items of a list with a comma before each; `is_first` leaves out that before the first.
+fn put_json_items<'a>(served: &Served, objects: impl Iterator<Item = &'a Object>, is_first: bool, out: &mut Vec<u8>) -> Result<()> {
+    for (i, object) in objects.enumerate() {
+        if i > 0 || !is_first {
+            out.push(b',');
+        }
+        codec::write_json_item(&*served.present(object)?, out);
+    }
+    Ok(())
+}
+
+/// The same in protobuf.
+fn put_protobuf_items<'a>(served: &Served, objects: impl Iterator<Item = &'a Object>, out: &mut Vec<u8>) -> Result<()> {
+    for object in objects {
+        proto::put_bytes(out, 2, proto::raw(&served.present(object)?.bytes));
+    }
+    Ok(())
 }
 
 fn json_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, version: &str) -> Vec<u8> {

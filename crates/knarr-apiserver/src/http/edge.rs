@@ -228,7 +228,7 @@ impl Server {
         span.set("method", parts.method.as_str());
         span.set("url", parts.uri.path());
         span.set("mediaType", format.accepted.media.content_type());
-        let response = respond::outcome(outcome, format, Shape::of(&parts.headers)).await;
+        let response = respond::outcome(outcome, format, Shape::of(&parts.headers), &inner.pieces).await;
         drop(span);
         let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;
         respond::warn(response.headers_mut(), &warnings);

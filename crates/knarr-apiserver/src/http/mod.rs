@@ -18,3 +18,4 @@ pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
 pub use edge::Peer;
 pub use listen::{Limits, serve};
 pub use negotiate::{Accepted, Convert, Media, Offers, Router, accept, unsupported, unsupported_patch};
+pub use respond::GZIP_BYTES_MIN;

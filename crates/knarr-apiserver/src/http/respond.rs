@@ -1,6 +1,6 @@
 //! Outcomes as HTTP answers.
 
-use std::io::Write;
+use std::{io::Write, sync::Arc};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -15,11 +15,16 @@ use super::{
 };
 use crate::{
     call::{Failure, Outcome},
-    encode::{self, Format},
+    catalog::Served,
+    encode::{
+        self, Format,
+        pieces::{Assembled, Pieces},
+    },
+    read::Page,
 };
 
 /// Answers above this size are compressed for clients that take it (upstream: `defaultGzipThresholdBytes`).
-const GZIP_BYTES_MIN: usize = 128 * 1024;
+pub const GZIP_BYTES_MIN: usize = 128 * 1024;
 /// Lists above this number of items, and bodies above this size, are encoded beside the event loop.
 const ITEMS_INLINE_MAX: usize = 256;
 const GZIP_INLINE_MAX: usize = 512 * 1024;
@@ -49,25 +54,44 @@ pub fn answer(code: u16, content_type: &'static str, body: impl Into<Body>) -> R
 ///
 /// # Errors
 /// When it cannot be encoded as the client wants it.
-pub async fn outcome(outcome: Outcome, format: Format, shape: Shape) -> Result<Response<Body>> {
+pub async fn outcome(outcome: Outcome, format: Format, shape: Shape, pieces: &Arc<Pieces>) -> Result<Response<Body>> {
     let media = format.accepted.media.content_type();
     match outcome {
         Outcome::Object { served, object, code } => Ok(finish(code, media, encode::object(&served, &object, &format)?, shape).await),
         Outcome::Value { value, code } => Ok(finish(code, media, encode::value(&value, &format.accepted)?, shape).await),
         Outcome::List { served, page } => {
             let encoded = if page.items.len() > ITEMS_INLINE_MAX {
-                let work = move || encode::list(&served, &page.meta, page.items.iter().map(|i| &i.object), &format);
+                let pieces = pieces.clone();
+                let work = move || list(&served, &page, &format, shape, &pieces);
                 tokio::task::spawn_blocking(work).await.map_err(Status::internal)??
             } else {
-                encode::list(&served, &page.meta, page.items.iter().map(|i| &i.object), &format)?
+                list(&served, &page, &format, shape, pieces)?
             };
-            Ok(finish(200, media, encoded, shape).await)
+            Ok(match encoded {
+                List::Whole(bytes) => finish(200, media, bytes, shape).await,
+                List::Pieces(Assembled { parts, gzip }) => {
+                    let response = answer(200, media, Body::Parts(parts));
+                    if gzip { compressed(response) } else { response }
+                }
+            })
         }
         Outcome::Watch { served, watching } => {
             let stream_type = format.accepted.media.stream_type();
             Ok(answer(200, stream_type, watch::body(served, watching, format)))
         }
     }
+}
+
+enum List {
+    Whole(Bytes),
+    Pieces(Assembled),
+}
+
+fn list(served: &Served, page: &Page, format: &Format, shape: Shape, pieces: &Arc<Pieces>) -> Result<List> {
+    if let Some(assembled) = pieces.list(served, page, format, shape.gzip)? {
+        return Ok(List::Pieces(assembled));
+    }
+    encode::list(served, &page.meta, page.items.iter().map(|i| &i.object), format).map(List::Whole)
 }
 
 /// Compresses what is large enough.
@@ -78,7 +102,11 @@ pub async fn finish(code: u16, content_type: &'static str, body: Bytes, shape: S
     let plain = body.clone();
     let compressed = if body.len() > GZIP_INLINE_MAX { tokio::task::spawn_blocking(move || gzip(&body)).await.ok().flatten() } else { gzip(&body) };
     let Some(compressed) = compressed else { return answer(code, content_type, plain) };
-    let mut response = answer(code, content_type, compressed);
+    self::compressed(answer(code, content_type, compressed))
+}
+
+/// The same answer, whose body is compressed.
+fn compressed(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     response

@@ -111,24 +111,3 @@ async fn an_object_with_a_time_to_live_is_deleted_when_it_is_over() {
     assert_eq!(paths(&s.snapshot(&events)), "");
     assert_eq!(seen.await.unwrap(), "Added default/a@1, Added default/b@2, Modified default/b@3, Deleted default/a@4");
 }
-
-#[tokio::test(start_paused = true)]
-async fn encoded_forms_are_made_once_and_forgotten_within_a_limit() {
-    let s = storage();
-    let big = || Bytes::from(vec![0; 1 << 20]);
-    for i in 0..20 {
-        create(&s, &format!("default/{i}")).await;
-    }
-    let snapshot = s.snapshot(&pods());
-    let mut made = 0;
-    for _ in 0..2 {
-        let item = snapshot.get("default/0").unwrap();
-        s.encoded(item, 1, |_| {
-            made += 1;
-            big()
-        });
-    }
-    assert_eq!(made, 1);
-    snapshot.iter(None, None).for_each(|item| drop(s.encoded(item, 1, |_| big())));
-    assert_eq!(snapshot.iter(None, None).filter(|item| item.encoded(1).is_some()).count(), 16);
-}
