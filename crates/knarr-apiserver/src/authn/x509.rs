@@ -17,7 +17,7 @@ use super::{Authenticator, Credentials, User};
 /// Extra of a user that came by certificate: SHA-256 of the certificate (KEP-4872).
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-/// Most certificates whose verification is remembered.
+/// Most certificates of which something is remembered.
 const KNOWN_MAX: usize = 4096;
 
 type Fingerprint = [u8; 32];
@@ -46,9 +46,11 @@ impl SignedBy {
 
     /// Whether this chain, leaf first, is one of ours and holds now.
     pub fn has_signed(&self, certificates: &[Vec<u8>]) -> bool {
-        let Some(leaf) = certificates.first() else { return false };
+        certificates.first().is_some_and(|leaf| self.has_signed_leaf(certificates, leaf, fingerprint(leaf)))
+    }
+
+    fn has_signed_leaf(&self, certificates: &[Vec<u8>], leaf: &[u8], key: Fingerprint) -> bool {
         let now = self.env.now().as_second();
-        let key = fingerprint(leaf);
         if let Some(known) = self.known.lock().get(&key) {
             return known.is_some_and(|end| now <= end);
         }
@@ -72,12 +74,36 @@ impl SignedBy {
 #[derive(Default)]
 pub struct ClientCertificates {
     signed_by: Option<SignedBy>,
+    /// What was read of the certificates of open connections, by where they lie: each request of a connection shows the same bytes.
+    read: Mutex<HashMap<usize, Arc<Leaf>>>,
+}
+
+/// A client's own certificate, and what it says.
+struct Leaf {
+    der: Vec<u8>,
+    fingerprint: Fingerprint,
+    user: Option<User>,
 }
 
 impl ClientCertificates {
     /// Of these CAs alone, where TLS knows others too.
     pub fn of(signed_by: SignedBy) -> Self {
-        Self { signed_by: Some(signed_by) }
+        Self { signed_by: Some(signed_by), read: Mutex::default() }
+    }
+
+    fn leaf(&self, der: &[u8]) -> Arc<Leaf> {
+        let place = der.as_ptr().addr();
+        let mut read = self.read.lock();
+        if let Some(leaf) = read.get(&place).filter(|l| l.der == der) {
+            return leaf.clone();
+        }
+        let fingerprint = fingerprint(der);
+        let leaf = Arc::new(Leaf { der: der.to_vec(), fingerprint, user: user_of(der, &fingerprint) });
+        if read.len() >= KNOWN_MAX {
+            read.clear();
+        }
+        read.insert(place, leaf.clone());
+        leaf
     }
 }
 
@@ -85,10 +111,12 @@ impl ClientCertificates {
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
         let chain = credentials.peer_certificates;
-        if !chain.is_empty() && self.signed_by.as_ref().is_some_and(|ca| !ca.has_signed(chain)) {
+        let Some(der) = chain.first() else { return Ok(None) };
+        let leaf = self.leaf(der);
+        if self.signed_by.as_ref().is_some_and(|ca| !ca.has_signed_leaf(chain, der, leaf.fingerprint)) {
             return Ok(None);
         }
-        Ok(chain.first().and_then(|der| user_of(der)))
+        Ok(leaf.user.clone())
     }
 }
 
@@ -109,7 +137,7 @@ pub fn expires(der: &[u8]) -> Option<i64> {
 }
 
 /// The user that a certificate names; none without a common name.
-fn user_of(der: &[u8]) -> Option<User> {
+fn user_of(der: &[u8], fingerprint: &Fingerprint) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
@@ -117,7 +145,7 @@ fn user_of(der: &[u8]) -> Option<User> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    let fingerprint: String = fingerprint(der).iter().map(|b| format!("{b:02x}")).collect();
+    let fingerprint: String = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
     let extra = [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
     Some(User { name, uid: String::new(), groups, extra })
 }
@@ -125,11 +153,11 @@ fn user_of(der: &[u8]) -> Option<User> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::pki::{Authority, Leaf, Pki};
+    use crate::pki::{self, Authority, Pki};
 
     /// The chain that a client with a certificate of this CA shows.
     pub fn chain_of(ca: &Authority, name: &str, env: &Env) -> Vec<Vec<u8>> {
-        let leaf = Leaf { common_name: name, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
+        let leaf = pki::Leaf { common_name: name, organization: None, dns_names: &[], addresses: &[], client: true, server: false };
         let pem = ca.issue(&leaf, env.now()).unwrap().certificate;
         CertificateDer::pem_slice_iter(pem.as_bytes()).map(|c| c.unwrap().to_vec()).collect()
     }
@@ -155,11 +183,11 @@ pub(super) mod tests {
     fn a_certificate_names_user_and_group() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::load_or_create(folder.path(), jiff::Timestamp::now()).unwrap();
-        let leaf = Leaf { common_name: "jane", organization: Some("dev"), dns_names: &[], addresses: &[], client: true, server: false };
+        let leaf = pki::Leaf { common_name: "jane", organization: Some("dev"), dns_names: &[], addresses: &[], client: true, server: false };
         let pem = pki.ca.issue(&leaf, jiff::Timestamp::now()).unwrap().certificate;
         let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
-        let user = user_of(&block.contents).unwrap();
+        let user = user_of(&block.contents, &fingerprint(&block.contents)).unwrap();
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("jane", &["dev".to_owned()][..]));
-        assert!(user_of(b"nonsense").is_none());
+        assert!(user_of(b"nonsense", &Fingerprint::default()).is_none());
     }
 }
