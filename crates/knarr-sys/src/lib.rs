@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod fdpass;
 pub mod inotify;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

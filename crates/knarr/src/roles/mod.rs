@@ -23,6 +23,7 @@ pub use agent::{images_folder, local_nodes, local_volumes};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use knarr_cli::cluster::config::Cluster;
 use knarr_cli::cluster::failure::{Failure, Result};
@@ -125,10 +126,17 @@ fn small_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)
 }
 
-/// Looks after every other role of the cluster.
+/// Looks after every other role of the cluster, and after some time lets go of what only the start needed.
 fn look_after_others(cluster: &Cluster, own: &str, home: Home) {
     tokio::spawn(supervise::look_after_others(cluster.data.clone(), own.to_owned(), home));
+    tokio::spawn(async {
+        tokio::time::sleep(STARTED_AFTER).await;
+        knarr_sys::memory::let_go();
+    });
 }
+
+/// When a process has long done what is done at its start alone.
+const STARTED_AFTER: Duration = Duration::from_secs(20);
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::program)
