@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use knarr_sys::netlink::link::{self, Mac, VethEnd};
-use knarr_sys::netlink::route::{self, Route, Scope};
+use knarr_sys::netlink::route::{self, ROUTE_PROTOCOL, ROUTE_PROTOCOL_MACHINE, Route, Scope};
 use knarr_sys::netlink::{NetNs, RouteSocket};
 
 use crate::pods::{PodNetwork, Sandbox};
@@ -136,7 +136,9 @@ impl Machine {
             let mut socket = RouteSocket::open().unwrap();
             let mut all: Vec<String> = socket.links().unwrap().into_iter().map(|l| format!("link {}", l.name)).collect();
             all.extend(socket.addresses().unwrap().into_iter().filter(|(_, net, _)| net.addr().is_ipv4()).map(|(_, net, _)| format!("address {net}")));
-            all.extend(socket.own_routes(false).unwrap().into_iter().map(|r| format!("route {}", r.destination)));
+            for protocol in [ROUTE_PROTOCOL, ROUTE_PROTOCOL_MACHINE] {
+                all.extend(socket.routes_by(protocol, false).unwrap().into_iter().map(|r| format!("route {}", r.destination)));
+            }
             all.extend(KernelNft::open().unwrap().tables(Family::Ip).unwrap());
             all
         })

@@ -13,6 +13,9 @@ use crate::pods::Protocol;
 pub(crate) const SLICES_BY_SERVICE: &str = "service";
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 const LABEL_SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Where other machines find the one that a node with a network namespace of its own is a part of: pods of the node, and the node
+/// itself, are behind this address.
+pub const ANNOTATION_MACHINE: &str = "knarr.io/machine-address";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// The API server sets a timeout with every `ClientIP` affinity; this is its default.
 const AFFINITY_SECONDS_DEFAULT: u32 = 10_800;
@@ -103,6 +106,8 @@ pub(crate) fn slices(informers: &SharedInformers) -> Informer<Slice> {
 pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     pub internal_ips: Vec<IpAddr>,
+    /// Where the machine is that the node is a part of, for one whose network is inside it.
+    pub machine: Option<IpAddr>,
     pub zone: Box<str>,
 }
 
@@ -393,6 +398,7 @@ impl Project for Node {
         Ok(Self {
             pod_cidrs,
             internal_ips: internal.filter_map(|a| a.address.parse().ok()).collect(),
+            machine: node.metadata.annotations.get(ANNOTATION_MACHINE).and_then(|a| a.parse().ok()),
             zone: node.metadata.labels.get(LABEL_ZONE).map(String::as_str).unwrap_or_default().into(),
         })
     }
@@ -443,8 +449,11 @@ mod tests {
 
     #[test]
     fn a_node_tells_its_networks_and_addresses() {
-        let node: Node = project(&json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}}, "spec": {"podCIDR": "10.244.1.0/24"},
-            "status": {"addresses": [{"type": "Hostname", "address": "a"}, {"type": "InternalIP", "address": "192.0.2.1"}]}}));
+        let node: Node = project(
+            &json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}, "annotations": {ANNOTATION_MACHINE: "192.0.2.9"}}, "spec": {"podCIDR": "10.244.1.0/24"},
+            "status": {"addresses": [{"type": "Hostname", "address": "a"}, {"type": "InternalIP", "address": "192.0.2.1"}]}}),
+        );
         assert_eq!((node.pod_cidrs.len(), node.internal_ips.len(), &*node.zone), (1, 1, "z"));
+        assert_eq!(node.machine, "192.0.2.9".parse().ok());
     }
 }

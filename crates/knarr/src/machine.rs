@@ -38,6 +38,7 @@ impl Machine for Local {
     }
 
     async fn clear_machine(&self, cluster: &Cluster) -> Result<()> {
+        roles::clear_ways(cluster)?;
         if cluster.nodes.iter().all(|n| n.index == 0) {
             return Ok(());
         }

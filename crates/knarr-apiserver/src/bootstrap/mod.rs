@@ -63,6 +63,15 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
     Ok(())
 }
 
+/// Makes further objects of the cluster's own: `kept` as they should be now, `made` only where they are missing.
+///
+/// # Errors
+/// What the pipeline says.
+pub async fn publish(transport: &Arc<dyn Transport>, registry: &Registry, kept: Vec<Value>, made: Vec<Value>) -> Result<()> {
+    try_join_all(made.into_iter().map(|o| ensure(transport, registry, o))).await?;
+    try_join_all(kept.into_iter().map(|o| put(transport, registry, o))).await.map(drop)
+}
+
 fn request(registry: &Registry, verb: Verb, object: &Value) -> Result<Request> {
     let api_version = object.str_at(&["apiVersion"]).unwrap_or_default();
     let kind = object.str_at(&["kind"]).unwrap_or_default();

@@ -166,9 +166,12 @@ pub fn data_folder(profile: &str, named: Option<&Path>) -> PathBuf {
     named.map_or_else(|| PathBuf::from("/var/lib/knarr").join(profile), Path::to_owned)
 }
 
+/// Folder of what lives only while clusters run.
+pub const RUN: &str = "/run/knarr";
+
 /// Folder of what lives only while the cluster runs.
 pub fn run_folder(profile: &str) -> PathBuf {
-    PathBuf::from("/run/knarr").join(profile)
+    PathBuf::from(RUN).join(profile)
 }
 
 /// Makes a folder that only root may look into.

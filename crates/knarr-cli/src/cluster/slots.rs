@@ -38,6 +38,11 @@ impl Ranges {
     }
 }
 
+/// The slot of a cluster elsewhere, whose pods have these addresses; the first where they are of no slot.
+pub fn of_pods(cidr: &str) -> usize {
+    (0..=SLOTS_MAX).find(|slot| Ranges::of(*slot).pods.to_string() == cidr).unwrap_or(0)
+}
+
 /// Where it is written down who has which slot.
 pub struct Registry {
     parent: PathBuf,
@@ -90,11 +95,13 @@ impl Registry {
         if self.owner(cluster.slot).is_none_or(|owner| owner == cluster.data) {
             remove(&self.file(cluster.slot), |p| fs::remove_file(p))?;
         }
-        // The last one takes the folders along.
+        // The last one takes the folders along, but for one that somebody mounted.
         let folder = self.parent.join(FOLDER);
         for folder in [&folder, &self.parent] {
             match fs::remove_dir(folder) {
-                Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => return Err(Failure::file(folder, &e)),
+                Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {
+                    return Err(Failure::file(folder, &e));
+                }
                 _ => {}
             }
         }

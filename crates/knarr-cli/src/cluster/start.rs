@@ -242,9 +242,7 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     config::private_folder(&data)?;
     preflight::disk(&data)?;
     let mut cluster = if Cluster::exists(&data) { Cluster::load(&data)? } else { new_cluster(args, &data)? };
-    if !cluster.joined {
-        Registry::of_machine().keep(&cluster)?;
-    }
+    Registry::of_machine().keep(&cluster)?;
     for folder in [cluster.run.clone(), cluster.logs()] {
         config::private_folder(&folder)?;
     }

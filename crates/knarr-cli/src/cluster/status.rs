@@ -64,7 +64,7 @@ pub async fn nodes_ready(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(nodes.into_iter().flatten().filter(is_ready).filter_map(|n| n.metadata.name).collect())
 }
 
-fn is_ready(node: &Node) -> bool {
+pub(super) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }

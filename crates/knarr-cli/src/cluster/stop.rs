@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use knarr_client::{Deletion, TlsTransport};
 
-use super::config::{Cluster, Desired};
+use super::config::{self, Cluster, Desired};
 use super::failure::{Exit, Failure, Result};
 use super::kubeconfig;
 use super::process::{self, Process};
@@ -14,6 +14,8 @@ use super::supervise::{self, RoleLock};
 
 /// How long a process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(20);
+/// A question to a server that may be hanging waits no longer than this.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Stops the cluster. With `keep_pods` the containers go on running, and the next start finds them again.
 pub async fn stop_cluster(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -> Result<()> {
@@ -85,6 +87,7 @@ async fn forget_node(cluster: &Cluster, name: &str) -> Result<bool> {
 pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<()> {
     // Before the stop: systemd would start the cluster again.
     super::systemd::remove(cluster)?;
+    let listed = still_listed(cluster).await;
     stop_cluster(cluster, machine, false).await?;
     kubeconfig::forget(cluster)?;
     for node in &cluster.nodes {
@@ -93,15 +96,29 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
     for folder in [&cluster.run, &cluster.data] {
         remove_folder(folder)?;
     }
-    // Addresses of a cluster elsewhere are written down there.
-    if !cluster.joined {
-        super::slots::Registry::of_machine().release(cluster)?;
-    }
+    // The last cluster of the machine takes the folder of all of them along; as long as there is another, this fails.
+    cluster.run.parent().filter(|all| *all == std::path::Path::new(config::RUN)).into_iter().for_each(|all| drop(std::fs::remove_dir(all)));
+    super::slots::Registry::of_machine().release(cluster)?;
     println!("Deleted cluster {:?}", cluster.profile);
+    for name in listed {
+        println!("The cluster at {} still lists the node {name:?}; where its server is: knarr node remove {name}", cluster.server_url());
+    }
     if let Some(datastore) = &cluster.datastore {
         println!("Its objects stay in etcd ({}), which is yours", datastore.endpoints.join(", "));
     }
     Ok(())
+}
+
+/// Nodes of this machine that a cluster elsewhere still has. They may not take themselves out of it.
+async fn still_listed(cluster: &Cluster) -> Vec<String> {
+    let Ok(transport) = kubeconfig::client_config(cluster).and_then(|c| TlsTransport::new(c).map_err(Failure::program)) else { return Vec::new() };
+    let nodes = transport.client().all::<Node>();
+    let mut found = Vec::new();
+    for node in cluster.nodes.iter().filter(|_| cluster.joined) {
+        let asked = tokio::time::timeout(PATIENCE, nodes.find(&node.name)).await;
+        found.extend(asked.is_ok_and(|answer| !matches!(answer, Ok(None))).then(|| node.name.clone()));
+    }
+    found
 }
 
 fn remove_folder(folder: &std::path::Path) -> Result<()> {

@@ -18,9 +18,11 @@ use super::kubeconfig;
 const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "bootstrap-token-";
 const RBAC: &str = "rbac.authorization.k8s.io";
+const GET_NODES: &str = "kubeadm:get-nodes";
 /// The group that tokens are in, and what it may do: kubeadm's names.
 const GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 const BINDINGS: &[(&str, &str, &str)] = &[
+    (GET_NODES, GET_NODES, GROUP),
     ("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", GROUP),
     ("kubeadm:node-autoapprove-bootstrap", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", GROUP),
     ("kubeadm:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:nodes"),
@@ -73,12 +75,12 @@ fn secrets(client: &Client) -> knarr_client::DynamicApi {
     client.dynamic(GroupVersionResource::new("", "v1", "secrets"), Some(NAMESPACE))
 }
 
-fn bad_token(token: &str) -> Failure {
+pub(super) fn bad_token(token: &str) -> Failure {
     Failure::new("BAD_TOKEN", Exit::Usage, format!("{token:?} is no token: 6 characters of a-z and 0-9, a dot, 16 more"), "knarr token create")
 }
 
 /// A token taken apart, if it has the form `[a-z0-9]{6}.[a-z0-9]{16}`.
-fn parts(token: &str) -> Option<(&str, &str)> {
+pub(super) fn parts(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
     let plain = |t: &str| t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     (id.len() == 6 && secret.len() == 16 && plain(id) && plain(secret)).then_some((id, secret))
@@ -114,8 +116,15 @@ async fn create(cluster: &Cluster, client: &Client, token: Option<String>, ttl: 
     let expires = if seconds == 0.0 { None } else { Some(Timestamp::now().checked_add(SignedDuration::from_secs(seconds as i64)).map_err(Failure::program)?) };
     let token = token.unwrap_or_else(|| format!("{}.{}", random(6), random(16)));
     let (id, rest) = parts(&token).ok_or_else(|| bad_token(&token))?;
+    if cluster.advertise.is_loopback() {
+        return Err(Failure::new(
+            "NO_ADDRESS",
+            Exit::Host,
+            format!("the API server is known at {} alone, where no other machine finds it", cluster.advertise),
+            "knarr delete, and knarr start --advertise-address ADDRESS",
+        ));
+    }
     allow(client).await?;
-    publish(cluster, client).await?;
     secrets(client).create(secret(id, rest, expires, description)).await.map_err(refused)?;
     Ok(token)
 }
@@ -134,8 +143,12 @@ fn tell(cluster: &Cluster, token: &str, whole_command: bool) -> Result<()> {
     Ok(())
 }
 
-/// What who holds a token may do: ask for a node's certificate, and get it without anybody looking.
+/// What who holds a token may do: see whether there is a node of his name, ask for a node's certificate, and get it without
+/// anybody looking.
 async fn allow(client: &Client) -> Result<()> {
+    let rules = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": GET_NODES}, "rules": rules});
+    made(client.dynamic(GroupVersionResource::new(RBAC, "v1", "clusterroles"), None).create(role).await)?;
     let bindings = client.dynamic(GroupVersionResource::new("rbac.authorization.k8s.io", "v1", "clusterrolebindings"), None);
     for (name, role, group) in BINDINGS {
         let object = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
@@ -179,37 +192,38 @@ pub(super) fn settings(cluster: &Cluster) -> [(&'static str, &'static str, Strin
     [("kubeadm-config", "ClusterConfiguration", kubeadm), ("kubelet-config", "kubelet", kubelet)]
 }
 
-/// Lets everybody read where the cluster is and which authority it trusts (`kube-public/cluster-info`): who knows the hash of the
-/// authority's key needs nothing else to find a server that he can trust. New nodes may read the cluster's settings, too.
-async fn publish(cluster: &Cluster, client: &Client) -> Result<()> {
-    let info = cluster_info(&read(cluster, "ca.crt")?, &cluster.server_url());
+/// What a server shows to machines that are to become nodes: objects that follow the cluster, and who may read them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Published {
+    pub kept: Vec<Value>,
+    pub made: Vec<Value>,
+}
+
+/// Everybody may read where the cluster is and which authority it trusts (`kube-public/cluster-info`): who knows the hash of the
+/// authority's key, or a token that signs it, needs nothing else to find a server that he can trust. New nodes may read the cluster's
+/// settings, too. All of it is kubeadm's (`kubeadm init phase bootstrap-token`, `upload-config`).
+pub fn published(cluster: &Cluster, authority: &[u8]) -> Published {
+    let mut all = Published::default();
+    let info = cluster_info(authority, &cluster.server_url());
     let reader = json!({"kind": "User", "apiGroup": RBAC, "name": "system:anonymous"});
-    publish_map(client, ("kube-public", "cluster-info", "kubeconfig", info), "kubeadm:bootstrap-signer-clusterinfo", &[reader]).await?;
+    all.add(("kube-public", "cluster-info", "kubeconfig", info), "kubeadm:bootstrap-signer-clusterinfo", &[reader]);
     let readers = [GROUP, "system:nodes"].map(|group| json!({"kind": "Group", "apiGroup": RBAC, "name": group}));
     for (name, key, text) in settings(cluster) {
         let role = if name == "kubeadm-config" { "kubeadm:nodes-kubeadm-config" } else { "kubeadm:kubelet-config" };
-        publish_map(client, ("kube-system", name, key, text), role, &readers).await?;
+        all.add(("kube-system", name, key, text), role, &readers);
     }
-    Ok(())
+    all
 }
 
-/// A ConfigMap, as it is now, with a role to read it and who has the role.
-async fn publish_map(client: &Client, (namespace, name, key, text): (&str, &str, &str, String), role: &str, readers: &[Value]) -> Result<()> {
-    let within = |group: &str, plural: &str| client.dynamic(GroupVersionResource::new(group, "v1", plural), Some(namespace));
-    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {key: text}});
-    match within("", "configmaps").create(map).await {
-        // The server may have moved since.
-        Err(status) if status.is_already_exists() => {
-            within("", "configmaps").patch(name, knarr_client::Patch::merge(json!({"data": {key: text}}))).await.map_err(refused)?;
-        }
-        other => made(other)?,
+impl Published {
+    /// A ConfigMap with a role to read it and who has the role.
+    fn add(&mut self, (namespace, name, key, text): (&str, &str, &str, String), role: &str, readers: &[Value]) {
+        self.kept.push(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {key: text}}));
+        let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}]);
+        self.made.push(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": {"name": role, "namespace": namespace}, "rules": rules}));
+        self.made.push(json!({"apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding", "metadata": {"name": role, "namespace": namespace},
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": role}, "subjects": readers}));
     }
-    let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}]);
-    let object = json!({"apiVersion": format!("{RBAC}/v1"), "kind": "Role", "metadata": {"name": role, "namespace": namespace}, "rules": rules});
-    made(within(RBAC, "roles").create(object).await)?;
-    let binding = json!({"apiVersion": format!("{RBAC}/v1"), "kind": "RoleBinding", "metadata": {"name": role, "namespace": namespace},
-        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": role}, "subjects": readers});
-    made(within(RBAC, "rolebindings").create(binding).await)
 }
 
 fn read(cluster: &Cluster, name: &str) -> Result<Vec<u8>> {

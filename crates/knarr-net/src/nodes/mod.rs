@@ -2,7 +2,9 @@
 //!
 //! A node that shares a link with us gets a plain route to its pods; one behind a gateway, which knows nothing of pods, is
 //! reached through VXLAN. Everything follows from Node objects: pod CIDR and internal address. Link-layer addresses of VXLAN
-//! devices are made of the nodes' addresses, so nodes need not tell them to each other.
+//! devices are made of the nodes' addresses, so nodes need not tell them to each other. A node in a network namespace of its own is
+//! behind the machine around it, as an annotation tells ([`crate::view::ANNOTATION_MACHINE`]); ways from there to other machines are
+//! those of the node that lives on the machine's network, or, without one, are made by [`start_machine`].
 //!
 //! - [`plan`]: which routes there should be. Pure.
 //! - [`local`]: several nodes on one machine, each in a network namespace of its own.
@@ -11,19 +13,22 @@ pub mod local;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use knarr_client::read::Key;
 use knarr_client::{Informer, SharedInformers};
 use knarr_sys::netlink::link::{self, Ipv4Setting, Vxlan};
-use knarr_sys::netlink::route::{self, Route, Scope};
+use knarr_sys::netlink::route::{self, ROUTE_PROTOCOL, ROUTE_PROTOCOL_MACHINE, Route, Scope};
 use knarr_sys::netlink::{self, RouteSocket};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+
+pub use crate::view::ANNOTATION_MACHINE;
 
 use crate::pods::PodNetwork;
 use crate::pods::link::{OVERLAY_OVERHEAD, uplink_mtu};
@@ -60,6 +65,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Errors
 /// The kernel refuses a socket.
 pub fn start(node_name: &str, informers: &SharedInformers, pods: PodNetwork, outer: Option<Outer>, stop: CancellationToken) -> Result<NodeRoutes> {
+    let own = Own::Node { name: node_name.to_owned(), pods };
+    follow(own, Kernel::open(outer, Marks::node())?, informers, stop)
+}
+
+/// The same for a machine that is no node itself, for the nodes inside it: keeps the ways from there to nodes on other machines.
+/// `address` is where those find this one; pods of the cluster live in `cluster_cidrs`.
+///
+/// # Errors
+/// The kernel refuses a socket.
+pub fn start_machine(address: IpAddr, cluster_cidrs: &[IpNet], informers: &SharedInformers, stop: CancellationToken) -> Result<NodeRoutes> {
+    follow(Own::Machine { address }, Kernel::open(None, Marks::machine(cluster_cidrs))?, informers, stop)
+}
+
+fn follow(own: Own, kernel: Kernel, informers: &SharedInformers, stop: CancellationToken) -> Result<NodeRoutes> {
     let nodes: Informer<Node> = informers.all::<k8s_openapi::api::core::v1::Node, _>();
     let changed: Arc<(Mutex<Vec<Key>>, Notify)> = Arc::default();
     let (notify, sender) = (changed.clone(), watch::Sender::new(0));
@@ -71,7 +90,7 @@ pub fn start(node_name: &str, informers: &SharedInformers, pods: PodNetwork, out
         }
     });
     let synced = sender.subscribe();
-    let worker = Worker { name: node_name.to_owned(), nodes, pods, kernel: Arc::new(Mutex::new(Kernel::open(outer)?)), reach: BTreeMap::new(), synced: sender };
+    let worker = Worker { own, nodes, kernel: Arc::new(Mutex::new(kernel)), reach: BTreeMap::new(), synced: sender };
     tokio::spawn(async move {
         tokio::select! {
             () = worker.run(&changed) => {}
@@ -93,10 +112,29 @@ impl NodeRoutes {
     }
 }
 
+/// Whose ways are kept.
+enum Own {
+    Node { name: String, pods: PodNetwork },
+    Machine { address: IpAddr },
+}
+
+impl Own {
+    /// Its name among the nodes, and what the others see of it. A machine stands for all nodes inside it.
+    fn among(&self, nodes: &[(String, Node)]) -> (String, Node) {
+        match self {
+            Self::Node { name, .. } => (name.clone(), nodes.iter().find(|(other, _)| other == name).map(|(_, node)| node.clone()).unwrap_or_default()),
+            Self::Machine { address } => {
+                let mut pod_cidrs: Vec<IpNet> = nodes.iter().filter(|(_, n)| n.machine == Some(*address)).flat_map(|(_, n)| n.pod_cidrs.clone()).collect();
+                pod_cidrs.sort();
+                (String::new(), Node { pod_cidrs, internal_ips: vec![*address], ..Node::default() })
+            }
+        }
+    }
+}
+
 struct Worker {
-    name: String,
+    own: Own,
     nodes: Informer<Node>,
-    pods: PodNetwork,
     kernel: Arc<Mutex<Kernel>>,
     /// How each node's address is reached.
     reach: BTreeMap<IpAddr, Reach>,
@@ -122,11 +160,12 @@ impl Worker {
 
     async fn sync(&mut self) -> Result<()> {
         let nodes: Vec<_> = self.nodes.store().list().into_iter().map(|item| (item.key.name().to_owned(), item.view.clone())).collect();
-        let own = nodes.iter().find(|(name, _)| *name == self.name).map(|(_, node)| node.clone()).unwrap_or_default();
-        let (kernel, pods, name) = (self.kernel.clone(), self.pods.clone(), self.name.clone());
+        let (name, own) = self.own.among(&nodes);
+        let pods = if let Own::Node { pods, .. } = &self.own { Some(pods.clone()) } else { None };
+        let kernel = self.kernel.clone();
         let mut reach = std::mem::take(&mut self.reach);
         let work = tokio::task::spawn_blocking(move || {
-            if let Some(cidr) = own.pod_cidrs.iter().find(|c| matches!(c, IpNet::V4(_))) {
+            if let (Some(pods), Some(cidr)) = (pods, own.pod_cidrs.iter().find(|c| matches!(c, IpNet::V4(_)))) {
                 pods.set_pod_cidr(*cidr)?;
             }
             kernel.lock().sync(&name, &own, &nodes, &mut reach)?;
@@ -138,17 +177,60 @@ impl Worker {
     }
 }
 
+/// By what routes are known as those of one set: several may be kept on one machine.
+#[derive(Clone, Debug)]
+struct Marks {
+    protocol: u8,
+    /// Where they lead; empty for anywhere.
+    within: Vec<IpNet>,
+}
+
+impl Marks {
+    fn node() -> Self {
+        Self { protocol: ROUTE_PROTOCOL, within: Vec::new() }
+    }
+
+    fn machine(cluster_cidrs: &[IpNet]) -> Self {
+        Self { protocol: ROUTE_PROTOCOL_MACHINE, within: cluster_cidrs.to_vec() }
+    }
+
+    fn way(&self, net: Ipv4Net, gateway: Ipv4Addr, link: u32) -> Route {
+        Route { protocol: self.protocol, ..Route::via(IpNet::V4(net), gateway.into(), link) }
+    }
+
+    /// Those with a gateway: routes to pods of the node itself have none.
+    fn routes(&self, socket: &mut RouteSocket) -> netlink::Result<Vec<Route>> {
+        let ours = |route: &Route| route.gateway.is_some() && (self.within.is_empty() || self.within.iter().any(|net| net.contains(&route.destination)));
+        Ok(socket.routes_by(self.protocol, false)?.into_iter().filter(ours).collect())
+    }
+
+    fn remove(&self) -> Result<()> {
+        let mut socket = RouteSocket::open()?;
+        let routes: Vec<_> = self.routes(&mut socket)?.iter().map(route::delete_route).collect();
+        socket.remove(&routes)?;
+        let Some(vxlan) = socket.link(VXLAN_LINK)?.map(|l| l.index) else { return Ok(()) };
+        let mut others = socket.routes_by(ROUTE_PROTOCOL, false)?;
+        others.extend(socket.routes_by(ROUTE_PROTOCOL_MACHINE, false)?);
+        // Another cluster of this machine may use it, too.
+        if others.iter().all(|route| route.link != vxlan) {
+            socket.remove(&[link::delete(VXLAN_LINK)])?;
+        }
+        Ok(())
+    }
+}
+
 /// The kernel's side.
 struct Kernel {
     socket: RouteSocket,
     outer: Option<Outer>,
+    marks: Marks,
     /// What is known to be there; none before the first look.
     current: Option<Plan>,
 }
 
 impl Kernel {
-    fn open(outer: Option<Outer>) -> Result<Self> {
-        Ok(Self { socket: RouteSocket::open()?, outer, current: None })
+    fn open(outer: Option<Outer>, marks: Marks) -> Result<Self> {
+        Ok(Self { socket: RouteSocket::open()?, outer, marks, current: None })
     }
 
     fn sync(&mut self, name: &str, own: &Node, nodes: &[(String, Node)], reach: &mut BTreeMap<IpAddr, Reach>) -> Result<()> {
@@ -156,9 +238,9 @@ impl Kernel {
             let cidrs: Vec<_> = own.pod_cidrs.iter().filter(|c| matches!(c, IpNet::V4(_))).copied().collect();
             return Ok(outer.announce(&cidrs)?);
         }
-        for address in nodes.iter().flat_map(|(_, node)| &node.internal_ips) {
-            if !reach.contains_key(address) {
-                reach.insert(*address, self.find_way(*address)?);
+        for address in plan::places(nodes) {
+            if let Entry::Vacant(unknown) = reach.entry(address) {
+                unknown.insert(self.find_way(address)?);
             }
         }
         let wanted = plan(name, nodes, reach);
@@ -183,11 +265,11 @@ impl Kernel {
         })
     }
 
-    /// What an earlier agent left: routes with a gateway (those of pods have none), and the overlay's peers.
+    /// What an earlier one left: routes, and the overlay's peers.
     fn look(&mut self) -> Result<Plan> {
         let vxlan = self.socket.link(VXLAN_LINK)?.map_or(0, |l| l.index);
         let mut found = Plan::default();
-        for route in self.socket.own_routes(false)? {
+        for route in self.marks.routes(&mut self.socket)? {
             match (route.destination, route.gateway) {
                 (IpNet::V4(net), Some(IpAddr::V4(gateway))) if route.link != vxlan => {
                     found.routes.insert(net, (gateway, route.link));
@@ -206,20 +288,23 @@ impl Kernel {
         let vxlan = self.socket.link(VXLAN_LINK)?.map_or(0, |l| l.index);
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         for (net, (gateway, link)) in current.routes.iter().filter(|(net, way)| wanted.routes.get(net) != Some(way)) {
-            gone.push(route::delete_route(&Route::via(IpNet::V4(*net), (*gateway).into(), *link)));
+            gone.push(route::delete_route(&self.marks.way(*net, *gateway, *link)));
         }
         for (net, peer) in current.peers.iter().filter(|(net, peer)| wanted.peers.get(net) != Some(peer)) {
-            gone.push(route::delete_route(&Route::via(IpNet::V4(*net), net.network().into(), vxlan)));
+            gone.push(route::delete_route(&self.marks.way(*net, net.network(), vxlan)));
             gone.push(route::delete_neighbour(vxlan, net.network().into()));
-            gone.push(route::delete_forwarding(vxlan, vtep_mac(peer.address), peer.address.into()));
+            // Several networks may be behind one machine.
+            if wanted.peers.values().all(|other| other != peer) {
+                gone.push(route::delete_forwarding(vxlan, vtep_mac(peer.address), peer.address.into()));
+            }
         }
         for (net, (gateway, link)) in wanted.routes.iter().filter(|(net, way)| current.routes.get(net) != Some(way)) {
-            new.push(route::set_route(&Route::via(IpNet::V4(*net), (*gateway).into(), *link)));
+            new.push(route::set_route(&self.marks.way(*net, *gateway, *link)));
         }
         for (net, peer) in wanted.peers.iter().filter(|(net, peer)| current.peers.get(net) != Some(peer)) {
             new.push(route::set_forwarding(vxlan, vtep_mac(peer.address), peer.address.into()));
             new.push(route::set_neighbour(vxlan, net.network().into(), vtep_mac(peer.address)));
-            new.push(route::set_route(&Route::via(IpNet::V4(*net), net.network().into(), vxlan)));
+            new.push(route::set_route(&self.marks.way(*net, net.network(), vxlan)));
         }
         self.socket.remove(&gone)?;
         Ok(self.socket.apply(&new)?)
@@ -246,10 +331,15 @@ impl Kernel {
 /// # Errors
 /// The kernel's refusal.
 pub fn remove() -> Result<()> {
-    let mut socket = RouteSocket::open()?;
-    let routes: Vec<_> = socket.own_routes(false)?.iter().filter(|r| r.gateway.is_some()).map(route::delete_route).collect();
-    socket.remove(&routes)?;
-    Ok(socket.remove(&[link::delete(VXLAN_LINK)])?)
+    Marks::node().remove()
+}
+
+/// Takes away what [`start_machine`] made for this cluster.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove_machine(cluster_cidrs: &[IpNet]) -> Result<()> {
+    Marks::machine(cluster_cidrs).remove()
 }
 
 #[cfg(test)]

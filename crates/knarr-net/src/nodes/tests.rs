@@ -35,7 +35,12 @@ impl Cluster {
     }
 
     fn add_node(&self, name: &str, cidr: &str, address: &str) {
-        let node = json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+        self.add_node_within(name, cidr, address, json!({}));
+    }
+
+    /// One inside a machine, as its annotations say.
+    fn add_node_within(&self, name: &str, cidr: &str, address: &str, annotations: knarr_core::Value) {
+        let node = json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"podCIDR": cidr}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}});
         self.api.seed::<ApiNode>(&serde_json::from_value(node).unwrap());
     }
 
@@ -139,4 +144,74 @@ fn local_nodes_reach_each_other_the_machine_and_the_outside() {
     machine.run(|| nodes.delete_all().unwrap());
     assert_eq!(machine.traces(), before);
     assert!(!one.netns.exists() && !two.netns.exists());
+}
+
+#[test]
+fn nodes_inside_a_machine_are_reached_from_others_near_and_far_and_reach_them() {
+    let cluster = Cluster::new();
+    let (machine, near, far, gateway) = (Machine::new(), Machine::new(), Machine::new(), Machine::new());
+    machine.cable(&near, "mn", "192.0.2.1/24", "192.0.2.2/24");
+    machine.cable(&gateway, "mg", "198.51.100.1/24", "198.51.100.254/24");
+    far.cable(&gateway, "fg", "203.0.113.1/24", "203.0.113.254/24");
+    gateway.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+    gateway.route("192.0.2.0/24", "198.51.100.1");
+    machine.route("203.0.113.0/24", "198.51.100.254");
+    near.route("0.0.0.0/0", "192.0.2.1");
+    far.route("0.0.0.0/0", "203.0.113.254");
+    let before = machine.traces();
+    let mut nodes = LocalNodes::new("test", "10.88.0.0/24".parse().unwrap());
+    nodes.folder = cluster.folder.path().join("run");
+    let inner = machine.run(|| (nodes.create(1).unwrap(), nodes.create(2).unwrap()));
+    let annotations = || json!({crate::view::ANNOTATION_MACHINE: "192.0.2.1"});
+    cluster.add_node_within("one", "10.244.1.0/24", "10.88.0.2", annotations());
+    cluster.add_node_within("two", "10.244.2.0/24", "10.88.0.3", annotations());
+    cluster.add_node("near", "10.244.3.0/24", "192.0.2.2");
+    cluster.add_node("far", "10.244.4.0/24", "203.0.113.1");
+    let cidrs: [IpNet; 1] = ["10.244.0.0/16".parse().unwrap()];
+    let inside = |name: &str, node: &local::LocalNode| machine.run(|| cluster.agent(name, Some(node.enter().unwrap())));
+    let agents = [inside("one", &inner.0), inside("two", &inner.1), near.run(|| cluster.agent("near", None)), far.run(|| cluster.agent("far", None))];
+    let ways = |stop: &CancellationToken| {
+        machine.run(|| {
+            let _guard = cluster.runtime.enter();
+            let informers = SharedInformers::new(cluster.api.client(), Env::system(), stop.clone());
+            start_machine("192.0.2.1".parse().unwrap(), &cidrs, &informers, stop.clone()).unwrap()
+        })
+    };
+    let first = cluster.stop.child_token();
+    let wait_for = |routes: &NodeRoutes| {
+        let mut synced = routes.synced();
+        let done = async { tokio::time::timeout(Duration::from_secs(5), synced.wait_for(|n| *n > 0)).await.unwrap().map(|n| *n) };
+        cluster.runtime.block_on(done).unwrap();
+    };
+    wait_for(&ways(&first));
+    agents.iter().for_each(|agent| cluster.wait(agent));
+    let within = |node: &local::LocalNode| Machine { netns: netlink::NetNs::open(&node.netns).unwrap() };
+    let machines = [&within(&inner.0), &within(&inner.1), &near, &far];
+    let pods: Vec<Pod> = machines.iter().zip(&agents).map(|(machine, agent)| machine.pod(&agent.pods, "pod")).collect();
+    let addresses = ["10.244.1.2", "10.244.2.2", "10.244.3.2", "10.244.4.2"];
+    pods.iter().zip(addresses).for_each(|(pod, name)| pod.serve_tcp(80, name));
+    // Each from each, with its own address.
+    for (from, own) in pods.iter().zip(addresses) {
+        for to in addresses.iter().filter(|to| **to != own) {
+            assert_eq!(from.ask(&format!("{to}:80")).unwrap(), format!("{to} {own}"));
+        }
+    }
+    // The machines themselves, as an API server does, and the nodes inside.
+    assert_eq!(machine.ask("10.244.3.2:80").unwrap(), "10.244.3.2 192.0.2.1");
+    assert_eq!(machine.ask("10.244.4.2:80").unwrap(), "10.244.4.2 10.244.1.0");
+    assert!(machines[0].ask("10.244.3.2:80").is_ok() && machines[1].ask("10.244.4.2:80").is_ok());
+    machines[0].serve_tcp(81, "one");
+    assert!(near.ask("10.88.0.2:81").is_ok() && far.ask("10.88.0.2:81").is_ok() && pods[3].ask("10.88.0.2:81").is_ok());
+    // Whoever comes next finds what was made; a cluster of other addresses takes nothing away.
+    first.cancel();
+    wait_for(&ways(&cluster.stop.child_token()));
+    machine.run(|| remove_machine(&["10.243.0.0/16".parse().unwrap()]).unwrap());
+    assert!(pods[0].ask("10.244.4.2:80").is_ok() && pods[3].ask("10.244.1.2:80").is_ok());
+    cluster.stop.cancel();
+    drop((pods, agents));
+    machine.run(|| {
+        remove_machine(&cidrs).unwrap();
+        nodes.delete_all().unwrap();
+    });
+    assert_eq!(machine.traces(), before);
 }

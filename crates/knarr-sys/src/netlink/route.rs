@@ -27,6 +27,8 @@ const ADDRESS_HEADER_LEN: usize = 8;
 pub const ROUTE_PROTOCOL: u8 = 107;
 /// Marks routes that a node with a network namespace of its own sets outside of it: nobody else's business there.
 pub const ROUTE_PROTOCOL_OUTER: u8 = 108;
+/// Marks routes to other machines that a machine without a node of its own has for the nodes inside it.
+pub const ROUTE_PROTOCOL_MACHINE: u8 = 109;
 
 /// How far an address or route reaches (`RT_SCOPE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

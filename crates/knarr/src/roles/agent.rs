@@ -1,5 +1,6 @@
 //! One node: runtime, pod network, service proxy, DNS and the node agent, in one process.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use knarr_cli::cluster::slots::Ranges;
 use knarr_client::tls::Config as ClientConfig;
 use knarr_client::{Client, Recorder, SharedInformers, TlsTransport};
 use knarr_core::clock::Env;
+use knarr_net::nodes::ANNOTATION_MACHINE;
 use knarr_net::nodes::local::{LocalNodes, Outer};
 use knarr_node::{Agent, AgentConfig, Parts, ServingConfig};
 use knarr_runtime::{Embedded, EmbeddedConfig, Hosts, Runtime};
@@ -186,6 +188,12 @@ pub fn folders(cluster: &Cluster, node: &Node) -> (PathBuf, PathBuf, PathBuf) {
     (data.join("kubelet"), data.join("log/pods"), data.join("log/containers"))
 }
 
+/// A node inside this machine says where other machines find it.
+fn annotations(cluster: &Cluster, node: &Node) -> BTreeMap<String, String> {
+    let known = node.index > 0 && !cluster.advertise.is_loopback();
+    known.then(|| (ANNOTATION_MACHINE.to_owned(), cluster.advertise.to_string())).into_iter().collect()
+}
+
 fn agent_config(cluster: &Cluster, node: &Node, serving: ServingConfig) -> AgentConfig {
     let (root_dir, pod_log_dir, container_log_dir) = folders(cluster, node);
     AgentConfig {
@@ -199,6 +207,7 @@ fn agent_config(cluster: &Cluster, node: &Node, serving: ServingConfig) -> Agent
         cluster_domain: cluster.cluster_domain.clone(),
         port: node.kubelet_port,
         serving: Some(serving),
+        annotations: annotations(cluster, node),
         ..AgentConfig::new(&node.name)
     }
 }

@@ -5,6 +5,7 @@ mod agent;
 mod audit;
 pub mod etcd;
 mod flags;
+mod guard;
 mod joined;
 mod keys;
 pub mod kube_apiserver;
@@ -15,10 +16,12 @@ mod server;
 mod telemetry;
 mod tls;
 mod traces;
+mod ways;
 
 pub use server::check_apiserver_args;
 
 pub use agent::{images_folder, local_nodes, local_volumes};
+pub use ways::clear as clear_ways;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -49,15 +52,13 @@ pub fn guard(data: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::program)?;
     runtime.block_on(async {
         look_after_others(&cluster, supervise::GUARD, Home::default());
-        let answering = async {
-            if let Err(error) = names::answer(&cluster, &Env::system()).await {
-                tracing::error!(%error, "names are answered by the agents alone");
-            }
+        let working = async {
+            guard::work(&cluster, &Env::system()).await;
             std::future::pending::<Result<()>>().await
         };
         tokio::select! {
             told = until_told_to_stop() => told,
-            never = answering => never,
+            never = working => never,
         }
     })
 }

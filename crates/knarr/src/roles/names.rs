@@ -5,39 +5,25 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use knarr_apiserver::pki::{Leaf, Pki};
 use knarr_cli::cluster::config::{Cluster, Node};
-use knarr_cli::cluster::credentials;
 use knarr_cli::cluster::failure::{Failure, Result};
-use knarr_client::tls::Config as ClientConfig;
-use knarr_client::{SharedInformers, TlsTransport};
+use knarr_client::SharedInformers;
 use knarr_core::clock::Env;
 use knarr_net::dns;
 use knarr_sys::inotify::{DELETE_SELF, Inotify, MOVED_TO};
 use knarr_sys::netlink::NetNs;
 use tokio_util::sync::CancellationToken;
 
-use super::joined::Certificates;
-
 /// A network that is not there yet is looked for again after this time.
 const RETRY: Duration = Duration::from_millis(500);
-/// The agent renews a node's certificate; this much later it is there.
-const RENEWED_AFTER: Duration = Duration::from_secs(300);
 
 /// Answers for every node of this machine, those that come later too, until the cluster is gone.
-pub async fn answer(cluster: &Cluster, env: &Env) -> Result<()> {
-    let stop = CancellationToken::new();
-    let _stop = stop.clone().drop_guard();
-    let transport = TlsTransport::new(identity(cluster, env)?).map_err(Failure::program)?;
-    if cluster.joined {
-        tokio::spawn(follow_certificate(cluster.clone(), transport.clone(), env.clone()));
-    }
-    let informers = SharedInformers::new(transport.client(), env.clone(), stop.clone());
+pub async fn answer(cluster: &Cluster, informers: &SharedInformers, env: &Env, stop: &CancellationToken) -> Result<()> {
     let config = dns::Config::new(&cluster.cluster_domain, &[cluster.cluster_dns]);
-    let server = dns::Server::new(&config, &informers, env.clone()).map_err(Failure::program)?;
+    let server = dns::Server::new(&config, informers, env.clone()).map_err(Failure::program)?;
     server.wait_synced().await;
     let changes = Inotify::new().and_then(|i| i.watch(&cluster.data, MOVED_TO | DELETE_SELF).map(|()| i)).map_err(Failure::program)?;
-    let mut answered = Answered { server, by_node: BTreeMap::new(), stop };
+    let mut answered = Answered { server, by_node: BTreeMap::new(), stop: stop.clone() };
     while Cluster::exists(&cluster.data) {
         let complete = Cluster::load(&cluster.data).is_ok_and(|now| answered.keep(&now));
         tokio::select! {
@@ -46,35 +32,6 @@ pub async fn answer(cluster: &Cluster, env: &Env) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// How the API server is asked: as the service proxies and DNS servers of the nodes are.
-fn identity(cluster: &Cluster, env: &Env) -> Result<ClientConfig> {
-    if cluster.joined {
-        let node = cluster.nodes.first().ok_or_else(|| Failure::program("a machine that joined is a node"))?;
-        return Certificates::open(cluster, node)?.client("knarr-dns");
-    }
-    let pki = Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?;
-    let leaf = Leaf { common_name: "system:coredns", organization: Some("system:coredns"), dns_names: &[], addresses: &[], client: true, server: false };
-    let pair = pki.leaf("coredns", &leaf, env.now()).map_err(Failure::program)?;
-    let mut config = ClientConfig::new(cluster.server_url());
-    config.certificate_authority = Some(pki.ca.certificate.clone().into_bytes());
-    config.client_certificate = Some((pair.certificate.into_bytes(), pair.key.into_bytes()));
-    config.user_agent = format!("knarr-dns/{}", knarr_core::KUBERNETES_VERSION);
-    Ok(config)
-}
-
-/// Takes the node's certificate over whenever the agent has renewed it. Never ends.
-async fn follow_certificate(cluster: Cluster, transport: TlsTransport, env: Env) {
-    loop {
-        let path = credentials::file(&cluster, credentials::CLIENT);
-        let due = std::fs::read(&path).ok().and_then(|pair| credentials::renew_at(&pair).ok()).unwrap_or_else(|| env.now());
-        tokio::time::sleep(Duration::try_from(due.duration_since(env.now())).unwrap_or_default() + RENEWED_AFTER).await;
-        let taken = std::fs::read(&path).map_err(|e| e.to_string()).and_then(|pair| transport.set_identity(&pair, &pair).map_err(|e| e.to_string()));
-        if let Err(error) = taken {
-            tracing::warn!(error, "the node's new certificate cannot be used");
-        }
-    }
 }
 
 /// The networks that are answered in: by node, with the namespace's id.

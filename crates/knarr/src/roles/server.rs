@@ -19,7 +19,7 @@ use knarr_apiserver::streaming::backend::Backend;
 use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
 use knarr_cli::cluster::config::{Cluster, Datastore};
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
-use knarr_cli::cluster::preflight;
+use knarr_cli::cluster::{preflight, token};
 use knarr_client::leader::{Election, Settings};
 use knarr_client::{Client, SharedInformers};
 use knarr_controllers::ControllerContext;
@@ -62,6 +62,8 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits::default()));
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
+    let published = token::published(cluster, pki.ca.certificate.as_bytes());
+    bootstrap::publish(&own, &server.registry(), published.kept, published.made).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
     tokio::spawn(authn::write_down(used, own));
     bootstrapped.store(true, Ordering::Release);

@@ -33,11 +33,12 @@ fn remove_folder(folder: &Path) -> Result<()> {
     .map_err(|e| Failure::file(folder, &e))
 }
 
-/// Mount points below these folders, the deepest first.
+/// Mount points below these folders, the deepest first. A folder that is one itself was mounted by somebody else and stays so.
 fn mounts_below(roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let path = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(path).map_err(|e| Failure::file(path, &e))?;
-    let mut found: Vec<PathBuf> = text.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape).filter(|m| roots.iter().any(|r| m.starts_with(r))).collect();
+    let mut found: Vec<PathBuf> =
+        text.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape).filter(|m| roots.iter().any(|r| m.starts_with(r) && m != r)).collect();
     found.sort();
     found.reverse();
     Ok(found)
