@@ -269,7 +269,8 @@ impl Session {
             .map_err(|e| e.to_string())?;
         let (response, upgraded) = self.transport.upgrade(request).await.map_err(|e| self.unreachable(&e))?;
         self.warn(response.headers());
-        upgraded.ok_or_else(|| refusal(response.status(), response.body()))
+        // Whatever the reason is, only its text is told (`spdy.upgradeErrorMessage`).
+        upgraded.ok_or_else(|| Failure::Other(format!("unable to upgrade connection: {}", refusal(response.status(), response.body()).message())))
     }
 
     fn unreachable(&self, error: &knarr_client::tls::Error) -> Failure {

@@ -31,6 +31,61 @@ pub struct Streams {
     pub stdin: bool,
     pub tty: bool,
     pub quiet: bool,
+    /// The keys that end an attached session and leave what runs alone; none are looked for without a terminal.
+    pub detach: Vec<u8>,
+}
+
+/// Detaches a terminal, as docker's clients know it.
+pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+/// Reads `ctrl-p,ctrl-q` (`github.com/moby/term.ToBytes`).
+pub fn detach_keys(text: &str) -> Result<Vec<u8>> {
+    let text = if text.is_empty() { DETACH_KEYS } else { text };
+    let key = |name: &str| match name.as_bytes() {
+        [one] => Ok(*one),
+        [b'c', b't', b'r', b'l', b'-', key] => match key {
+            b'a'..=b'z' => Ok(key - b'a' + 1),
+            b'@' => Ok(0),
+            b'[' => Ok(27),
+            b'\\' => Ok(28),
+            b']' => Ok(29),
+            b'^' => Ok(30),
+            b'_' => Ok(31),
+            _ => Err(name.to_owned()),
+        },
+        _ => Err(name.to_owned()),
+    };
+    let read: std::result::Result<Vec<u8>, String> = text.split(',').map(key).collect();
+    read.map_err(|name| format!("could not bind detach keys: Unknown character: '{name}'").into())
+}
+
+/// Looks for the detach keys in what is typed.
+struct Detach<'a> {
+    keys: &'a [u8],
+    /// How many of them have been typed; they are held back until it is clear what they are.
+    seen: usize,
+}
+
+impl Detach<'_> {
+    /// What is to be sent of it, and whether the session ends.
+    fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::with_capacity(typed.len());
+        for byte in typed {
+            if self.keys.get(self.seen) == Some(byte) {
+                self.seen += 1;
+                if self.seen == self.keys.len() {
+                    return (out, true);
+                }
+                continue;
+            }
+            out.extend_from_slice(&self.keys[..self.seen]);
+            self.seen = usize::from(self.keys.first() == Some(byte));
+            if self.seen == 0 {
+                out.push(*byte);
+            }
+        }
+        (out, false)
+    }
 }
 
 impl Streams {
@@ -58,6 +113,7 @@ impl Streams {
         let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
         let mut buffer = vec![0; 32 << 10];
         let mut reading = self.stdin;
+        let mut detach = Detach { keys: if self.tty { &self.detach } else { &[] }, seen: 0 };
         let mut resized = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())?;
         if self.tty {
             send_size(&mut socket).await?;
@@ -69,7 +125,11 @@ impl Streams {
                         reading = false;
                         send(&mut socket, CLOSE, &[STDIN]).await?;
                     }
-                    n => send(&mut socket, STDIN, &buffer[..n]).await?,
+                    n => match detach.pass(&buffer[..n]) {
+                        (_, true) => return Ok(()),
+                        (text, false) if text.is_empty() => {}
+                        (text, false) => send(&mut socket, STDIN, &text).await?,
+                    },
                 },
                 _ = resized.recv(), if self.tty => send_size(&mut socket).await?,
                 message = socket.next() => match message {
@@ -156,6 +216,22 @@ impl Drop for RawTerminal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn detach_keys_end_a_session_and_nothing_else_does() {
+        assert_eq!(detach_keys(DETACH_KEYS).unwrap(), [16, 17]);
+        assert_eq!(detach_keys("ctrl-x").and_then(|a| detach_keys("z,ctrl-\\").map(|b| [a, b].concat())).unwrap(), [24, b'z', 28]);
+        assert_eq!(detach_keys("ctrl-1").unwrap_err().to_string(), "error: could not bind detach keys: Unknown character: 'ctrl-1'");
+        let keys = [16, 17];
+        let mut detach = Detach { keys: &keys, seen: 0 };
+        assert_eq!(detach.pass(b"ab\x10"), (b"ab".to_vec(), false));
+        assert_eq!(detach.pass(b"c"), (b"\x10c".to_vec(), false));
+        assert_eq!(detach.pass(b"\x10\x10x"), (b"\x10\x10x".to_vec(), false));
+        assert_eq!(detach.pass(b"d\x10"), (b"d".to_vec(), false));
+        assert_eq!(detach.pass(b"\x11e"), (Vec::new(), true));
+        let mut none = Detach { keys: &[], seen: 0 };
+        assert_eq!(none.pass(b"\x10\x11"), (b"\x10\x11".to_vec(), false));
+    }
 
     #[test]
     fn the_error_channel_tells_the_exit_code() {

@@ -207,8 +207,8 @@ fn kyaml_value(value: &Value, indent: usize, out: &mut String) {
 /// A text of several lines stands in several lines, each ended with a backslash.
 fn kyaml_text(text: &str, indent: usize, out: &mut String) {
     let quoted = |part: &str| {
-        let json = serde_json::to_string(part).unwrap_or_default().replace("\\t", "\t");
-        json[1..json.len() - 1].to_owned()
+        let escaped = |text: &str| serde_json::to_string(text).map(|json| json[1..json.len() - 1].to_owned()).unwrap_or_default();
+        part.split('\t').map(escaped).collect::<Vec<_>>().join("\t")
     };
     if !text.contains('\n') {
         return out.push_str(&format!("\"{}\"", quoted(text)));

@@ -53,7 +53,7 @@ pub static VERB: Verb = Verb {
             name: "edit-last-applied",
             usage: "(RESOURCE/NAME | -f FILENAME) [flags]",
             about: "Edit latest last-applied-configuration annotations of a resource/object",
-            flags: &[&[FIELD_MANAGER], manifest::FLAGS],
+            flags: &[&[FIELD_MANAGER, VALIDATE, switch("windows-line-endings", "Accepted; line ends are the platform's")], manifest::FLAGS, print::FLAGS],
             run: Some(|cx| Box::pin(edit_last(cx))),
             ..Verb::NONE
         },
@@ -335,6 +335,23 @@ const PRUNED: &[&str] = &[
 ];
 
 async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun) -> Result<()> {
+    let session = cx.session()?;
+    for info in prunable(cx, infos, applied).await? {
+        if dry_run != DryRun::Client {
+            let mut options = json!({"propagationPolicy": "Background"});
+            if dry_run == DryRun::Server {
+                options["dryRun"] = json!(["All"]);
+            }
+            session.delete(&info.path(), &options).await?;
+        }
+        println!("{} {}", info.title(), dry_run.note("pruned"));
+    }
+    Ok(())
+}
+
+/// What was applied before, is there, and is none of these any more.
+pub(super) async fn prunable(cx: &Context, infos: &[Info], applied: &[String]) -> Result<Vec<Info>> {
+    let mut found = Vec::new();
     let (flags, session) = (&cx.flags, cx.session()?);
     let namespaces: BTreeSet<&str> = infos.iter().filter(|i| i.meant.namespaced).map(|i| i.namespace.as_str()).collect();
     let mut kinds = Vec::new();
@@ -364,19 +381,11 @@ async fn prune(cx: &Context, infos: &[Info], applied: &[String], dry_run: DryRun
                 if last_applied(object).is_none() || applied.iter().any(|a| a == uid) {
                     continue;
                 }
-                let info = Info::of(meant, object.clone());
-                if dry_run != DryRun::Client {
-                    let mut options = json!({"propagationPolicy": "Background"});
-                    if dry_run == DryRun::Server {
-                        options["dryRun"] = json!(["All"]);
-                    }
-                    session.delete(&info.path(), &options).await?;
-                }
-                println!("{} {}", info.title(), dry_run.note("pruned"));
+                found.push(Info::of(meant, object.clone()));
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 async fn view_last(cx: &Context) -> Result<()> {
@@ -438,8 +447,8 @@ async fn edit_last(cx: &Context) -> Result<()> {
         }
         annotate(&mut edited);
         let annotation = edited.at(&["metadata", "annotations", LAST_APPLIED]).cloned().unwrap_or_default();
-        session.patch(&info.path(), MERGE, &json!({"metadata": {"annotations": {LAST_APPLIED: annotation}}})).await?;
-        println!("{} edited", info.title());
+        let after = session.patch(&info.path(), MERGE, &json!({"metadata": {"annotations": {LAST_APPLIED: annotation}}})).await?;
+        out(&Printer::of(flags, "edited")?.print(&after)?)?;
     }
     Ok(())
 }

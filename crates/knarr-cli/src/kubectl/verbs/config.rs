@@ -10,7 +10,7 @@ use knarr_core::{Value, ValueExt, json};
 use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result, go_io};
-use crate::kubectl::flags::{Flag, many, switch, switch_on, text};
+use crate::kubectl::flags::{Flag, Flags, list, many, switch, switch_on, text};
 use crate::kubectl::print::{self, Printer, table};
 use crate::kubectl::session;
 
@@ -65,8 +65,12 @@ pub static VERB: Verb = Verb {
                 switch("embed-certs", "Embed the certificate and key in the file"),
                 text("exec-command", "", "Command that gets credentials"),
                 text("exec-api-version", "", "API version of the credentials that the command prints"),
-                many("exec-arg", "An argument for the command"),
-                many("exec-env", "NAME=value for the command")
+                list("exec-arg", "Arguments for the command"),
+                many("exec-env", "NAME=value for the command; NAME- takes one away"),
+                text("exec-interactive-mode", "", "Whether the command may ask: Never, IfAvailable or Always"),
+                switch("exec-provide-cluster-info", "Tell the command about the cluster"),
+                text("auth-provider", "", "Auth provider for the user entry"),
+                list("auth-provider-arg", "KEY=value for the auth provider; KEY- takes one away")
             ]],
             |cx| Box::pin(set_credentials(cx))
         ),
@@ -96,6 +100,10 @@ fn paths(cx: &Context) -> Vec<PathBuf> {
 }
 
 fn load(cx: &Context) -> Result<Kubeconfig> {
+    // One that is named and not there is about to be made.
+    if cx.flags.some("kubeconfig").is_some_and(|named| !Path::new(named).exists()) {
+        return Ok(Kubeconfig::default());
+    }
     session::kubeconfig(&cx.flags)
 }
 
@@ -312,16 +320,79 @@ async fn set_credentials(cx: &Context) -> Result<()> {
                 *field = flags.some(flag).map(str::to_owned);
             }
         }
-        if let Some(command) = flags.some("exec-command") {
-            let env: Vec<Value> = flags.all("exec-env").iter().filter_map(|e| e.split_once('=')).map(|(n, v)| json!({"name": n, "value": v})).collect();
-            user.exec = Some(
-                json!({"apiVersion": flags.text("exec-api-version"), "command": command, "args": flags.all("exec-arg"), "env": env, "interactiveMode": "IfAvailable", "provideClusterInfo": false}),
-            );
+        user.auth_provider = auth_provider(flags, user.auth_provider.take())?;
+        user.exec = exec_plugin(flags, user.exec.take())?;
+        // There is one way to be known: who gets a token has no password any more.
+        let (token, basic) = (flags.some("token").is_some(), flags.some("username").is_some() || flags.some("password").is_some());
+        if token && !basic {
+            (user.username, user.password) = (None, None);
+        } else if basic && !token {
+            user.token = None;
         }
         Ok(())
     })?;
     println!("User \"{name}\" set.");
     Ok(())
+}
+
+/// What is set and what is taken away by words like `KEY=value` and `KEY-` (`cmdutil.ParsePairs`).
+fn pairs(flags: &Flags, flag: &str) -> Result<(Vec<(String, String)>, Vec<String>)> {
+    let (mut set, mut gone) = (Vec::new(), Vec::new());
+    for word in flags.all(flag) {
+        match (word.split_once('='), word.strip_suffix('-')) {
+            (Some((key, value)), _) if !key.is_empty() => set.push((key.to_owned(), value.to_owned())),
+            (None, Some(key)) => gone.push(key.to_owned()),
+            _ => return Err(format!("invalid {flag} format: {word}").into()),
+        }
+    }
+    Ok((set, gone))
+}
+
+fn auth_provider(flags: &Flags, before: Option<Value>) -> Result<Option<Value>> {
+    let (set, gone) = pairs(flags, "auth-provider-arg")?;
+    let named = flags.some("auth-provider").map(|name| json!({"name": name, "config": {}}));
+    let kept = before.filter(|b| named.as_ref().is_none_or(|n| n["name"] == b["name"]));
+    let Some(mut provider) = kept.or(named) else { return Ok(None) };
+    gone.iter().for_each(|key| drop(provider.remove(&["config", key])));
+    set.into_iter().for_each(|(key, value)| provider.set(&["config", &key], value));
+    Ok(Some(provider))
+}
+
+/// The program that gets credentials: flags change what is there, and mean nothing without it.
+fn exec_plugin(flags: &Flags, before: Option<Value>) -> Result<Option<Value>> {
+    let command = flags.some("exec-command");
+    let fresh = || json!({"command": "", "args": null, "env": null, "interactiveMode": "IfAvailable", "provideClusterInfo": false});
+    let existed = before.is_some();
+    let Some(mut exec) = before.or_else(|| command.map(|_| fresh())) else { return Ok(None) };
+    if let Some(command) = command {
+        exec["command"] = command.into();
+        if existed {
+            exec["args"] = Value::Null;
+        }
+    }
+    for (flag, key) in [("exec-api-version", "apiVersion"), ("exec-interactive-mode", "interactiveMode")] {
+        if flags.given(flag) {
+            exec[key] = flags.text(flag).into();
+        }
+    }
+    if flags.given("exec-provide-cluster-info") {
+        exec["provideClusterInfo"] = flags.on("exec-provide-cluster-info").into();
+    }
+    if flags.given("exec-arg") {
+        exec["args"] = json!(flags.all("exec-arg"));
+    }
+    if flags.given("exec-env") {
+        let (set, gone) = pairs(flags, "exec-env")?;
+        let mut env: Vec<Value> = exec.list_at(&["env"]).iter().filter(|e| !gone.iter().any(|g| e["name"] == g.as_str())).cloned().collect();
+        for (name, value) in set {
+            match env.iter_mut().find(|e| e["name"] == name.as_str()) {
+                Some(there) => there["value"] = value.into(),
+                None => env.push(json!({"name": name, "value": value})),
+            }
+        }
+        exec["env"] = env.into();
+    }
+    Ok(Some(exec))
 }
 
 /// `clusters.NAME.server` and its like; names may hold dots.
@@ -421,7 +492,7 @@ async fn view(cx: &Context) -> Result<()> {
         redact(&mut tree);
     }
     for key in ["clusters", "contexts", "users"] {
-        if tree.at(&[key]).is_none() {
+        if tree.list_at(&[key]).is_empty() {
             tree.set(&[key], Value::Null);
         }
     }
@@ -451,6 +522,31 @@ fn redact(tree: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_for_credentials_is_made_and_changed() {
+        const KNOWN: &[crate::kubectl::flags::Flag] = &[
+            text("exec-command", "", ""),
+            text("exec-api-version", "", ""),
+            list("exec-arg", ""),
+            many("exec-env", ""),
+            switch("exec-provide-cluster-info", ""),
+            text("exec-interactive-mode", "", ""),
+        ];
+        let with = |line: &str, before: Option<Value>| {
+            let line: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            exec_plugin(&Flags::parse(KNOWN, &line).unwrap(), before).map_err(|e| e.to_string())
+        };
+        assert_eq!(with("--exec-arg=a", None), Ok(None));
+        let made = with("--exec-command=c --exec-arg=a,b --exec-env=X=1 --exec-env=Y=2", None).unwrap();
+        let env = json!([{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]);
+        let wanted = json!({"command": "c", "args": ["a", "b"], "env": env, "interactiveMode": "IfAvailable", "provideClusterInfo": false});
+        assert_eq!(made, Some(wanted));
+        let changed = with("--exec-command=d --exec-env=X- --exec-env=Y=3 --exec-provide-cluster-info --exec-interactive-mode=Never", made).unwrap();
+        let wanted = json!({"command": "d", "args": null, "env": [{"name": "Y", "value": "3"}], "interactiveMode": "Never", "provideClusterInfo": true});
+        assert_eq!(changed, Some(wanted));
+        assert_eq!(with("--exec-command=c --exec-env=x", None), Err("error: invalid exec-env format: x".into()));
+    }
 
     #[test]
     fn keys_are_not_shown() {

@@ -75,7 +75,7 @@ async fn streams(cx: &Context, place: &Place, command: &[&str], stdin: bool) -> 
     }
     let container = cx.flags.some("container").map(str::to_owned).or_else(|| default_container(&pod));
     let command = command.iter().map(|c| (*c).to_owned()).collect();
-    Ok(Streams { namespace, pod: place.pod.clone(), container, command: Some(command), stdin, tty: false, quiet: true })
+    Ok(Streams { namespace, pod: place.pod.clone(), container, command: Some(command), stdin, tty: false, quiet: true, detach: Vec::new() })
 }
 
 async fn upload(cx: &Context, from: &Path, to: &Place) -> Result<()> {

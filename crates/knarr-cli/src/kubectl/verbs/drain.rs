@@ -5,7 +5,7 @@ use std::time::Duration;
 use knarr_core::{Value, ValueExt, json};
 
 use super::change;
-use super::common::{ALL, DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, known, out, within, write_query};
+use super::common::{ALL, DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, VALIDATE, known, out, within, write_query};
 use super::delete::until_gone;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
@@ -56,7 +56,7 @@ pub static TAINT: Verb = Verb {
     name: "taint",
     usage: "NODE NAME KEY_1=VAL_1:TAINT_EFFECT_1 ... KEY_N=VAL_N:TAINT_EFFECT_N [flags]",
     about: "Update the taints on one or more nodes",
-    flags: &[&[ALL, SELECTOR, DRY_RUN, FIELD_MANAGER, switch("overwrite", "Allow taints to be overwritten")], print::FLAGS],
+    flags: &[&[ALL, SELECTOR, DRY_RUN, FIELD_MANAGER, VALIDATE, switch("overwrite", "Allow taints to be overwritten")], print::FLAGS],
     run: Some(|cx| Box::pin(taint(cx))),
     ..Verb::NONE
 };

@@ -6,7 +6,8 @@ use super::common::{container_names, default_container, pod_of};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{Flag, list, switch, text, time};
-use crate::kubectl::stream::{Streams, is_terminal};
+use crate::kubectl::session::Session;
+use crate::kubectl::stream::{DETACH_KEYS, Streams, detach_keys, is_terminal};
 
 const FLAGS: &[Flag] = &[
     text("container", "", "Container name; the default is the pod's own, or its first").short('c'),
@@ -15,6 +16,8 @@ const FLAGS: &[Flag] = &[
     switch("quiet", "Only print output from the remote session").short('q'),
     time("pod-running-timeout", "1m0s", "How long to wait until at least one pod is running"),
 ];
+
+pub(super) const DETACH: Flag = text("detach-keys", DETACH_KEYS, "The keys that detach from a container");
 
 pub static EXEC: Verb = Verb {
     name: "exec",
@@ -29,7 +32,7 @@ pub static ATTACH: Verb = Verb {
     name: "attach",
     usage: "(POD | TYPE/NAME) -c CONTAINER [flags]",
     about: "Attach to a running container",
-    flags: &[FLAGS],
+    flags: &[FLAGS, &[DETACH]],
     run: Some(|cx| Box::pin(attach(cx))),
     ..Verb::NONE
 };
@@ -97,7 +100,28 @@ fn streams(cx: &Context, namespace: &str, pod: &str, container: Option<String>, 
             eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
         }
     }
-    Streams { namespace: namespace.to_owned(), pod: pod.to_owned(), container, command, stdin, tty, quiet: flags.on("quiet") }
+    Streams { namespace: namespace.to_owned(), pod: pod.to_owned(), container, command, stdin, tty, quiet: flags.on("quiet"), detach: Vec::new() }
+}
+
+/// Joins the streams of a container that runs, and says how to come back (`AttachOptions.Run`).
+pub(super) async fn join(session: &Session, streams: Streams, pod: &Value) -> Result<()> {
+    if !streams.quiet {
+        eprintln!(
+            "All commands and output from this session will be recorded in container logs, including credentials and sensitive information passed through the command prompt.\nIf you don't see a command prompt, try pressing enter."
+        );
+    }
+    streams.run(session).await?;
+    if !streams.quiet && streams.stdin && streams.tty {
+        let (name, container) = (&streams.pod, streams.container.as_deref().unwrap_or_default());
+        let again = format!("kubectl attach {name} -c {container} -n {} -i -t", streams.namespace);
+        let ephemeral = pod.list_at(&["spec", "ephemeralContainers"]).iter().any(|c| c.str_at(&["name"]) == Some(container));
+        if ephemeral {
+            println!("Session ended, the ephemeral container will not be restarted but may be reattached using '{again}' if it is still running");
+        } else {
+            println!("Session ended, resume using '{again}' command");
+        }
+    }
+    Ok(())
 }
 
 async fn attach(cx: &Context) -> Result<()> {
@@ -126,10 +150,10 @@ async fn attach(cx: &Context) -> Result<()> {
         // The container's own terminal echoes and edits.
         streams.tty = is_terminal();
     }
-    if !streams.quiet && streams.stdin && streams.tty {
-        eprintln!("If you don't see a command prompt, try pressing enter.");
+    if streams.stdin && streams.tty {
+        streams.detach = detach_keys(cx.flags.text("detach-keys"))?;
     }
-    streams.run(session).await
+    join(session, streams, &pod.object).await
 }
 
 #[cfg(test)]

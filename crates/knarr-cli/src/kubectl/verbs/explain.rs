@@ -12,7 +12,7 @@ use crate::kubectl::print::go;
 use crate::kubectl::resources::{Meant, find};
 
 const FLAGS: &[Flag] = &[
-    switch("recursive", "Print the names of the fields of the fields, too"),
+    switch("recursive", "Print the names of the fields of the fields, too").short('R'),
     int("max-depth", "0", "Deepest level of --recursive; 0 is without limit"),
     text("api-version", "", "Use the given api-version (group/version) of the resource"),
     text("output", "plaintext", "Format in which to render the schema. Valid values are: (plaintext)").short('o'),

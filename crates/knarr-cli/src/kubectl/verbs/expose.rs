@@ -6,13 +6,13 @@ use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SAVE_CONFIG, create, known, 
 use super::generate::{autoscaler, labels, to_send};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
-use crate::kubectl::flags::{Flag, int, many, switch, switch_on, text, time};
+use crate::kubectl::flags::{Flag, int, many, switch, text, time};
 use crate::kubectl::manifest;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::resources::builtin_kind;
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::namespace;
-use crate::kubectl::stream::Streams;
+use crate::kubectl::stream::{Streams, detach_keys};
 
 pub(super) const COMMON: &[Flag] = &[DRY_RUN, FIELD_MANAGER, SAVE_CONFIG];
 pub(super) const OVERRIDES: &[Flag] = &[
@@ -70,7 +70,12 @@ pub static RUN: Verb = Verb {
             switch("quiet", "Suppress prompt messages").short('q'),
             text("restart", "Always", "The restart policy for this Pod. Legal values: Always, OnFailure, Never"),
             time("pod-running-timeout", "1m0s", "How long to wait until the pod is running"),
-            switch_on("wait", "Accepted; with --rm the pod is gone afterwards"),
+            switch("wait", "Accepted; --rm does not wait for the pod to be gone"),
+            text("cascade", "background", "How dependents are deleted, with --rm").bare("background"),
+            switch("force", "Accepted; --rm deletes as gently as the pod wants"),
+            int("grace-period", "-1", "Accepted; --rm deletes as gently as the pod wants"),
+            time("timeout", "0s", "Accepted; --rm does not wait for the pod to be gone"),
+            super::exec::DETACH,
         ],
         OVERRIDES,
         COMMON,
@@ -380,12 +385,21 @@ async fn run(cx: &Context) -> Result<()> {
     if flags.on("rm") {
         let session = cx.session()?;
         let name = made.str_at(&["metadata", "name"]).unwrap_or_default();
-        session.delete(&known("pods").path(Some(&session.namespace), Some(name)), &json!({})).await?;
+        session.delete(&known("pods").path(Some(&session.namespace), Some(name)), &json!({"propagationPolicy": propagation(flags.text("cascade"))?})).await?;
         if !flags.on("quiet") {
             println!("pod \"{name}\" deleted from {} namespace", session.namespace);
         }
     }
     outcome
+}
+
+fn propagation(cascade: &str) -> Result<&'static str> {
+    match cascade {
+        "background" => Ok("Background"),
+        "foreground" => Ok("Foreground"),
+        "orphan" => Ok("Orphan"),
+        other => Err(format!("invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\"").into()),
+    }
 }
 
 /// The Service of `run --expose`, for pods with these labels.
@@ -420,9 +434,6 @@ pub(super) async fn attach(cx: &Context, pod: &Value) -> Result<()> {
     let container = super::common::default_container(pod);
     if phase(now.as_ref()) == "Running" {
         let tty = flags.on("tty") && crate::kubectl::stream::is_terminal();
-        if !flags.on("quiet") && flags.on("stdin") && flags.on("tty") {
-            eprintln!("If you don't see a command prompt, try pressing enter.");
-        }
         let streams = Streams {
             namespace: info.namespace.clone(),
             pod: info.name.clone(),
@@ -431,8 +442,9 @@ pub(super) async fn attach(cx: &Context, pod: &Value) -> Result<()> {
             stdin: flags.on("stdin"),
             tty,
             quiet: flags.on("quiet"),
+            detach: if tty && flags.on("stdin") { detach_keys(flags.text("detach-keys"))? } else { Vec::new() },
         };
-        streams.run(session).await?;
+        super::exec::join(session, streams, now.as_ref().unwrap_or(pod)).await?;
     } else {
         // It was quicker than we: what it wrote is in its log.
         let log = session.send(http::Method::GET, &format!("{}/log", info.path()), None, "*/*", "").await?;

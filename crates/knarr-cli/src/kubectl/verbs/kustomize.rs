@@ -5,7 +5,7 @@ use knarr_core::yaml;
 use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
-use crate::kubectl::flags::{switch, text};
+use crate::kubectl::flags::{list, many, switch, text};
 use crate::kubectl::kustomize;
 
 pub static VERB: Verb = Verb {
@@ -19,6 +19,13 @@ pub static VERB: Verb = Verb {
         switch("enable-alpha-plugins", "Accepted; there are no plugins"),
         switch("enable-helm", "Accepted; Helm charts are not rendered"),
         text("helm-command", "helm", "Accepted; Helm charts are not rendered"),
+        list("helm-api-versions", "Accepted; Helm charts are not rendered"),
+        switch("helm-debug", "Accepted; Helm charts are not rendered"),
+        text("helm-kube-version", "", "Accepted; Helm charts are not rendered"),
+        many("env", "Accepted; no functions are run").short('e'),
+        many("mount", "Accepted; no functions are run"),
+        switch("network", "Accepted; no functions are run"),
+        text("network-name", "bridge", "Accepted; no functions are run"),
         text("reorder", "", "Reorder the resources just before output: 'legacy' or 'none'"),
     ]],
     run: Some(|cx| Box::pin(run(cx))),

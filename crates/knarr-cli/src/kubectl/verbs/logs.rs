@@ -159,7 +159,7 @@ fn containers(cx: &Context, pod: &Value, wanted: Option<&str>) -> Result<Vec<Str
     }
     if let Some(wanted) = wanted {
         if !names.iter().any(|n| n == wanted) {
-            return Err(format!("container {wanted} is not valid for pod {name}").into());
+            return Err(format!("container {wanted} is not valid for pod {name} out of: {}", described(pod)).into());
         }
         return Ok(vec![wanted.to_owned()]);
     }

@@ -10,10 +10,13 @@ pub mod completion;
 mod config;
 mod cp;
 mod create;
+mod debug;
+mod debug_profiles;
 mod delete;
 mod describe;
 mod diff;
 mod drain;
+mod dump;
 mod edit;
 mod edit_fields;
 mod events;
@@ -27,6 +30,8 @@ mod kustomize;
 mod logs;
 mod patch;
 pub mod plugin;
+mod proxy;
+mod proxy_files;
 mod replace;
 mod rollout;
 pub mod run_workload;
@@ -63,8 +68,10 @@ pub const ALL: &[&Verb] = &[
     &exec::ATTACH,
     &exec::EXEC,
     &forward::VERB,
+    &proxy::VERB,
     &cp::VERB,
     &auth::VERB,
+    &debug::VERB,
     &events::VERB,
     &diff::VERB,
     &apply::VERB,

@@ -26,7 +26,8 @@ pub static API_VERSIONS: Verb = Verb {
     ..Verb::NONE
 };
 
-pub static CLUSTER_INFO: Verb = Verb { name: "cluster-info", about: "Display cluster information", run: Some(|cx| Box::pin(cluster_info(cx))), ..Verb::NONE };
+pub static CLUSTER_INFO: Verb =
+    Verb { name: "cluster-info", about: "Display cluster information", verbs: &[&super::dump::VERB], run: Some(|cx| Box::pin(cluster_info(cx))), ..Verb::NONE };
 
 pub static OPTIONS: Verb =
     Verb { name: "options", about: "Print the list of flags inherited by all commands", run: Some(|cx| Box::pin(options(cx))), ..Verb::NONE };
