@@ -3,7 +3,6 @@
 //! and nothing of it stays. Once with both on one link, once with a router between them that knows nothing of pods.
 
 #[path = "cluster/mod.rs"]
-#[allow(dead_code)]
 mod cluster;
 
 use std::net::{Ipv4Addr, UdpSocket};
