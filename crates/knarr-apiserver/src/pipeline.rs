@@ -233,6 +233,9 @@ async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
     if !ex.served.resource.is_stored() {
         return Ok(reviews::create(ex).await?);
     }
+    if ex.served.is("", "componentstatuses") {
+        return Ok(read::components::answer(ex)?);
+    }
     match info.verb.as_str() {
         "get" => Ok(read::get(ex).await?),
         "list" => read::list(ex).await,

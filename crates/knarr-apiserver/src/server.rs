@@ -1,6 +1,6 @@
 //! The server: what it is made of, and how it is put together.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -51,6 +51,10 @@ pub struct Config {
     pub front_proxy_headers: Vec<String>,
     /// `host:port` that discovery tells clients; empty: what the client asked for.
     pub advertise_address: String,
+    /// Components that run in this process, as ComponentStatuses name them.
+    pub components: &'static [&'static str],
+    /// The flags that it was started with, as `/flagz` tells them.
+    pub flags: BTreeMap<String, String>,
 }
 
 impl Default for Config {
@@ -66,6 +70,8 @@ impl Default for Config {
             event_ttl: Duration::from_secs(3600),
             front_proxy_headers: Vec::new(),
             advertise_address: String::new(),
+            components: &[],
+            flags: BTreeMap::new(),
         }
     }
 }
@@ -225,6 +231,7 @@ impl ServerBuilder {
 
     /// Needs a running tokio runtime: the server follows its own CRDs and allocations from here on.
     pub fn build(self) -> Server {
+        crate::http::started();
         let inner = Arc::new(Inner {
             catalog: ArcSwap::from_pointee(Catalog::new(self.registry)),
             authenticator: ArcSwap::from_pointee(self.authenticator),

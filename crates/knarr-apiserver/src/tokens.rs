@@ -33,7 +33,8 @@ impl TokenIssuer for ServiceAccountKey {
     }
 
     fn discovery(&self) -> Value {
-        Self::discovery(self, &format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/')))
+        let below = || format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/'));
+        Self::discovery(self, &if self.jwks_uri.is_empty() { below() } else { self.jwks_uri.clone() })
     }
 
     fn jwks(&self) -> Value {

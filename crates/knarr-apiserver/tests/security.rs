@@ -392,6 +392,7 @@ async fn bootstrapped() -> Cluster {
         advertise: "127.0.0.1".parse().unwrap(),
         port: 6443,
         service_cidr: "10.96.0.0/16".parse().unwrap(),
+        alone: false,
         cluster_dns: None,
         client_ca: String::new(),
         front_proxy_ca: String::new(),

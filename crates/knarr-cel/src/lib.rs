@@ -11,6 +11,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod authz;
 pub mod check;
+pub mod device;
 pub mod env;
 pub mod estimate;
 pub mod eval;

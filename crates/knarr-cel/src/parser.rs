@@ -40,6 +40,8 @@ struct Parser {
     nesting: usize,
     /// Depth of the deepest node.
     deepest: usize,
+    /// Whether there is a macro `cel.bind`.
+    bindings: bool,
 }
 
 type Step<T> = Result<T, Issue>;
@@ -49,12 +51,24 @@ type Step<T> = Result<T, Issue>;
 /// # Errors
 /// What is wrong with it.
 pub fn parse(source: &str) -> Result<Parsed, Vec<Issue>> {
+    parse_as(source, false)
+}
+
+/// The same where `cel.bind(name, value, result)` is known, too.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with_bindings(source: &str) -> Result<Parsed, Vec<Issue>> {
+    parse_as(source, true)
+}
+
+fn parse_as(source: &str, bindings: bool) -> Result<Parsed, Vec<Issue>> {
     let size = source.chars().count();
     if size > SOURCE_MAX {
         return Err(vec![Issue { at: None, message: format!("expression code point size exceeds limit: size: {size}, limit {SOURCE_MAX}") }]);
     }
     let (tokens, mut issues) = lex(source);
-    let mut parser = Parser { tokens, next: 0, ids: 0, nesting: 0, deepest: 0 };
+    let mut parser = Parser { tokens, next: 0, ids: 0, nesting: 0, deepest: 0, bindings };
     match parser.whole() {
         Ok(_) if parser.deepest > DEPTH_MAX => {
             issues.push(too_deep());
@@ -443,8 +457,15 @@ impl Parser {
         }
     }
 
-    fn member_or_macro(&mut self, at: usize, target: Expr, name: &str, args: Vec<Expr>) -> Step<Expr> {
+    fn member_or_macro(&mut self, at: usize, target: Expr, name: &str, mut args: Vec<Expr>) -> Step<Expr> {
         match (name, args.len()) {
+            ("bind", 3) if self.bindings && matches!(&target.kind, Kind::Ident(name) if name == "cel") => {
+                let Kind::Ident(variable) = args[0].kind.clone() else {
+                    return Err(Issue::new(args[0].at, "cel.bind() variable names must be simple identifiers"));
+                };
+                let (result, value) = (args.remove(2), args.remove(1));
+                Ok(self.bind(at, &variable, value, result))
+            }
             ("all" | "exists" | "exists_one" | "existsOne" | "filter", 2) | ("map", 2 | 3) => self.one_variable(at, target, name, args),
             ("all" | "exists" | "existsOne", 3) | ("transformList" | "transformMap" | "transformMapEntry", 3 | 4) => self.two_variables(at, target, name, args),
             ("optMap" | "optFlatMap", 2) => self.optional_map(at, target, name, args),

@@ -68,7 +68,7 @@ fn names(metadata: &Value, rules: &dyn Strategy, path: &Path) -> ErrorList {
 }
 
 /// A prefix may end in a dash, which what is appended makes good.
-fn mask_trailing_dash(prefix: &str) -> String {
+pub(crate) fn mask_trailing_dash(prefix: &str) -> String {
     match prefix.strip_suffix('-') {
         Some(rest) if !rest.is_empty() => {
             let mut masked: String = rest.to_owned();

@@ -28,6 +28,11 @@ pub struct Item {
 }
 
 impl Item {
+    /// An object that is no part of the store.
+    pub fn unstored(name: &str, object: Object) -> Self {
+        Self::new(&format!("/{name}"), object, None, 0)
+    }
+
     pub(crate) fn new(path: &str, object: Object, indexed: Option<Arc<str>>, expires_ms: u64) -> Self {
         Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0) }
     }

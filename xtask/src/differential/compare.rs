@@ -27,6 +27,8 @@ static VOLATILE: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r#"("(?:nodePort|healthCheckNodePort)"): ?3\d{4}"#, "$1:<port>"),
         (r"https?://127\.0\.0\.1:\d+", "<server>"),
         (r#""127\.0\.0\.1:\d+""#, r#""<server>""#),
+        (r"\b10\.200\.0\.1:\d+", "<advertised>"),
+        (r#"("targetPort"): ?[3-6]\d{4}\b"#, r#"$1:30000"#),
         (r#""token": ?"ey[^"]+""#, r#""token":"<token>""#),
         (r"hash=[0-9A-Fa-f]{20,}", "hash=<hash>"),
         (r"current: \d+|Current: \d+|current resource version \d+", "current: <n>"),
@@ -127,10 +129,26 @@ fn sort_managers(value: &mut Value) {
             if let Some(Value::Array(list)) = map.get_mut("managedFields") {
                 list.sort_by_key(|m| ["manager", "operation", "subresource"].map(|k| m.get(k).and_then(Value::as_str).unwrap_or_default().to_owned()));
             }
+            sort_causes(map);
             map.values_mut().for_each(sort_managers);
         }
         Value::Array(list) => list.iter_mut().for_each(sort_managers),
         _ => {}
+    }
+}
+
+/// Causes that upstream tells in the order of a Go map, or of managers: each is compared, their order is not.
+fn sort_causes(map: &mut serde_json::Map<String, Value>) {
+    let Some(causes) = map.get_mut("details").and_then(|d| d.get_mut("causes")).and_then(Value::as_array_mut) else { return };
+    let any_order = |c: &Value| c["reason"] == "FieldManagerConflict" || c["message"] == "Forbidden: must populate the given metric source only";
+    if causes.iter().filter(|c| any_order(c)).count() < 2 {
+        return;
+    }
+    causes.sort_by_key(Value::to_string);
+    if let Some(Value::String(message)) = map.get_mut("message") {
+        let mut words: Vec<&str> = message.split([',', '\n', '[', ']']).map(str::trim).collect();
+        words.sort_unstable();
+        *message = words.join(" ");
     }
 }
 
@@ -288,6 +306,16 @@ mod tests {
         let found = differences(&answer(r#"{"a":[{"b":1}]}"#), &answer(r#"{"a":[{"b":2}]}"#));
         assert_eq!(found.iter().map(|d| d.kind.as_str()).collect::<Vec<_>>(), ["body .a[].b"]);
         assert_eq!(differences(&answer(r#"{"a":1,"b":2}"#), &answer(r#"{"b":2,"a":1}"#))[0].kind, "order of fields");
+    }
+
+    #[test]
+    fn causes_in_the_order_of_a_map_are_sorted() {
+        let status = |causes: [&str; 2]| {
+            let causes = causes.map(|f| serde_json::json!({"reason": "FieldManagerConflict", "field": f}));
+            answer(&serde_json::json!({"kind": "Status", "message": "conflicts", "details": {"causes": causes}}).to_string())
+        };
+        assert!(differences(&status([".a", ".b"]), &status([".b", ".a"])).is_empty());
+        assert_eq!(differences(&status([".a", ".b"]), &status([".a", ".c"])).len(), 1);
     }
 
     #[test]

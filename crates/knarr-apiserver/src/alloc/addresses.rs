@@ -61,7 +61,12 @@ impl Addresses {
             invalid(service, &[field::Error::invalid(&Path::new("spec").child("clusterIPs"), value, format!("failed to allocate IP {text}: {why}"))])
         };
         let address: IpAddr = text.parse().map_err(|_| Status::internal(format!("failed to parse service IP {}", field::go_quote(text))))?;
-        let Some(range) = ranges.iter().find(|r| r.contains(&address)) else { return Err(refuse(MISMATCH.into())) };
+        let Some(range) = ranges.iter().find(|r| r.contains(&address)) else {
+            // A dry run asks the first range alone.
+            let first = ranges.first().filter(|_| ex.dry_run());
+            let outside = |range| format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}");
+            return Err(refuse(first.map_or_else(|| MISMATCH.into(), outside)));
+        };
         let (first, last) = bounds(range);
         if number(address) < first || number(address) > last {
             return Err(refuse(format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}")));

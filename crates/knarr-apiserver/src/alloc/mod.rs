@@ -149,7 +149,8 @@ impl Allocators {
     /// `Invalid` when what the object wants cannot be had.
     pub async fn begin_create(&self, ex: &Exchange<'_>, service: &mut Value) -> Result<Reserved> {
         let mut reserved = Reserved::new(ex, &self.ports);
-        if is_service(ex) {
+        // A status that makes a Service passes by where addresses are given.
+        if is_service(ex) && ex.call.info.subresource.is_empty() {
             normalize_cluster_ips(service, None);
             check_addresses(service, None)?;
             init_ip_families(service, None, &self.families).map_err(|e| invalid(service, &e))?;

@@ -75,6 +75,8 @@ pub struct ServiceAccountKey {
     pair: EcdsaKeyPair,
     id: String,
     pub issuer: String,
+    /// Where clients find the public half; empty: below the issuer.
+    pub jwks_uri: String,
     random: SystemRandom,
 }
 
@@ -88,7 +90,7 @@ impl ServiceAccountKey {
         let random = SystemRandom::new();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &block.contents, &random).map_err(|e| format!("service account key: {e}"))?;
         let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, pair.public_key().as_ref()).as_ref());
-        Ok(Self { pair, id, issuer: issuer.into(), random })
+        Ok(Self { pair, id, issuer: issuer.into(), jwks_uri: String::new(), random })
     }
 
     /// Signs a token. Gives it with the time of its end.

@@ -23,6 +23,8 @@ pub struct Config {
     pub advertise: IpAddr,
     pub port: u16,
     pub service_cidr: IpNet,
+    /// The API server is all there is: no nodes of ours, and so neither their roles nor their class of volumes.
+    pub alone: bool,
     /// Address of the DNS Service; without one there is no such Service.
     pub cluster_dns: Option<IpAddr>,
     /// PEM of the authority that client certificates are checked against.
@@ -45,8 +47,15 @@ pub(crate) fn objects() -> impl Iterator<Item = Value> {
 /// # Errors
 /// What the pipeline says.
 pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &Config) -> Result<()> {
-    let (first, rest): (Vec<Value>, Vec<Value>) = objects().filter(|o| !flow_control::is_ours(o)).partition(|o| o["kind"] == "Namespace");
-    let own = [service_cidr(config), authentication(config)?, storage_class()];
+    let wanted = |o: &Value| !flow_control::is_ours(o) && !(config.alone && is_of_a_cluster(o));
+    let (first, rest): (Vec<Value>, Vec<Value>) = objects().filter(wanted).partition(|o| o["kind"] == "Namespace");
+    let mut own = vec![service_cidr(config)];
+    if !config.client_ca.is_empty() || !config.front_proxy_ca.is_empty() {
+        own.push(authentication(config)?);
+    }
+    if !config.alone {
+        own.push(storage_class());
+    }
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
     flow_control::run(transport).await?;
@@ -70,6 +79,13 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
 pub async fn publish(transport: &Arc<dyn Transport>, registry: &Registry, kept: Vec<Value>, made: Vec<Value>) -> Result<()> {
     try_join_all(made.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(kept.into_iter().map(|o| put(transport, registry, o))).await.map(drop)
+}
+
+/// Roles of what runs in our clusters and not beside a lone API server.
+fn is_of_a_cluster(object: &Value) -> bool {
+    const NAMES: [&str; 5] =
+        ["kubeadm:cluster-admins", "system:controller:kubelet-serving-approver", "system:coredns", "system:node-local-volumes", "system:node-network-policies"];
+    object.str_at(&["metadata", "name"]).is_some_and(|name| NAMES.contains(&name))
 }
 
 fn request(registry: &Registry, verb: Verb, object: &Value) -> Result<Request> {
@@ -146,7 +162,7 @@ fn kubernetes_service(config: &Config) -> Value {
     let first = config.service_cidr.hosts().next().map(|a| a.to_string());
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None",
+        "spec": {"type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]}})
 }
 
@@ -174,6 +190,13 @@ fn dns_service(address: IpAddr) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lone_server_has_upstreams_roles_only() {
+        let ours: Vec<Value> = objects().filter(is_of_a_cluster).collect();
+        assert_eq!(ours.iter().filter(|o| o["kind"] == "ClusterRole").count(), 4);
+        assert_eq!(ours.iter().filter(|o| o["kind"] == "ClusterRoleBinding").count(), 5);
+    }
 
     #[test]
     fn every_bootstrap_object_is_of_a_kind_that_is_served() {

@@ -19,7 +19,7 @@ use crate::{
     request::RequestInfo,
     server::Inner,
     stored::Stored,
-    streaming::{Connect, stream_options, target},
+    streaming::{self, Connect, stream_options, target},
 };
 
 /// Whether a request is of this kind.
@@ -83,7 +83,11 @@ where
     let Some(streaming) = inner.streaming.load_full().as_ref().clone() else {
         // Without a way to the nodes there is still something to say of what is not there.
         let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-        target::resolve(&Stored(inner.storage.clone()), &info, path, query)?;
+        let objects = Stored(inner.storage.clone());
+        if let Some(redirect) = streaming::redirected(&objects, &info, request.method(), (path, query))? {
+            return Ok(redirect);
+        }
+        target::resolve(&objects, &info, path, query)?;
         return Err(Status::service_unavailable("no route to the nodes is configured"));
     };
     let request = request.map(|body| RequestBody::new(body.map_err(Into::into)));

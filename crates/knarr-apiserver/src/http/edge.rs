@@ -30,7 +30,7 @@ use crate::{
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
     metrics::{Labels, Requests, timed, waited},
-    pipeline::{attributes_for, panic_text},
+    pipeline::{attributes_for, deprecation, panic_text},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
     spans::{self, Span},
@@ -209,7 +209,10 @@ impl Server {
             Err(unreadable) => {
                 // Who may not ask learns that first.
                 inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
-                return Err(unreadable.into());
+                // The router's own refusal carries no warnings.
+                let routed = !unreadable.message.starts_with("406: ") && served.is_some();
+                let warnings = deprecation(&info.group, &info.resource).filter(|_| routed).map(str::to_owned);
+                return Err(Refused::new(unreadable.into(), warnings.into_iter().collect()));
             }
         };
         let user_agent = parts.headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default();

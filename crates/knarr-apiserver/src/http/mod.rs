@@ -13,9 +13,11 @@ mod paths;
 mod respond;
 mod traced;
 mod watch;
+mod zpages;
 
 pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
 pub use edge::Peer;
 pub use listen::{Limits, serve};
 pub use negotiate::{Accepted, Convert, Media, Offers, Router, accept, unsupported, unsupported_patch};
 pub use respond::GZIP_BYTES_MIN;
+pub use zpages::started;

@@ -77,7 +77,7 @@ impl Accepted {
     pub const JSON: Self = Self { media: Media::Json, pretty: false, convert: None, version: "v1" };
 }
 
-struct Clause<'a> {
+pub(super) struct Clause<'a> {
     media_type: &'a str,
     subtype: &'a str,
     quality: f32,
@@ -101,7 +101,14 @@ impl<'a> Clause<'a> {
         Some(clause)
     }
 
-    fn covers(&self, media_type: &str, subtype: &str) -> bool {
+    /// The clauses of a header, the most wanted first.
+    pub(super) fn all(header: &'a str) -> Vec<Self> {
+        let mut clauses: Vec<Self> = header.split(',').filter_map(Self::parse).collect();
+        clauses.sort_by_key(Self::rank);
+        clauses
+    }
+
+    pub(super) fn covers(&self, media_type: &str, subtype: &str) -> bool {
         (self.media_type == media_type || self.media_type == "*" && self.subtype == "*") && (self.subtype == subtype || self.subtype == "*")
     }
 
@@ -110,7 +117,7 @@ impl<'a> Clause<'a> {
         (std::cmp::Reverse((self.quality * 1000.0) as u32), self.media_type == "*", self.subtype == "*")
     }
 
-    fn param(&self, key: &str) -> &str {
+    pub(super) fn param(&self, key: &str) -> &str {
         self.params.iter().find(|(k, _)| *k == key).map_or("", |(_, v)| v)
     }
 
@@ -208,9 +215,7 @@ pub fn unsupported_patch() -> Status {
 }
 
 fn choose(header: &str, offers: Offers) -> Option<Accepted> {
-    let mut clauses: Vec<Clause<'_>> = header.split(',').filter_map(Clause::parse).collect();
-    clauses.sort_by_key(Clause::rank);
-    clauses.iter().find_map(|clause| {
+    Clause::all(header).iter().find_map(|clause| {
         let covered = MEDIA.iter().filter(|(_, t, s)| clause.covers(t, s));
         covered.into_iter().find_map(|(media, ..)| clause.accept(*media, offers))
     })

@@ -12,6 +12,7 @@ use super::{
     edge::Passage,
     negotiate::{self, Accepted, Convert, Media, Offers, Router, accept},
     respond::{self, Shape, answer, page_not_found},
+    zpages,
 };
 use crate::{authn::User, authz::Attributes, catalog::not_served, encode::json, metrics::Now, pipeline::deprecation, request::Query, server::Inner};
 
@@ -44,7 +45,12 @@ pub async fn serve(inner: &Inner, user: &User, passage: &Passage, headers: &Head
         "/openapi/v3" if info.path == path => Ok(answer(200, "text/plain; charset=utf-8", inner.catalog.load().documents().openapi.v3_index().to_string())),
         "/.well-known/openid-configuration" => keys(inner, headers, JSON, |t| t.discovery()),
         "/openid/v1/jwks" => keys(inner, headers, "application/jwk-set+json", |t| t.jwks()),
-        _ => below(inner, path, query, headers).await,
+        "/statusz" => zpages::statusz(headers, all_paths(inner)),
+        "/flagz" => zpages::flagz(inner, headers),
+        _ => match zpages::debug(&info.path) {
+            Some(page) => Ok(page),
+            None => below(inner, path, query, headers).await,
+        },
     }
 }
 
@@ -82,14 +88,19 @@ fn nothing() -> Response<Body> {
 }
 
 fn index(inner: &Inner) -> Result<Response<Body>> {
+    Ok(pretty(&json!({"paths": all_paths(inner)})))
+}
+
+fn all_paths(inner: &Inner) -> Vec<String> {
     let mut paths = inner.catalog.load().documents().paths();
     paths.extend(inner.health.paths());
     paths.extend(
-        ["/.well-known/openid-configuration", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"].map(str::to_owned),
+        ["/.well-known/openid-configuration", "/flagz", "/statusz", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"]
+            .map(str::to_owned),
     );
     paths.extend(inner.catalog.load().documents().openapi.v3_paths().into_iter().map(|p| format!("/openapi/v3/{p}")));
     paths.sort();
-    Ok(pretty(&json!({"paths": paths})))
+    paths
 }
 
 fn pretty(value: &Value) -> Response<Body> {

@@ -1,5 +1,6 @@
 //! Reads: one object, a list, a watch. All come from snapshots and the history of the store's cache.
 
+pub mod components;
 mod list;
 mod selection;
 mod token;

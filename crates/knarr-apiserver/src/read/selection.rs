@@ -111,11 +111,18 @@ impl Selection {
 
 /// Kinds with selectors of their own name them only in general; the others know the two that all have.
 fn not_selectable(served: &Served, field: &str) -> Status {
+    let quoted = knarr_core::field::go_quote(field);
+    if served.is("batch", "jobs") {
+        return Status::bad_request(format!("field label {quoted} not supported for Job"));
+    }
+    if served.is("resource.k8s.io", "resourceslices") {
+        return Status::bad_request(format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {field}"));
+    }
     let own = served.resource.selectable_fields.iter().any(|f| !matches!(f.as_str(), "metadata.name" | "metadata.namespace"));
     if own || served.resource.custom.is_some() {
         return Status::bad_request(format!("field label not supported: {field}"));
     }
-    Status::bad_request(format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", knarr_core::field::go_quote(field)))
+    Status::bad_request(format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", quoted))
 }
 
 fn is_selectable(served: &Served, field: &str) -> bool {

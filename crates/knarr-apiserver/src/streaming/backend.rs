@@ -20,6 +20,7 @@ use super::target::{self, Target, Tls};
 use super::{Connect, Streaming, log_answer, log_socket};
 use crate::admission::Objects;
 use crate::http::{Body, RequestBody};
+use crate::request::RequestInfo;
 
 /// A backend that does not take the connection within this time is down.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ impl Backend {
 impl Streaming for Backend {
     async fn connect(&self, connect: Connect, mut request: http::Request<RequestBody>) -> Result<Response<Body>> {
         let (raw_path, raw_query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
-        if let Some(redirect) = with_slash(&connect, request.method(), &raw_path, &raw_query) {
+        if let Some(redirect) = redirected(self.objects.as_ref(), &connect.info, request.method(), (&raw_path, &raw_query))? {
             return Ok(redirect);
         }
         let target = target::resolve(self.objects.as_ref(), &connect.info, &raw_path, &raw_query)?;
@@ -109,9 +110,21 @@ impl Streaming for Backend {
     }
 }
 
+/// The redirect to a proxied root, for who comes without its slash to something that is there.
+///
+/// # Errors
+/// What is not there, and Services without endpoints.
+pub fn redirected(objects: &dyn Objects, info: &RequestInfo, method: &Method, (path, query): (&str, &str)) -> Result<Option<Response<Body>>> {
+    let Some(redirect) = with_slash(info, method, path, query) else { return Ok(None) };
+    match target::resolve(objects, info, path, query) {
+        Err(e) if e.is_not_found() || info.resource == "services" => Err(e),
+        _ => Ok(Some(redirect)),
+    }
+}
+
 /// A proxied root is asked for with a slash at its end, so that relative links work.
-fn with_slash(connect: &Connect, method: &Method, raw_path: &str, raw_query: &str) -> Option<Response<Body>> {
-    let is_root = connect.info.subresource == "proxy" && raw_path.ends_with("/proxy") && matches!(*method, Method::GET | Method::HEAD);
+fn with_slash(info: &RequestInfo, method: &Method, raw_path: &str, raw_query: &str) -> Option<Response<Body>> {
+    let is_root = info.subresource == "proxy" && raw_path.ends_with("/proxy") && matches!(*method, Method::GET | Method::HEAD);
     if !is_root {
         return None;
     }

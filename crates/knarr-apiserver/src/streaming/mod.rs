@@ -9,6 +9,8 @@ pub(crate) mod stream_options;
 pub(crate) mod target;
 pub(crate) mod trust;
 
+pub use backend::redirected;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -206,26 +206,20 @@ fn pod_proxy(objects: &dyn Objects, info: &RequestInfo, raw_path: &str, raw_quer
 
 fn service_proxy(objects: &dyn Objects, info: &RequestInfo, raw_path: &str, raw_query: &str) -> Result<Target> {
     let (scheme, name, port) = split(&info.name);
-    let services = GroupResource::new("", "services");
-    let service = objects.value("", "services", &info.namespace, &name).ok_or_else(|| Status::not_found(&services, &name))?;
-    let ports = service.list_at(&["spec", "ports"]);
-    let wanted = |p: &&Value| match port.as_str() {
-        "" => ports.len() == 1,
-        text => p.str_at(&["name"]) == Some(text) || p.i64_at(&["port"]).is_some_and(|n| n.to_string() == text),
-    };
-    let service_port = ports.iter().find(wanted);
-    let port_name = match service_port {
-        Some(p) => p.str_at(&["name"]).unwrap_or_default(),
-        None => {
-            return Err(Status::service_unavailable(format!(
-                "no service port {} found for service {}",
-                knarr_core::field::go_quote(&port),
-                knarr_core::field::go_quote(&name)
-            )));
+    let quoted = knarr_core::field::go_quote(&name);
+    // The Service itself is looked at only for the name of a port that is given by number.
+    let port_name = match port.parse::<i64>() {
+        Err(_) => port,
+        Ok(number) => {
+            let services = GroupResource::new("", "services");
+            let service = objects.value("", "services", &info.namespace, &name).ok_or_else(|| Status::not_found(&services, &name))?;
+            let found = service.list_at(&["spec", "ports"]).iter().find(|p| p.i64_at(&["port"]) == Some(number));
+            let found = found.ok_or_else(|| Status::service_unavailable(format!("no service port {number} found for service {quoted}")))?;
+            found.str_at(&["name"]).unwrap_or_default().to_owned()
         }
     };
-    let (ip, number) = endpoint(objects, &info.namespace, &name, port_name)
-        .ok_or_else(|| Status::service_unavailable(format!("no endpoints available for service {}", knarr_core::field::go_quote(&name))))?;
+    let (ip, number) = endpoint(objects, &info.namespace, &name, &port_name)
+        .ok_or_else(|| Status::service_unavailable(format!("no endpoints available for service {quoted}")))?;
     proxied(&ip, number, &scheme, raw_path, raw_query)
 }
 
@@ -313,7 +307,11 @@ mod tests {
         assert_eq!(ask("/api/v1/namespaces/d/pods/p/proxy/a%20b?x=1"), "10.244.0.5:8080 None /a%20b?x=1");
         assert_eq!(ask("/api/v1/namespaces/d/pods/https:p:443/proxy/"), "10.244.0.5:443 Unverified /");
         assert_eq!(ask("/api/v1/namespaces/d/services/s:web/proxy/"), "10.244.0.5:8080 None /");
-        assert_eq!(ask("/api/v1/namespaces/d/services/s:none/proxy/"), "no service port \"none\" found for service \"s\"");
+        assert_eq!(ask("/api/v1/namespaces/d/services/s:none/proxy/"), "no endpoints available for service \"s\"");
+        assert_eq!(ask("/api/v1/namespaces/d/services/s:80/proxy/"), "10.244.0.5:8080 None /");
+        assert_eq!(ask("/api/v1/namespaces/d/services/s:81/proxy/"), "no service port 81 found for service \"s\"");
+        assert_eq!(ask("/api/v1/namespaces/d/services/missing/proxy/"), "no endpoints available for service \"missing\"");
+        assert_eq!(ask("/api/v1/namespaces/d/services/missing:80/proxy/"), "services \"missing\" not found");
     }
 
     #[test]

@@ -62,6 +62,12 @@ async fn attempt(writer: &Writer<'_>, name: &str, options: &DeleteOptions) -> Re
     let item = writer.current(name).ok_or_else(|| writer.not_found(name))?;
     let pod = codec::to_value(&item.object)?;
     let mut options = options.clone();
+    let uid = pod.str_at(&["metadata", "uid"]).unwrap_or_default();
+    if let Some(wanted) = options.preconditions.uid.as_deref().filter(|wanted| *wanted != uid) {
+        let why =
+            format!("the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated");
+        return Err(Status::conflict(&GroupResource::new("", "Pod"), name, why));
+    }
     let pin = |options: &mut DeleteOptions| {
         options.preconditions.resource_version.get_or_insert_with(|| item.revision().to_string());
     };

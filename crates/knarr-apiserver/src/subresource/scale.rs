@@ -147,9 +147,13 @@ impl Rescale {
             },
             Wish::Patch(_, p) => patches::merge_patch(old, p),
         };
-        let json = codec::encode_json(&patched);
+        let json = serde_json::to_vec(&patched).map_err(Status::internal)?;
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
-        let decoded = codec::decode_json_kind(&kind, &json, decode::field_validation(ex)).map_err(|e| patch::unreadable(&e, &json))?;
+        let shown = || match &self.wish {
+            Wish::Patch(PatchType::Merge, p) => patches::merge_patch_text(&codec::encode_json(old), p),
+            _ => codec::encode_json(&patched),
+        };
+        let decoded = codec::decode_json_kind(&kind, &json, decode::field_validation(ex)).map_err(|e| patch::unreadable(&e, &shown()))?;
         ex.warn_all(decoded.warnings);
         Ok(decoded.value)
     }
@@ -159,7 +163,9 @@ impl write::Change for Rescale {
     fn apply(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
         let name = writer.ex.name()?;
         let Some(live) = live else { return Err(writer.not_found(name)) };
-        let mut scale = self.wanted(writer.ex, &self.paths.scale_of(live))?;
+        let mut old = self.paths.scale_of(live);
+        owned(&mut old, live, &self.paths.replicas);
+        let mut scale = self.wanted(writer.ex, &old)?;
         meta::ensure_name(&mut scale, name)?;
         meta::ensure_namespace(&mut scale, writer.ex.namespace())?;
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
@@ -190,6 +196,23 @@ impl write::Change for Rescale {
             writer.track(Some(live), &mut new);
         }
         Ok(new)
+    }
+}
+
+/// Tells in a scale who owns its replicas, as far as the object tells (upstream: `ScaleHandler.ToSubresource`).
+fn owned(scale: &mut Value, live: &Value, replicas: &[String]) {
+    let place: Vec<String> = std::iter::once("fieldsV1".to_owned()).chain(replicas.iter().map(|step| format!("f:{step}"))).collect();
+    let own = |entry: &&Value| at(entry, &place).is_some();
+    let entries = live.list_at(&["metadata", "managedFields"]).iter().filter(own).map(|entry| {
+        let mut entry = entry.clone();
+        entry.remove(&["subresource"]);
+        entry.set(&["apiVersion"], "autoscaling/v1");
+        entry.set(&["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+        entry
+    });
+    let entries: Vec<Value> = entries.collect();
+    if !entries.is_empty() {
+        scale.set(&["metadata", "managedFields"], entries);
     }
 }
 

@@ -3,7 +3,7 @@
 use knarr_core::{
     GroupResource, GroupVersionKind, Result, Status, Value, ValueExt,
     field::{self, Path},
-    time,
+    json, time,
 };
 use knarr_schema::codec;
 use knarr_store::{ObjectKey, ResourceKey};
@@ -28,6 +28,8 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     let kind = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
     let mut request = decode::other(ex, &kind)?;
     request.ensure(&["metadata"]);
+    let writer = Writer::new(ex);
+    track(&writer, &kind, &mut request);
     check_place(ex, &request, name, &kind)?;
     let account = find(ex, "serviceaccounts", ex.namespace(), name)?;
     let uid = account.str_at(&["metadata", "uid"]).unwrap_or_default();
@@ -39,7 +41,6 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     fill(ex, &mut request, name, uid, issuer.issuer());
     let seconds = request.i64_at(&["spec", "expirationSeconds"]).unwrap_or(SECONDS_DEFAULT);
     check_seconds(seconds, &kind)?;
-    let writer = Writer::new(ex);
     let request = writer.mutate_other(Operation::Create, request, None).await?;
     let mut request = writer.admit(Operation::Create, Some(request), None).await?.unwrap_or_default();
     let mut wanted = TokenRequest {
@@ -54,6 +55,21 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
     request.set(&["status", "token"], token);
     request.set(&["status", "expirationTimestamp"], time::format(end));
     Ok(Outcome::Value { value: request, code: 201 })
+}
+
+/// What the client asks for is its own, as with everything that is created.
+fn track(writer: &Writer<'_>, kind: &GroupVersionKind, request: &mut Value) {
+    let spec = request.at(&["spec"]).and_then(Value::as_object);
+    let asked: serde_json::Map<String, Value> = spec.into_iter().flatten().filter(|(_, v)| !v.is_null()).map(|(k, _)| (format!("f:{k}"), json!({}))).collect();
+    if asked.is_empty() {
+        return;
+    }
+    let manager = writer.manager();
+    let entry = json!({
+        "manager": manager.name, "operation": "Update", "apiVersion": kind.api_version(), "time": manager.now,
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": asked}, "subresource": "token",
+    });
+    request.set(&["metadata", "managedFields"], vec![entry]);
 }
 
 fn check_place(ex: &Exchange<'_>, request: &Value, name: &str, kind: &GroupVersionKind) -> Result<()> {
@@ -115,7 +131,8 @@ fn bind_to(ex: &Exchange<'_>, request: &Value, wanted: &mut TokenRequest) -> Res
         ("" | "v1", "Node") => find(ex, "nodes", "", name)?,
         (api_version, kind) => {
             let gv = knarr_core::GroupVersion::parse(api_version).unwrap_or(knarr_core::GroupVersion::new("", ""));
-            return Err(Status::bad_request(format!("cannot bind token to object of type {gv}, Kind={kind}")));
+            // Go writes the version of the core group with its slash.
+            return Err(Status::bad_request(format!("cannot bind token to object of type {}/{}, Kind={kind}", gv.group, gv.version)));
         }
     };
     let found = bound(&object);

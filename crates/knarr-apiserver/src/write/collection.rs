@@ -24,8 +24,8 @@ const CONCURRENT_MAX: usize = 64;
 /// As a list's and a delete's. Part of the collection may be gone then.
 pub async fn delete_collection(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
     let options = options(ex)?;
-    warn_of_orphans(ex, &options);
     let page = read::page(ex).await?;
+    warn_of_orphans(ex, &options);
     let writer = Writer::new(ex);
     let one = async |item: Arc<Item>| match remove(&writer, item.name(), &options).await {
         Err(e) if !e.is_not_found() => Err(e),

@@ -2,7 +2,7 @@
 
 use knarr_core::{Encoding, Object, Result, Status, Value, ValueExt};
 use knarr_schema::codec;
-use knarr_store::{Error, Write};
+use knarr_store::{Error, ObjectKey, ResourceKey, Write};
 
 use super::{Writer, decode, meta};
 use crate::{
@@ -144,6 +144,12 @@ async fn try_once(writer: &Writer<'_>, mut object: Value) -> Result<Option<Objec
 /// The rules of all metadata, then the kind's own.
 fn create_errors(writer: &Writer<'_>, object: &Value) -> knarr_core::field::ErrorList {
     let mut errors = knarr_kinds::validate_metadata(object, writer.ex.served.resource.namespaced, &*writer.behaviour);
+    let served = &writer.ex.served;
+    if served.is("resource.k8s.io", "resourceclaims") || served.is("resource.k8s.io", "resourceclaimtemplates") {
+        let namespace = writer.ex.server.storage.get_now(&ResourceKey::new("", "namespaces"), &ObjectKey::new("", writer.ex.namespace()));
+        let namespace = namespace.and_then(|item| codec::to_value(&item.object).ok());
+        errors.extend(knarr_kinds::admin_access(object, namespace.as_ref().and_then(|n| n.at(&["metadata", "labels"]))));
+    }
     errors.extend(writer.behaviour.validate_create(&writer.context(), object));
     errors
 }

@@ -52,7 +52,9 @@ pub async fn delete(ex: &Exchange<'_>) -> Result<Outcome> {
     let options = options(ex)?;
     let writer = Writer::new(ex);
     let name = ex.name()?;
-    warn_of_orphans(ex, &options);
+    if !options.unreadable {
+        warn_of_orphans(ex, &options);
+    }
     let removed = remove(&writer, name, &options).await?;
     let served = ex.served.clone();
     let code = if matches!(options.orphan_dependents, Some(false)) && !matches!(removed, Removed::Gone(_)) { 202 } else { 200 };
@@ -86,6 +88,9 @@ fn success(ex: &Exchange<'_>, object: &Object) -> Value {
 /// # Errors
 /// `NotFound`, `Conflict` when a precondition does not hold, and what admission says.
 pub async fn remove(writer: &Writer<'_>, name: &str, options: &DeleteOptions) -> Result<Removed> {
+    if options.unreadable && without_unsafe_deleter(writer) {
+        return Err(Status::internal("no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential"));
+    }
     for _ in 0..ATTEMPTS_MAX {
         let item = writer.current(name).ok_or_else(|| writer.not_found(name))?;
         if let Some(removed) = attempt(writer, name, &item, options).await? {
@@ -127,11 +132,13 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
     }
 }
 
+/// Kinds whose storage upstream wraps in one that has no such deleter.
+fn without_unsafe_deleter(writer: &Writer<'_>) -> bool {
+    writer.ex.served.is("", "namespaces") || writer.ex.served.resource.group == "rbac.authorization.k8s.io"
+}
+
 /// What can be read is not deleted as if it could not (upstream: `corruptObjectDeleter`).
 fn readable(writer: &Writer<'_>, name: &str) -> Status {
-    if writer.ex.served.is("", "namespaces") {
-        return Status::internal("no unsafe deleter provided, can not honor ignoreStoreReadErrorWithClusterBreakingPotential");
-    }
     let key = writer.key(name).etcd_key(&writer.ex.served.key);
     let why = format!(
         "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"

@@ -90,7 +90,9 @@ pub async fn replace(writer: &Writer<'_>, name: &str, change: &impl Change) -> R
 /// A PUT or an apply of what is not there yet.
 async fn create_instead(writer: &Writer<'_>, name: &str, change: &impl Change) -> Result<Option<Outcome>> {
     let ex = writer.ex;
-    if !change.may_create() && !writer.behaviour.allow_create_on_update() || !ex.call.info.subresource.is_empty() {
+    // The status of a Service makes one that is not there, of all kinds.
+    let may_be_made = ex.call.info.subresource.is_empty() || ex.served.is("", "services") && ex.call.info.subresource == "status";
+    if !change.may_create() && !writer.behaviour.allow_create_on_update() || !may_be_made {
         return Err(writer.not_found(name));
     }
     if let Some(uid) = change.uid() {

@@ -139,6 +139,8 @@ impl<'e> Estimator<'e> {
                 (DeclKind::Map(of), "@items" | "@values") => of,
                 // A key is a text without a limit of its own, which upstream counts as nothing.
                 (DeclKind::Map(_), "@keys") => return (i + 1 == steps.len()).then_some(Range::ZERO),
+                // What may be of any type is as large under every name.
+                (DeclKind::Map(of), _) if matches!(of.kind, DeclKind::Unknown) && of.ty.is_some() => of,
                 (DeclKind::Object { fields, .. }, name) => {
                     let exposed = fields.values().find(|f| f.escaped.as_deref() == Some(name))?;
                     exposed.decl.ty.as_ref()?;

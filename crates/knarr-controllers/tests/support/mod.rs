@@ -77,6 +77,7 @@ impl Cluster {
             advertise: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             port: 6443,
             service_cidr: "10.96.0.0/16".parse().unwrap(),
+            alone: false,
             cluster_dns: Some(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))),
             client_ca: String::new(),
             front_proxy_ca: String::new(),

@@ -32,6 +32,11 @@ impl Strategy for DaemonSet {
             let rolling = strategy.ensure(&["rollingUpdate"]);
             default_to(rolling, "maxUnavailable", 1);
             default_to(rolling, "maxSurge", 0);
+        } else {
+            // The internal kind has both as values, which come back as zeros.
+            crate::tree::with(strategy, &["rollingUpdate"], |rolling| {
+                ["maxUnavailable", "maxSurge"].into_iter().for_each(|field| default_to(rolling, field, 0))
+            });
         }
         default_to(spec, "revisionHistoryLimit", 10);
         pod::defaults::template(spec.ensure(&["template"]));

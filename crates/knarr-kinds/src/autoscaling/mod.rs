@@ -77,3 +77,22 @@ fn default_behavior(behavior: &mut Value) {
     default_to(down, "selectPolicy", "Max");
     default_to(down, "policies", json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_policies_are_refused_and_absent_ones_are_filled_in() {
+        let errors = |down: Value| {
+            let mut autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+                "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}, "behavior": {"scaleDown": down}}});
+            HorizontalPodAutoscaler.default(&mut autoscaler);
+            let env = knarr_core::clock::Env::system();
+            let found = HorizontalPodAutoscaler.validate_create(&Context::internal(&env, "d"), &autoscaler);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(json!({})), [""; 0]);
+        assert_eq!(errors(json!({"policies": []})), ["spec.behavior.scaleDown.policies: Required value: must specify at least one Policy"]);
+    }
+}

@@ -178,7 +178,7 @@ fn validate(request: &Value, old: Option<&Value>) -> ErrorList {
         let spec = root.get("spec");
         let (encoded, signer, seconds) = (spec.get("request"), spec.get("signerName"), spec.get("expirationSeconds"));
         if let Err(problem) = request::CertificateRequest::from_pem(&decoded(encoded.value())).and_then(|r| r.check_signature()) {
-            e.push(encoded.invalid(problem));
+            e.push(if encoded.is_set() { encoded.invalid(problem) } else { encoded.invalid_as(Value::Null, problem) });
         }
         usages(&spec.get("usages"), old, e);
         if signer.str() == LEGACY_SIGNER && old.and_then(|o| o.str_at(&["spec", "signerName"])) != Some(LEGACY_SIGNER) {

@@ -67,7 +67,16 @@ fn validate(bundle: &Value, read: bool) -> ErrorList {
 fn bundle_name(bundle: &Value) -> ErrorList {
     let (name, signer) = (text(bundle, &["metadata", "name"]), text(bundle, &["spec", "signerName"]));
     let invalid = |why: String| Error::invalid(&Path::new("metadata").child("name"), name, why);
-    names::cluster_trust_bundle_of(signer, name).into_iter().map(invalid).collect()
+    let prefix = text(bundle, &["metadata", "generateName"]);
+    let mut errors = ErrorList::new();
+    if !prefix.is_empty() {
+        let problems = names::cluster_trust_bundle_of(signer, &crate::metadata::mask_trailing_dash(prefix));
+        errors.extend(problems.into_iter().map(|why| Error::invalid(&Path::new("metadata").child("generateName"), prefix, why)));
+    }
+    if !name.is_empty() {
+        errors.extend(names::cluster_trust_bundle_of(signer, name).into_iter().map(invalid));
+    }
+    errors
 }
 
 /// One or more certificates of authorities, each once (upstream: `validateTrustBundle`).
@@ -77,7 +86,7 @@ fn anchors(bundle: &At, e: &mut ErrorList) {
         return;
     }
     let blocks = pem::blocks(bundle.str().as_bytes());
-    let wrong = |why: String| bundle.invalid_as(OMITTED, why);
+    let wrong = |why: String| bundle.invalid_as("", why).showing(format!("\"{OMITTED}\""));
     let malformed: ErrorList = blocks.iter().enumerate().filter_map(|(i, block)| anchor_problem(block).map(|why| wrong(format!("entry {i} {why}")))).collect();
     if !malformed.is_empty() {
         e.extend(malformed);

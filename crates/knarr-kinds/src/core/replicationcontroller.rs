@@ -11,7 +11,7 @@ use crate::apps::validation;
 use crate::at::{self, At};
 use crate::separation;
 use crate::strategy::{Context, Shape, Strategy};
-use crate::tree::{is_zero_at, with};
+use crate::tree::{default_to, is_zero_at, with};
 use crate::{disabled, pod, rules};
 
 pub struct ReplicationController;
@@ -31,6 +31,7 @@ impl Strategy for ReplicationController {
             }
         }
         let spec = object.ensure(&["spec"]);
+        default_to(spec, "replicas", 1);
         with(spec, &["template"], pod::defaults::template);
     }
 

@@ -8,6 +8,8 @@ use knarr_core::field::ErrorList;
 use knarr_core::quantity::Quantity;
 use knarr_core::{Value, ValueExt};
 
+use knarr_schema::internal;
+
 use crate::at::{self, At};
 use crate::resource_names::{amount, is_standard_for_quota, quota_resource};
 use crate::strategy::{Context, Shape, Strategy};
@@ -138,7 +140,13 @@ fn scope_selector(spec: &At, selector: &At, e: &mut ErrorList) {
         if !SCOPES.contains(&scope) {
             e.push(part("scopeName").invalid("unsupported scope"));
         }
-        e.extend((0..misfits(spec, scope)).map(|_| list.invalid("unsupported scope applied to resource")));
+        // The whole selector is shown.
+        let shown =
+            |error: knarr_core::field::Error| match list.steps().and_then(|(root, steps)| internal::shown(root, &steps[..steps.len() - 1], selector.value())) {
+                Some(text) => error.showing(text),
+                None => error,
+            };
+        e.extend((0..misfits(spec, scope)).map(|_| shown(list.invalid("unsupported scope applied to resource"))));
         if SCOPES[..4].contains(&scope) || scope == SCOPES[6] {
             if operator.str() != "Exists" {
                 let which = "ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";

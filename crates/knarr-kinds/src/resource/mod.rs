@@ -8,9 +8,9 @@ use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt, time};
 
 use crate::at;
-use crate::separation;
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{default_if_zero, each, is_zero_at, with};
+use crate::{disabled, separation};
 
 pub struct ResourceClaim;
 
@@ -74,8 +74,9 @@ impl Strategy for ResourceClaimTemplate {
         validation::claim(template, &["spec"])
     }
 
+    /// The whole is looked at again; what upstream declares comes last, as on a create.
     fn validate_update(&self, _cx: &Context<'_>, template: &Value, old: &Value) -> ErrorList {
-        at::check(template, |root, e| root.get("spec").immutable(old.at(&["spec"]), e))
+        validation::template_update(template, old)
     }
 
     fn cells(&self, template: &Value, now: Timestamp) -> Cells {
@@ -105,6 +106,16 @@ impl Strategy for ResourceSlice {
         Shape::PLAIN.generation()
     }
 
+    fn prepare_for_create(&self, _cx: &Context<'_>, slice: &mut Value) {
+        separation::create(self.shape(), slice);
+        drop_disabled(slice, None);
+    }
+
+    fn prepare_for_update(&self, _cx: &Context<'_>, slice: &mut Value, old: &Value) {
+        drop_disabled(slice, Some(old));
+        separation::update(self.shape(), slice, old);
+    }
+
     fn default_times(&self, slice: &mut Value, now: Timestamp) {
         each(slice, &["spec", "devices"], |device| each(device, &["taints"], |taint| stamp(taint, now)));
     }
@@ -125,6 +136,28 @@ impl Strategy for ResourceSlice {
         let spec = |path: &[&str]| text(slice.at(&["spec"]).unwrap_or(slice), path).into();
         Some(vec![name(slice), spec(&["nodeName"]), spec(&["driver"]), spec(&["pool", "name"]), age(slice, now)])
     }
+}
+
+/// Requests for administration in a claim or in a template, by the labels of its namespace (upstream: `AuthorizedForAdmin`).
+pub fn admin_access(object: &Value, namespace_labels: Option<&Value>) -> ErrorList {
+    let path: &[&str] = if object.str_at(&["kind"]) == Some("ResourceClaimTemplate") { &["spec", "spec"] } else { &["spec"] };
+    validation::admin_access(object, path, namespace_labels)
+}
+
+/// Fields of a slice whose gates 1.37 leaves off.
+fn drop_disabled(slice: &mut Value, old: Option<&Value>) {
+    disabled::drop(slice, old, &["spec"], &[&["partitionTypeAttribute"], &["skipNodeOperations"]]);
+    const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
+    let uses = |device: &Value| crate::tree::entries(device, &["attributes"]).any(|(_, a)| LISTS.iter().any(|k| a.get(k).is_some()));
+    if old.is_some_and(|o| o.list_at(&["spec", "devices"]).iter().any(uses)) {
+        return;
+    }
+    each(slice, &["spec", "devices"], |device| {
+        let attributes = device.at_mut(&["attributes"]).and_then(Value::as_object_mut);
+        for attribute in attributes.into_iter().flat_map(|map| map.values_mut()).filter_map(Value::as_object_mut) {
+            attribute.retain(|key, _| !LISTS.contains(&key.as_str()));
+        }
+    });
 }
 
 /// Taints without a time begin now (upstream: `SetDefaults_DeviceTaint`).

@@ -1,9 +1,10 @@
-//! Validation of the kinds of `resource.k8s.io` (upstream: `pkg/apis/resource/validation`), but for the CEL expressions in them.
+//! Validation of the kinds of `resource.k8s.io` (upstream: `pkg/apis/resource/validation`).
 //! What upstream declares on the types comes after what it checks by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use knarr_core::field::ErrorList;
+use knarr_cel::device::{Problem, SELECTOR_BYTES_MAX, check_selector};
+use knarr_core::field::{Error, ErrorList, Path};
 use knarr_core::{Value, ValueExt, names};
 
 use crate::at::{At, check};
@@ -67,13 +68,57 @@ fn few(list: &At, max: i64, e: &mut ErrorList) -> bool {
 pub fn claim(object: &Value, path: &[&str]) -> ErrorList {
     found(object, |root, f| match path {
         [] => claim_spec(&root.get("spec"), f),
-        [inner, ..] => {
-            let spec = root.get("spec");
-            let metadata = spec.get("metadata");
-            metadata.get("labels").labels(&mut f.by_hand);
-            metadata.get("annotations").annotations(&mut f.by_hand);
-            claim_spec(&spec.get(inner), f);
-        }
+        _ => template_spec(root, f),
+    })
+}
+
+fn template_spec(root: &At, f: &mut Found) {
+    let spec = root.get("spec");
+    let metadata = spec.get("metadata");
+    metadata.get("annotations").annotations(&mut f.by_hand);
+    metadata.get("labels").labels(&mut f.by_hand);
+    not_of_templates(&metadata, &mut f.by_hand);
+    claim_spec(&spec.get("spec"), f);
+}
+
+/// What the metadata of a template cannot hold: all but labels and annotations, in the order of Go's struct, under names that are
+/// made of Go's (upstream: `validateFieldAllowList`).
+fn not_of_templates(metadata: &At, e: &mut ErrorList) {
+    const FIELDS: [(&str, &str); 13] = [
+        ("name", "name"),
+        ("generateName", "generateName"),
+        ("namespace", "namespace"),
+        ("selfLink", "selfLink"),
+        ("uid", "uID"),
+        ("resourceVersion", "resourceVersion"),
+        ("generation", "generation"),
+        ("creationTimestamp", "creationTimestamp"),
+        ("deletionTimestamp", "deletionTimestamp"),
+        ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+        ("ownerReferences", "ownerReferences"),
+        ("finalizers", "finalizers"),
+        ("managedFields", "managedFields"),
+    ];
+    let set = FIELDS.iter().filter(|(name, _)| metadata.get(name).value().is_some_and(|v| !crate::tree::is_zero(v)));
+    e.extend(set.map(|(_, shown)| Error::forbidden(&metadata.path().child(shown), "cannot be set")));
+}
+
+/// Requests for administration need a namespace that says so (upstream: `AuthorizedForAdmin`). `path` leads to the claim's spec;
+/// the error names it as if it were a claim's own.
+pub fn admin_access(object: &Value, path: &[&str], namespace_labels: Option<&Value>) -> ErrorList {
+    const LABEL: &str = "resource.kubernetes.io/admin-access";
+    let requests: Vec<&str> = path.iter().copied().chain(["devices", "requests"]).collect();
+    let asking = object.list_at(&requests).iter().position(|r| r.bool_at(&["exactly", "adminAccess"]) == Some(true));
+    let Some(index) = asking.filter(|_| namespace_labels.and_then(|l| l.get(LABEL)).and_then(Value::as_str) != Some("true")) else { return ErrorList::new() };
+    let place = Path::new("spec").child("devices").child("requests").index(index).child("adminAccess");
+    vec![Error::forbidden(&place, format!("admin access to devices requires the `{LABEL}: true` label on the containing namespace"))]
+}
+
+/// A changed template: its spec may not change.
+pub fn template_update(template: &Value, old: &Value) -> ErrorList {
+    found(template, |root, f| {
+        template_spec(root, f);
+        root.get("spec").immutable(old.at(&["spec"]), &mut f.by_hand);
     })
 }
 
@@ -167,8 +212,26 @@ fn selectors(selectors: &At, f: &mut Found) {
     if !few(selectors, SELECTORS_MAX, &mut f.declared) {
         return;
     }
-    for selector in selectors.items().filter(|s| !s.get("cel").is_set()) {
-        f.by_hand.push(selector.get("cel").required(""));
+    for selector in selectors.items() {
+        let cel = selector.get("cel");
+        if cel.is_set() {
+            expression(&cel.get("expression"), &mut f.by_hand);
+        } else {
+            f.by_hand.push(cel.required(""));
+        }
+    }
+}
+
+/// An expression that was not there before (upstream: `validateCELExpression`).
+fn expression(expression: &At, e: &mut ErrorList) {
+    if expression.str().len() > SELECTOR_BYTES_MAX {
+        e.push(expression.too_long(SELECTOR_BYTES_MAX as i64));
+        return;
+    }
+    match check_selector(expression.str()) {
+        Ok(()) => {}
+        Err(Problem::Invalid(why)) => e.push(expression.invalid_as(expression.str(), why)),
+        Err(Problem::TooComplex) => e.push(expression.forbidden("too complex, exceeds cost limit")),
     }
 }
 
@@ -192,10 +255,11 @@ fn toleration(toleration: &At, f: &mut Found) {
 fn constraint(constraint: &At, named: &Requests<'_>, f: &mut Found) {
     request_names(&constraint.get("requests"), named, f);
     let (same, distinct) = (constraint.get("matchAttribute"), constraint.get("distinctAttribute"));
-    match () {
-        () if same.is_set() => fully_qualified_name(&same, &mut f.declared),
-        () if distinct.is_set() => fully_qualified_name(&distinct, &mut f.declared),
-        () => f.by_hand.push(constraint.required("exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set")),
+    for name in [&same, &distinct].into_iter().filter(|name| name.is_set()) {
+        fully_qualified_name(name, &mut f.declared);
+    }
+    if !same.is_set() && !distinct.is_set() {
+        f.by_hand.push(constraint.required("exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set"));
     }
 }
 
@@ -469,6 +533,10 @@ fn devices(spec: &At, old: Option<&Value>, f: &mut Found) {
 fn device(device: &At, old: Option<&Value>, per_device: &At, f: &mut Found) {
     label(&device.get("name"), &mut f.by_hand);
     let (attributes, capacity) = (device.get("attributes"), device.get("capacity"));
+    if attributes.len() + capacity.len() > ATTRIBUTES_AND_CAPACITIES_MAX {
+        let why = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_AND_CAPACITIES_MAX}");
+        f.by_hand.push(device.invalid_as((attributes.len() + capacity.len()) as i64, why));
+    }
     for (key, attribute) in attributes.entries() {
         device_name(&attributes, key, &mut f.by_hand);
         self::attribute(&attribute, f);
@@ -476,16 +544,70 @@ fn device(device: &At, old: Option<&Value>, per_device: &At, f: &mut Found) {
     for (key, _) in capacity.entries() {
         device_name(&capacity, key, &mut f.by_hand);
     }
-    if attributes.len() + capacity.len() > ATTRIBUTES_AND_CAPACITIES_MAX {
-        let why = format!("the total number of attributes and capacities must not exceed {ATTRIBUTES_AND_CAPACITIES_MAX}");
-        f.by_hand.push(device.invalid_as((attributes.len() + capacity.len()) as i64, why));
+    for consumed in device.get("consumesCounters").items() {
+        consumption(&consumed, &mut f.declared);
     }
     for (i, item) in device.get("taints").items().enumerate() {
         taint(&item, old.and_then(|o| o.list_at(&["taints"]).get(i)), f);
     }
+    node_of_device(device, per_device, f);
+    binding_conditions(device, &mut f.by_hand);
+}
+
+/// What a device takes of the counters that it shares.
+fn consumption(consumed: &At, e: &mut ErrorList) {
+    let (set, counters) = (consumed.get("counterSet"), consumed.get("counters"));
+    if set.is_empty() {
+        e.push(set.required(""));
+    } else {
+        label(&set, e);
+    }
+    if counters.is_empty() {
+        e.push(counters.required(""));
+    }
+    for (key, _) in counters.entries() {
+        e.extend(names::is_dns1123_label(key).into_iter().map(|p| counters.invalid_as(key, p)));
+    }
+}
+
+/// Conditions for which the scheduler waits, and those that end the waiting (upstream: `validateDeviceBindingParameters`).
+fn binding_conditions(device: &At, e: &mut ErrorList) {
+    const MAX: i64 = 4;
+    let (good, bad) = (device.get("bindingConditions"), device.get("bindingFailureConditions"));
+    for list in [&good, &bad] {
+        if few(list, MAX, e) {
+            list.items().for_each(|c| e.extend(names::is_qualified_name(c.str()).into_iter().map(|p| c.invalid_as(c.str(), p))));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    e.extend(good.items().filter(|c| !seen.insert(c.str())).map(|c| c.duplicate_as(c.str())));
+    let mut failures = BTreeSet::new();
+    for condition in bad.items() {
+        if !failures.insert(condition.str()) {
+            e.push(condition.duplicate_as(condition.str()));
+        }
+        if seen.contains(condition.str()) {
+            e.push(condition.invalid_as(condition.str(), "bindingFailureConditions must not overlap with bindingConditions"));
+        }
+    }
+    if good.is_empty() && !bad.is_empty() {
+        e.push(good.invalid("bindingConditions are required to use bindingFailureConditions"));
+    }
+    if bad.is_empty() && !good.is_empty() {
+        e.push(bad.invalid("bindingFailureConditions are required to use bindingConditions"));
+    }
+}
+
+fn node_of_device(device: &At, per_device: &At, f: &mut Found) {
+    let chosen = ["nodeName", "nodeSelector", "allNodes"].into_iter().any(|field| device.get(field).is_set());
+    if !per_device.bool() && !chosen {
+        return;
+    }
     let mut set = Vec::new();
-    node_choice(device, &mut set, f);
-    if !per_device.bool() && !set.is_empty() {
+    if per_device.bool() {
+        node_choice(device, &mut set, f);
+    }
+    if !per_device.bool() {
         let why = "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
         f.by_hand.push(device.invalid_as(Value::Null, why));
     } else if per_device.bool() && set.is_empty() {
@@ -502,19 +624,19 @@ const ATTRIBUTE_KINDS: [&str; 8] = ["int", "bool", "string", "version", "ints", 
 fn attribute(attribute: &At, f: &mut Found) {
     let set: Vec<&str> = ATTRIBUTE_KINDS.into_iter().filter(|k| attribute.get(k).is_set()).collect();
     let all = "`int`, `bool`, `string`, `version`, `ints`, `bools`, `strings`, `versions`";
-    match set.as_slice() {
-        [] => f.by_hand.push(attribute.invalid_as("", format!("must specify one of: {all}"))),
-        [kind @ ("string" | "version")] => {
-            let text = attribute.get(kind);
-            if text.str().len() as i64 > TEXT_MAX {
-                f.by_hand.push(text.too_long(TEXT_MAX));
-            }
-            if *kind == "version" && !is_semver(text.str()) {
-                f.by_hand.push(text.invalid("must be a string compatible with semver.org spec 2.0.0"));
-            }
+    for kind in set.iter().filter(|kind| matches!(**kind, "string" | "version")) {
+        let text = attribute.get(kind);
+        if *kind == "version" && !is_semver(text.str()) {
+            f.by_hand.push(text.invalid("must be a string compatible with semver.org spec 2.0.0"));
         }
+        if text.str().len() as i64 > TEXT_MAX {
+            f.by_hand.push(text.too_long(TEXT_MAX));
+        }
+    }
+    match set.as_slice() {
+        [] => f.declared.push(attribute.invalid_as("", format!("must specify one of: {all}"))),
         [_] => {}
-        _ => f.by_hand.push(attribute.invalid(format!("exactly one of {all} must be specified"))),
+        _ => f.declared.push(attribute.invalid(format!("exactly one of {all} must be specified"))),
     }
 }
 
@@ -601,6 +723,40 @@ mod tests {
                 "spec.devices.config[0].opaque.driver: Required value".to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn selectors_are_compiled() {
+        let class = |expression: &str| {
+            let spec = json!({"selectors": [{"cel": {"expression": expression}}]});
+            texts(&super::class(&json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "c"}, "spec": spec})))
+        };
+        assert_eq!(class("device.driver == 'd.example.com'"), [""; 0]);
+        assert_eq!(
+            class("device.driver"),
+            ["spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string"]
+        );
+    }
+
+    #[test]
+    fn a_template_has_labels_and_annotations_alone_and_stays_as_it_is() {
+        let template = |metadata: Value, name: &str| {
+            let spec = json!({"devices": {"requests": [{"name": name, "exactly": {"deviceClassName": "c", "allocationMode": "All"}}]}});
+            json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": "t"}, "spec": {"metadata": metadata, "spec": spec}})
+        };
+        let found = texts(&super::claim(&template(json!({"name": "x", "uid": "y", "labels": {"a": "b"}}), "r"), &["spec"]));
+        assert_eq!(found, ["spec.metadata.name: Forbidden: cannot be set", "spec.metadata.uID: Forbidden: cannot be set"]);
+        let (old, new) = (template(json!({}), "r"), template(json!({}), "Not Valid!"));
+        let fields: Vec<String> = template_update(&new, &old).iter().map(|e| e.field.to_string()).collect();
+        assert_eq!(fields, ["spec.spec.devices.requests[0].name", "spec"]);
+    }
+
+    #[test]
+    fn administration_needs_a_namespace_that_allows_it() {
+        let claim = json!({"spec": {"devices": {"requests": [{"name": "r", "exactly": {"adminAccess": true}}]}}});
+        let labels = json!({"resource.kubernetes.io/admin-access": "true"});
+        assert_eq!(admin_access(&claim, &["spec"], Some(&labels)), []);
+        assert_eq!(admin_access(&claim, &["spec"], None)[0].field.to_string(), "spec.devices.requests[0].adminAccess");
     }
 
     #[test]

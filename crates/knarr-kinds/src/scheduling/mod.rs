@@ -92,8 +92,8 @@ impl Strategy for RuntimeClass {
 
     fn validate_update(&self, _cx: &Context<'_>, class: &Value, old: &Value) -> ErrorList {
         at::check(class, |root, e| {
-            runtime_class(root, e);
             root.get("handler").immutable_untold(old.at(&["handler"]), e);
+            runtime_class(root, e);
         })
     }
 

@@ -43,8 +43,8 @@ impl Strategy for CsiDriver {
     }
 
     fn warnings(&self, driver: &Value, old: Option<&Value>) -> Vec<String> {
-        // What was so before is not told again.
-        if old.is_some_and(|o| !o.list_at(&["spec", "tokenRequests"]).is_empty() && o.at(&["spec", "serviceAccountTokenInSecrets"]).is_none()) {
+        // Requests that stay as they were are not told of again.
+        if old.is_some_and(|o| crate::semantic::same_at(o, driver, &["spec", "tokenRequests"])) {
             return Vec::new();
         }
         let asks = !driver.list_at(&["spec", "tokenRequests"]).is_empty();

@@ -81,6 +81,11 @@ fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> S
             format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", go_quote(&given.kind), go_quote(&given.api_version()));
         return refused(&given, wanted, &why);
     }
+    // What is of another kind is read as that kind before it is found to be none of ours.
+    let other = (given != *wanted.kind && !wanted.custom).then(|| types::of_kind(&given.group, &given.version, &given.kind)).flatten();
+    if let Some(Err(Stop::Syntax(why) | Stop::Value(why))) = other.map(|id| decode::typed(text, types::get(id), false)) {
+        return refused(&given, wanted, &why);
+    }
     match stop {
         Some(Stop::Syntax(why) | Stop::Value(why)) if given == *wanted.kind || wanted.custom => refused(&given, wanted, &why),
         _ if given.kind == wanted.kind.kind || wanted.custom => Status::bad_request(format!(

@@ -16,6 +16,16 @@ use crate::types::{self, Field, Shape, Type, TypeId};
 /// How many unknown and duplicate fields are told.
 const STRICT_ERRORS_MAX: usize = 100;
 
+/// Fields of which upstream tells an empty list or map from none at all, with the number of steps down to them: what is stored knows
+/// no difference, so it counts only where an empty one is refused.
+const KEPT_EMPTY: [(&str, &str, usize); 5] = [
+    (".v2.HPAScalingRules", "policies", 4),
+    (".PodSpec", "overhead", 2),
+    (".ResourceSliceSpec", "sharedCounters", 2),
+    (".PersistentVolumeSpec", "capacity", 2),
+    (".VolumeResourceRequirements", "requests", 3),
+];
+
 /// Why decoding ended early.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -124,7 +134,7 @@ impl<'a> Decoder<'a> {
                     let before = if again { map.remove(flat.field.json) } else { None };
                     let value = self.field(flat.field, before)?;
                     self.path.pop();
-                    match value.filter(|v| !tree_json::is_omitted(flat.field, v)) {
+                    match value.filter(|v| !tree_json::is_omitted(flat.field, v) || self.is_kept_empty(t, flat.field, v)) {
                         Some(value) => _ = map.insert(flat.field.json.to_owned(), value),
                         None => {}
                     }
@@ -139,6 +149,12 @@ impl<'a> Decoder<'a> {
         self.leave();
         add_always_written(t, &mut map);
         Ok(Value::Object(map))
+    }
+
+    /// Whether it makes a difference that a client sent an empty list or map: [`KEPT_EMPTY`].
+    fn is_kept_empty(&self, t: &Type, field: &Field, value: &Value) -> bool {
+        let here = |(name, json, depth): &(&str, &str, usize)| *json == field.json && self.path.len() == *depth && t.name.ends_with(name);
+        !value.is_null() && KEPT_EMPTY.iter().any(here)
     }
 
     fn type_meta(&mut self, t: &'static Type, key: &str, map: &mut Map<String, Value>) -> Result<()> {

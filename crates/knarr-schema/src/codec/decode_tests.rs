@@ -62,6 +62,14 @@ fn unknown_and_duplicate_fields_are_told_with_their_paths() {
 }
 
 #[test]
+fn an_empty_list_is_kept_where_it_is_refused_and_nowhere_else() {
+    let tree = |plural: &str, body: &str| decode(plural, body, FieldValidation::Ignore).unwrap().value;
+    assert_eq!(tree("pods", r#"{"spec":{"overhead":{},"nodeSelector":{}}}"#)["spec"].get("overhead"), Some(&json!({})));
+    assert_eq!(tree("pods", r#"{"spec":{"overhead":{},"nodeSelector":{}}}"#)["spec"].get("nodeSelector"), None);
+    assert_eq!(tree("deployments", r#"{"spec":{"template":{"spec":{"overhead":{}}}}}"#)["spec"]["template"]["spec"].get("overhead"), None);
+}
+
+#[test]
 fn values_of_a_wrong_type_are_refused_in_gos_words() {
     let deployment = r#"Deployment in version "v1" cannot be handled as a Deployment: "#;
     for (spec, wanted) in [

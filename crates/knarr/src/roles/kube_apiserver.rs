@@ -49,6 +49,7 @@ const HONOURED: &[&str] = &[
     "min-request-timeout",
     "secure-port",
     "service-account-issuer",
+    "service-account-jwks-uri",
     "service-account-key-file",
     "service-account-signing-key-file",
     "service-cluster-ip-range",
@@ -96,6 +97,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
     let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
     bootstrap::run(&own, &server.registry(), &config).await.map_err(Failure::program)?;
+    authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
     ready.store(true, Ordering::Release);
     server.keep_flow_control();
     tracing::info!(%address, "the API server is ready");
@@ -191,6 +193,8 @@ fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
     }
     config.read_inflight_max = flags.parsed("max-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.read_inflight_max);
     config.write_inflight_max = flags.parsed("max-mutating-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.write_inflight_max);
+    config.advertise_address = advertised(flags)?.to_string();
+    config.flags = flags.names().map(|name| (name.to_owned(), flags.list(name).join(","))).collect();
     if let Some(seconds) = flags.parsed("min-request-timeout")? {
         config.watch_timeout_min = Duration::from_secs(seconds);
     }
@@ -198,18 +202,25 @@ fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
 }
 
 fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<bootstrap::Config> {
-    let bound: Option<IpAddr> = flags.parsed("bind-address")?;
-    let bound = bound.filter(|a| !a.is_unspecified() && !a.is_loopback());
-    let advertise = flags.parsed("advertise-address")?.or(bound).or_else(outgoing_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let advertise = advertised(flags)?.ip();
     let cidr = config(flags)?.service_cidrs.first().copied().ok_or_else(|| Failure::program("no service CIDR"))?;
     Ok(bootstrap::Config {
         advertise,
         port,
         service_cidr: cidr,
+        alone: true,
         cluster_dns: None,
         client_ca,
         front_proxy_ca: flags.get("requestheader-client-ca-file").map(read).transpose()?.unwrap_or_default(),
     })
+}
+
+/// Where clients are told to find the server.
+fn advertised(flags: &Flags) -> Result<SocketAddr> {
+    let bound: Option<IpAddr> = flags.parsed("bind-address")?;
+    let bound = bound.filter(|a| !a.is_unspecified() && !a.is_loopback());
+    let ip = flags.parsed("advertise-address")?.or(bound).or_else(outgoing_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Ok(SocketAddr::new(ip, flags.parsed("secure-port")?.unwrap_or(6443)))
 }
 
 /// The machine's address towards the world, if it has one. Nothing is sent.
@@ -225,8 +236,13 @@ fn service_account_key(flags: &Flags, issuer: &str) -> Result<Arc<ServiceAccount
         Some(path) => read(path)?,
         None => rcgen::KeyPair::generate().map_err(Failure::program)?.serialize_pem(),
     };
+    let jwks_uri =
+        flags.get("service-account-jwks-uri").map_or_else(|| Ok(format!("https://{}/openid/v1/jwks", advertised(flags)?)), |uri| Ok(uri.to_owned()))?;
     ServiceAccountKey::from_pem(&pem, issuer)
-        .map(Arc::new)
+        .map(|mut key| {
+            key.jwks_uri = jwks_uri;
+            Arc::new(key)
+        })
         .map_err(|e| Failure::program(format!("--service-account-signing-key-file: {e} (an EC P-256 key in PKCS#8 is needed)")))
 }
 

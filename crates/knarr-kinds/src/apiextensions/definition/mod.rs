@@ -143,10 +143,18 @@ pub fn validate_status(definition: &Value) -> ErrorList {
 
 fn name(root: &At, e: &mut ErrorList) {
     let (metadata, spec) = (root.get("metadata"), root.get("spec"));
-    let (name, names) = (metadata.get("name"), spec.get("names"));
+    let (name, prefix, names) = (metadata.get("name"), metadata.get("generateName"), spec.get("names"));
+    let wanted = format!("{}.{}", names.str_of("plural"), spec.str_of("group"));
+    const WRONG: &str = "must be spec.names.plural+\".\"+spec.group";
+    if !prefix.is_empty() && prefix.str() != wanted {
+        e.push(prefix.invalid(WRONG));
+    }
+    if name.is_empty() {
+        return;
+    }
     name.problems(e, knarr_core::names::is_dns1123_subdomain(name.str()));
-    if name.str() != format!("{}.{}", names.str_of("plural"), spec.str_of("group")) {
-        e.push(name.invalid("must be spec.names.plural+\".\"+spec.group"));
+    if name.str() != wanted {
+        e.push(name.invalid(WRONG));
     }
 }
 
@@ -171,11 +179,14 @@ fn stored_versions(root: &At, e: &mut ErrorList) {
         return e.push(stored.invalid_as(Value::Null, "must have at least one stored version"));
     }
     let versions = spec.get("versions");
-    for version in versions.items().filter(|v| v.get("storage").bool()) {
+    // One that was found is found no second time.
+    let mut left: Vec<&str> = stored.strings().collect();
+    for version in versions.items() {
         let name = version.str_of("name");
-        if !stored.strings().any(|s| s == name) {
+        if version.get("storage").bool() && !left.contains(&name) {
             e.push(stored.invalid(format!("must have the storage version {name}")));
         }
+        left.retain(|s| *s != name);
     }
     for name in stored.items().filter(|s| !versions.items().any(|v| v.str_of("name") == s.str())) {
         let text = name.str();

@@ -167,7 +167,7 @@ fn identical(versions: &At, lifted: &Lifted, e: &mut ErrorList) {
     names.sort_unstable();
     let count = names.len();
     names.dedup();
-    let shown = || shown::versions(&list, lifted);
+    let shown = || if versions.is_set() { shown::versions(&list, lifted) } else { "null".to_owned() };
     if names.len() < count {
         e.push(versions.invalid("must contain unique version names").showing(shown()));
     }
@@ -254,7 +254,11 @@ fn selectable_fields(fields: &At, schema: Option<&Value>, missing: &str, version
     if fields.len() == 0 {
         return;
     }
-    let Some(schema) = schema.and_then(|s| s.at(&["openAPIV3Schema"])) else { return e.push(fields.invalid_as("", missing)) };
+    // One that the versions have in common may be empty.
+    let nothing = Value::Object(Default::default());
+    let is_common = missing.contains("validations.schema") && schema.is_some();
+    let schema = schema.and_then(|s| s.at(&["openAPIV3Schema"])).or_else(|| is_common.then_some(&nothing));
+    let Some(schema) = schema else { return e.push(fields.invalid_as("", missing)) };
     let schema = Schema::new(schema);
     let mut seen: Vec<String> = Vec::new();
     for field in fields.items() {

@@ -5,6 +5,7 @@ use knarr_core::field::{Error, ErrorList, Path};
 use knarr_core::{Value, ValueExt, names};
 
 use crate::metadata::IMMUTABLE;
+use knarr_schema::{internal, types};
 
 const SHORT_MAX: usize = 128;
 const NOTE_MAX: usize = 1024;
@@ -121,7 +122,13 @@ impl<'a> Fields<'a> {
             let (new, old) = (self.get(field), old.get(field));
             if !crate::semantic::same(new.filter(|v| !crate::tree::is_zero(v)), old.filter(|v| !crate::tree::is_zero(v))) {
                 let shown = if field == "reportingComponent" { "reportingController" } else { field };
-                e.push(Error::invalid(&Path::new(shown), new.cloned().unwrap_or_default(), IMMUTABLE));
+                let error = Error::invalid(&Path::new(shown), new.cloned().unwrap_or_default(), IMMUTABLE);
+                // Structs, and what is not there, are shown as core has them inside.
+                let inside = new.is_none_or(Value::is_object).then(|| types::of_kind("", "v1", "Event")).flatten();
+                e.push(match inside.and_then(|event| internal::shown(event, &[internal::Step::Field(field)], new)) {
+                    Some(text) => error.showing(text),
+                    None => error,
+                });
             }
         }
     }

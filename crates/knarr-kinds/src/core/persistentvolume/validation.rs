@@ -204,6 +204,9 @@ fn renamed_labels(old: &Value, new: Option<&Value>) -> Value {
             let now = new_term.list_at(&["matchExpressions"]).get(j).and_then(|r| r.str_at(&["key"]));
             if let Some((_, grown)) = BETA_LABELS.iter().find(|(beta, grown)| *beta == key && now == Some(*grown)) {
                 requirement.set(&["key"], *grown);
+            } else if now.unwrap_or_default().is_empty() && !BETA_LABELS.iter().any(|(beta, _)| *beta == key) {
+                // Upstream looks the old key up in a map, finds nothing, and takes that for the new one.
+                requirement.set(&["key"], "");
             }
         }
     }

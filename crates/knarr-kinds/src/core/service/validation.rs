@@ -106,7 +106,9 @@ fn ports(ports: &At, e: &mut ErrorList) {
         if port.get("appProtocol").is_set() {
             port.get("appProtocol").problems(e, names::is_qualified_name(port.str_of("appProtocol")));
         }
-        let pair = (port.str_of("protocol"), number.int());
+    }
+    for port in ports.items() {
+        let pair = (port.str_of("protocol"), port.get("port").int());
         if pairs.contains(&pair) {
             // Upstream shows its own struct, with what the port is not known by empty.
             let protocol = knarr_core::field::go_quote(pair.0);
