@@ -1,4 +1,4 @@
-//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `lint`. What runs here runs in CI.
+//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `fuzz`, `lint`. What runs here runs in CI.
 
 mod bench;
 mod conformance;
@@ -7,6 +7,7 @@ mod demo;
 mod differential;
 mod envtest;
 mod fresh;
+mod fuzz;
 mod image;
 mod lint;
 mod test;
@@ -42,6 +43,8 @@ enum Command {
     Envtest(envtest::Options),
     /// Kill servers and cut the power, thousands of times, and report
     Crash(crash::Options),
+    /// Feed bad input to every decoder and patcher
+    Fuzz(fuzz::Options),
     /// Formatting, clippy, licences
     Lint,
 }
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         Command::Differential(options) => differential::run(&options),
         Command::Envtest(options) => envtest::run(&options),
         Command::Crash(options) => crash::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
     }
 }

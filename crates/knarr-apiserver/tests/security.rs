@@ -247,6 +247,59 @@ async fn bombs_are_refused_at_once_and_the_next_request_is_answered() {
     }
 }
 
+#[tokio::test]
+async fn strange_bodies_get_upstreams_answer_and_never_a_failure() {
+    let cluster = Cluster::start().await;
+    let map = |name: &str, rest: &str| format!("{{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{{\"name\":\"{name}\"}}{rest}}}").into_bytes();
+    let meta = |name: &str, rest: &str| format!("{{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{{\"name\":\"{name}\"{rest}}}}}").into_bytes();
+    let many = |count: usize, name: &str| (0..count).map(|i| format!("\"{name}{i}\":\"v\"")).collect::<Vec<_>>().join(",");
+    let mut invalid = map("invalid", ",\"data\":{\"k\":\"X\"}");
+    let at = invalid.iter().position(|b| *b == b'X').unwrap();
+    invalid[at] = 0xff;
+    let json = "application/json";
+    let cases: Vec<(&str, u16, &str, Vec<u8>)> = vec![
+        ("a byte that is no UTF-8", 201, json, invalid),
+        ("a NUL", 201, json, map("nul", ",\"data\":{\"k\":\"\\u0000\"}")),
+        ("half a surrogate", 201, json, map("half", ",\"data\":{\"k\":\"\\ud800\"}")),
+        ("a key twice", 201, json, map("twice", ",\"data\":{\"k\":\"1\",\"k\":\"2\"}")),
+        ("minus zero", 201, json, meta("zero", ",\"generation\":-0")),
+        ("one more than an int64", 400, json, meta("large", ",\"generation\":9223372036854775808")),
+        ("a float that is too large", 400, json, meta("float", ",\"generation\":1e400")),
+        ("a mark of byte order", 400, json, [b"\xef\xbb\xbf", &map("bom", "")[..]].concat()),
+        ("nothing", 400, json, Vec::new()),
+        ("null", 400, json, b"null".to_vec()),
+        ("a list", 400, json, b"[]".to_vec()),
+        ("two documents", 400, json, [map("two", ""), map("too", "")].concat()),
+        ("a hundred thousand labels", 0, json, meta("labels", &format!(",\"labels\":{{{}}}", many(100_000, "l")))),
+        ("annotations beyond 256 KiB", 422, json, meta("annotations", &format!(",\"annotations\":{{{}}}", many(60_000, "a")))),
+        ("a key of almost 3 MiB", 0, json, map("key", &format!(",\"{}\":1", "k".repeat(3_000_000)))),
+        ("many unknown fields", 0, json, map("fields", &format!(",{}", many(25_000, "a-field-of-which-nobody-has-ever-heard-and-that-is-warned-of-")))),
+        ("gzip", 400, json, vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]),
+        ("deep YAML", 400, "application/yaml", format!("kind: ConfigMap\napiVersion: v1\nx: {}", "[".repeat(20_000)).into_bytes()),
+        ("deep YAML in blocks", 400, "application/yaml", (0..1500).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>().into_bytes()),
+        ("broken protobuf", 400, "application/vnd.kubernetes.protobuf", b"k8s\0\x0a\xff\xff\xff\xff\x0f".to_vec()),
+    ];
+    for (what, code, media, body) in cases {
+        let since = Instant::now();
+        let answer = cluster.send("POST", CONFIG_MAPS, &[("content-type", media), ("content-encoding", if what == "gzip" { "gzip" } else { "" })], body).await;
+        let text: String = answer.text().chars().take(300).collect();
+        assert!(if code == 0 { answer.code < 500 } else { answer.code == code }, "{what}: {} {text}", answer.code);
+        assert!(since.elapsed() < Duration::from_secs(10), "{what} takes {:?}", since.elapsed());
+        assert_eq!(cluster.get("/version").await.code, 200, "after {what}");
+    }
+    let terms = |count: usize| (0..count).map(|i| format!("k{i}!=v")).collect::<Vec<_>>().join(",");
+    assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?labelSelector={}", terms(5000))).await.code, 200);
+    let values = (0..5000).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
+    assert_eq!(cluster.get(&format!("{CONFIG_MAPS}?labelSelector=a%20in%20({values})")).await.code, 200);
+    // Groups come in a line each.
+    let names: Vec<String> = (0..400).map(|i| format!("x-line-{i}")).collect();
+    let lines: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "v")).collect();
+    assert_eq!(cluster.send("GET", CONFIG_MAPS, &lines, "").await.code, 200);
+    let names: Vec<String> = (0..1500).map(|i| format!("x-line-{i}")).collect();
+    let lines: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "v")).collect();
+    assert_eq!(cluster.send("GET", CONFIG_MAPS, &lines, "").await.code, 431);
+}
+
 /// CVE-2021-25735: what is validated is what will be stored.
 #[tokio::test]
 async fn validation_sees_what_mutation_made() {

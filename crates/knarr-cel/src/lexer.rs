@@ -192,7 +192,7 @@ impl Lexer<'_> {
                 return Some(None);
             }
             if c == '\\' && !raw {
-                self.at += 2;
+                self.at = (self.at + 2).min(self.chars.len());
             } else if (0..fence).all(|i| self.peek(i) == quote) {
                 break;
             } else {

@@ -32,29 +32,45 @@ pub fn syntax(value: &Value) -> String {
     }
 }
 
-/// `time.ParseDuration`, of what is not negative: `1m30s`, `0.5h`, `0`.
+/// `time.ParseDuration`, of what is not negative: `1m30s`, `0.5h`, `0`; at most 292 years.
 pub fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
+    const MAX: u64 = 1 << 63;
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
         return Some(Duration::ZERO);
     }
-    let (mut rest, mut total) = (text, Duration::ZERO);
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: u64 = 0;
     while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (value, after) = rest.split_at(number);
-        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let seconds = match &after[..unit] {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
+        let (whole, after) = digits(rest);
+        let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let (name, after) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
+        let unit: u64 = match name {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
             _ => return None,
         };
-        total += Duration::try_from_secs_f64(value.parse::<f64>().ok()? * seconds).ok()?;
-        rest = &after[unit..];
+        let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+        let fraction = format!("0.{fraction}0").parse::<f64>().unwrap_or(0.0) * unit as f64;
+        let part = whole.checked_mul(unit)?.checked_add(fraction as u64)?;
+        total = total.checked_add(part).filter(|t| *t <= MAX)?;
+        rest = after;
     }
-    (!text.is_empty()).then_some(total)
+    (total < MAX).then(|| Duration::from_nanos(total))
+}
+
+/// The digits that a text begins with, and what follows.
+fn digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 /// `time.Duration.String`: `1m30s`, `1.5s`, `20ms`.

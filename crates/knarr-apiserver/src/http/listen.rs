@@ -20,6 +20,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{body::Body, cork::cork, edge::Peer};
 use crate::{authn, server::Server};
 
+/// Lines of headers of an HTTP/1.1 request: each group that a user is impersonated with takes one.
+const HEADERS_MAX: usize = 1000;
+
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -96,7 +99,7 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<Server
 
 fn builder(limits: Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -128,7 +131,9 @@ async fn connection(
             peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
             peer.expires = peer.certificates.first().and_then(|der| authn::expires(der));
             let is_http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
-            exchange(server, tls, is_http2, peer, &builder, stop).await;
+            // Who has agreed on HTTP/2 gets nothing else, also if it begins with something else.
+            let http2 = is_http2.then(|| Builder::clone(&builder).http2_only());
+            exchange(server, tls, is_http2, peer, http2.as_ref().unwrap_or(&builder), stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
         Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake took too long"),

@@ -215,4 +215,39 @@ mod tests {
         let message = Message::from_vec(&packet).unwrap();
         assert!(message.metadata.truncation && message.answers.is_empty() && message.queries.len() == 1 && is_truncated(&packet));
     }
+
+    #[test]
+    fn fuzz_dns_packets() {
+        let seeds = vec![
+            query("a.example.", None),
+            query("a.b.c.example.", Some(true)),
+            answer(&[("192.0.2.1", 60), ("192.0.2.2", 20)], None),
+            answer(&[], Some((300, 15))),
+        ];
+        let target = knarr_fuzz::Target { name: "DNS packets", form: knarr_fuzz::Form::Bytes, seeds, words: &["\u{0}\u{1}", "example", "\u{7}", "\u{3f}"] };
+        knarr_fuzz::fuzz(target, |input| {
+            let mut packet = input.to_vec();
+            let asked = question(&packet).map(<[u8]>::to_vec);
+            let key = cache_key(&packet);
+            (id(&packet), is_response(&packet), is_authoritative_or_short(&packet));
+            let life = lifetime(&packet);
+            if let Some((seconds, ttls)) = &life {
+                let (before, len) = (packet.clone(), packet.len());
+                age(&mut packet, ttls, 7);
+                assert_eq!((packet.len(), question(&packet).map(<[u8]>::to_vec)), (len, asked.clone()), "only times change");
+                let (after, again) = lifetime(&packet).expect("it still is a message");
+                assert_eq!((after <= *seconds, &again), (true, ttls));
+                if Message::from_vec(&before).is_ok() {
+                    Message::from_vec(&packet).expect("still read by others");
+                }
+            }
+            truncate(&mut packet);
+            assert_eq!(question(&packet).map(<[u8]>::to_vec).filter(|_| packet.len() > HEADER_LEN), asked, "the question stays");
+            format!("{} {} {}", asked.is_some(), key.is_some(), life.is_some())
+        });
+    }
+
+    fn is_authoritative_or_short(packet: &[u8]) -> bool {
+        packet.len() < HEADER_LEN || is_authoritative(packet) || is_truncated(packet) || answers(packet) > 0 || rcode(packet) > 0
+    }
 }

@@ -505,3 +505,86 @@ async fn secrets_cannot_be_read_on_the_disk_and_can_be_sealed_later() {
     let (_, storage) = life(sealed_by(1)).unwrap();
     assert_eq!(storage.snapshot(&secrets).len(), 61);
 }
+
+/// Bytes of the store's files that nobody has written in good order: they are read, or refused with the name of the file; what is read
+/// was written once.
+#[tokio::test(start_paused = true)]
+async fn fuzz_files_of_the_store() {
+    use crate::disk::Disk;
+    let disk = FaultyDisk::new(Faults::default());
+    let mut written = std::collections::HashSet::new();
+    {
+        let life = Life::begin(&disk).unwrap();
+        let mut random = StdRng::seed_from_u64(3);
+        for _ in 0..14 {
+            let writes = life.invent(&mut random);
+            for item in life.write(&writes).await.into_iter().flatten() {
+                written.insert((item.path().to_owned(), item.object.bytes.clone()));
+            }
+        }
+    }
+    let names: Vec<String> = disk.list().unwrap().into_iter().filter(|n| n != super::files::BALLAST).collect();
+    let mut contents = BTreeMap::new();
+    for name in &names {
+        disk.tamper(name, |bytes| drop(contents.insert(name.clone(), bytes.clone())));
+    }
+    // The first byte chooses the file that is replaced by the others.
+    let seeds = names.iter().enumerate().map(|(i, name)| {
+        let end = contents[name].iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+        [&[i as u8], &contents[name][..end]].concat()
+    });
+    let target = knarr_fuzz::Target { name: "files of the store", form: knarr_fuzz::Form::Bytes, seeds: seeds.collect(), words: &["rfnk", "\0\0\0\0"] };
+    knarr_fuzz::fuzz(target, |input| {
+        let Some((file, bytes)) = input.split_first() else { return String::new() };
+        let name = &names[usize::from(*file) % names.len()];
+        let damaged = disk.restart(Faults::default());
+        damaged.tamper(name, |now| *now = bytes.to_vec());
+        match Life::begin(&damaged) {
+            Err(error) => error.to_string(),
+            Ok(life) => {
+                for (path, (_, bytes)) in life.state() {
+                    assert!(written.contains(&(path.clone(), bytes)), "{path} was never written like that");
+                }
+                "opened".into()
+            }
+        }
+    });
+}
+
+/// Bodies of frames behind good checksums: what a record says of lengths, names and kinds is not believed.
+#[tokio::test(start_paused = true)]
+async fn fuzz_records_of_the_store() {
+    use super::files::{LOG_MAGIC, log_name};
+    use super::frame::{self, FileHeader};
+    use crate::disk::Disk;
+    let disk = FaultyDisk::new(Faults::default());
+    {
+        let life = Life::begin_with(&disk, Options { log_bytes_max: 1 << 20, ..SMALL }).unwrap();
+        let create = |path: &str| (path.to_owned(), Write::Create { bytes: body("x"), ttl: Some(Duration::from_secs(5)) });
+        life.write(&[create("default/a"), create("default/b")]).await;
+        let expected = life.storage.get_now(&pods(), &key("default/a")).unwrap().revision();
+        life.write(&[("default/a".into(), Write::Delete { expected })]).await;
+    }
+    let mut whole = Vec::new();
+    disk.tamper(&log_name(1), |bytes| whole = bytes.clone());
+    let end = whole.iter().rposition(|b| *b != 0).unwrap();
+    // The first frame's body, and all of them.
+    let seeds = vec![[&[2], &whole[64 + 48..end]].concat(), [&[1], &whole[64 + 48..whole.len().min(64 + 48 + 64)]].concat()];
+    let target = knarr_fuzz::Target { name: "records of the store", form: knarr_fuzz::Form::Bytes, seeds, words: &["pods", "default/a", "\u{7f}"] };
+    knarr_fuzz::fuzz(target, |input| {
+        let Some((count, body)) = input.split_first() else { return String::new() };
+        let disk = FaultyDisk::new(Faults::default());
+        let header = FileHeader { magic: LOG_MAGIC, revision: 1, time_ms: 1, seed: 99 };
+        let mut frame = Vec::new();
+        frame::begin(&mut frame);
+        frame.extend(body);
+        frame::seal(&mut frame, 99, frame::FILE_HEADER, 1, u32::from(*count), 1);
+        let file = disk.create(&log_name(1)).unwrap();
+        file.write_at(&header.encode(), 0).unwrap();
+        file.write_at(&frame, frame::FILE_HEADER).unwrap();
+        match Life::begin(&disk) {
+            Err(error) => error.to_string(),
+            Ok(life) => format!("opened with {}", "o".repeat(life.state().len().min(5))),
+        }
+    });
+}

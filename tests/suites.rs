@@ -1,0 +1,61 @@
+//! The inputs of JSONTestSuite and of the YAML test suite, and what Kubernetes' parsers say of each (`conformance/suites` writes it
+//! down): ours must take and refuse the same, and read the same out of what they take.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use knarr_core::{Value, go, yaml};
+use knarr_schema::codec;
+
+/// A name and what is wrong there.
+type Difference = (String, String);
+
+/// Compares all lines; `read` is our parser.
+fn differences(lines: &str, read: impl Fn(&[u8]) -> Result<Value, String>) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for line in lines.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            found.push((line.split('"').nth(3).unwrap_or_default().to_owned(), "is nested deeper than is read here".to_owned()));
+            continue;
+        };
+        let text = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let mut input = STANDARD.decode(text("input")).expect("base64");
+        if let Some(times) = line.get("times").and_then(Value::as_u64) {
+            input = input.repeat(usize::try_from(times).expect("a length"));
+            input.push(b'\n');
+        }
+        let shown = || String::from_utf8_lossy(&input).chars().take(200).collect::<String>();
+        match (read(&input), line.get("value"), text("error")) {
+            (Ok(ours), Some(wanted), _) => {
+                let wanted = codec::parse_json(wanted.to_string().as_bytes()).expect("JSON");
+                let ours = codec::parse_json(go::json_compact(&ours).as_bytes()).expect("JSON");
+                if ours != wanted {
+                    found.push((text("name"), format!("{:?} is read as {ours}, and upstream as {wanted}", shown())));
+                }
+            }
+            (Err(why), Some(wanted), _) => found.push((text("name"), format!("{:?} is refused ({why}), and upstream reads {wanted}", shown()))),
+            (Ok(ours), None, why) => found.push((text("name"), format!("{:?} is read as {ours}, and upstream says {why}", shown()))),
+            (Err(_), None, _) => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn json_is_read_as_upstream_reads_it() {
+    let found = differences(include_str!("suites/json.jsonl"), codec::parse_json);
+    // Upstream reads 10,000 levels, we 256: a tree that deep could not even be dropped on the stack of a thread.
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["i_structure_500_nested_arrays.json"], "{found:#?}");
+}
+
+#[test]
+fn yaml_is_read_as_upstream_reads_it() {
+    let found = differences(include_str!("suites/yaml.jsonl"), |input| yaml::parse(&String::from_utf8_lossy(input)));
+    // Upstream's parser is of YAML 1.1 with its own ways; of these inputs, which nobody writes into manifests, ours thinks otherwise.
+    // The list only becomes shorter.
+    let known: Vec<&str> = include_str!("suites/yaml-differences.txt").lines().collect();
+    let new: Vec<&Difference> = found.iter().filter(|(name, _)| !known.contains(&name.as_str())).collect();
+    assert!(new.is_empty(), "{} new differences: {new:#?}", new.len());
+    let gone: Vec<&&str> = known.iter().filter(|name| found.iter().all(|(n, _)| n != **name)).collect();
+    assert!(gone.is_empty(), "no longer different, to be taken off the list: {gone:?}");
+}

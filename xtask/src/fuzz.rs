@@ -1,0 +1,37 @@
+//! `cargo xtask fuzz`: bad input for every decoder and patcher, for as long as one likes. The same targets run a fraction of a second
+//! each in `cargo xtask test`.
+
+use anyhow::Result;
+
+use crate::tools;
+
+/// Where targets are: in crates whose decoders cannot be reached from outside, and in the tests of all.
+const PLACES: &[&[&str]] = &[&["--package", "knarr", "--test", "fuzz"], &["--package", "knarr-store", "--lib"], &["--package", "knarr-net", "--lib"]];
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// For each target
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
+    /// Only targets whose names have this in them (`fuzz_json_bodies`)
+    #[arg(long, default_value = "fuzz_")]
+    only: String,
+    /// Makes another run (default: a new one each time)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Targets at once
+    #[arg(long, default_value_t = 2)]
+    at_once: usize,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let seed = options.seed.unwrap_or_else(|| std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |e| e.as_secs()));
+    println!("--seed {seed} repeats this run");
+    for place in PLACES {
+        let mut cargo = tools::cargo();
+        cargo.arg("test").args(*place).args(["--", "--nocapture", "--test-threads", &options.at_once.to_string(), &options.only]);
+        cargo.env("KNARR_FUZZ_SECONDS", options.seconds.to_string()).env("KNARR_FUZZ_SEED", seed.to_string());
+        tools::run(&mut cargo)?;
+    }
+    Ok(())
+}
