@@ -91,8 +91,9 @@ pub async fn replace(writer: &Writer<'_>, name: &str, change: &impl Change) -> R
 async fn create_instead(writer: &Writer<'_>, name: &str, change: &impl Change) -> Result<Option<Outcome>> {
     let ex = writer.ex;
     // The status of a Service makes one that is not there, of all kinds.
-    let may_be_made = ex.call.info.subresource.is_empty() || ex.served.is("", "services") && ex.call.info.subresource == "status";
-    if !change.may_create() && !writer.behaviour.allow_create_on_update() || !may_be_made {
+    let by_status = ex.served.is("", "services") && ex.call.info.subresource == "status";
+    let may_be_made = ex.call.info.subresource.is_empty() && (change.may_create() || writer.behaviour.allow_create_on_update());
+    if !by_status && !may_be_made {
         return Err(writer.not_found(name));
     }
     if let Some(uid) = change.uid() {

@@ -16,14 +16,14 @@ use crate::types::{self, Field, Shape, Type, TypeId};
 /// How many unknown and duplicate fields are told.
 const STRICT_ERRORS_MAX: usize = 100;
 
-/// Fields of which upstream tells an empty list or map from none at all, with the number of steps down to them: what is stored knows
+/// Fields of which upstream tells an empty list or map from none at all, with the number of steps down to what has them: what is stored knows
 /// no difference, so it counts only where an empty one is refused.
 const KEPT_EMPTY: [(&str, &str, usize); 5] = [
-    (".v2.HPAScalingRules", "policies", 4),
-    (".PodSpec", "overhead", 2),
-    (".ResourceSliceSpec", "sharedCounters", 2),
-    (".PersistentVolumeSpec", "capacity", 2),
-    (".VolumeResourceRequirements", "requests", 3),
+    (".v2.HPAScalingRules", "policies", 3),
+    (".PodSpec", "overhead", 1),
+    (".ResourceSliceSpec", "sharedCounters", 1),
+    (".PersistentVolumeSpec", "capacity", 1),
+    (".VolumeResourceRequirements", "requests", 2),
 ];
 
 /// Why decoding ended early.

@@ -122,7 +122,8 @@ impl<'a> Fields<'a> {
             let (new, old) = (self.get(field), old.get(field));
             if !crate::semantic::same(new.filter(|v| !crate::tree::is_zero(v)), old.filter(|v| !crate::tree::is_zero(v))) {
                 let shown = if field == "reportingComponent" { "reportingController" } else { field };
-                let error = Error::invalid(&Path::new(shown), new.cloned().unwrap_or_default(), IMMUTABLE);
+                let absent = || if field == "reportingComponent" { "".into() } else { Value::Null };
+                let error = Error::invalid(&Path::new(shown), new.cloned().unwrap_or_else(absent), IMMUTABLE);
                 // Structs, and what is not there, are shown as core has them inside.
                 let inside = new.is_none_or(Value::is_object).then(|| types::of_kind("", "v1", "Event")).flatten();
                 e.push(match inside.and_then(|event| internal::shown(event, &[internal::Step::Field(field)], new)) {
