@@ -27,14 +27,18 @@ pub fn run(options: &Options) -> Result<()> {
         let mut cargo = tools::cargo();
         cargo.args(["test", "--package", "knarr-store", "--lib", "--", "--nocapture", "power_cut", "torn_or_lost", "after_a_failed_sync"]);
         cargo.env("KNARR_CRASH_CUTS", options.cuts.to_string());
-        options.seed.into_iter().for_each(|seed| drop(cargo.env("KNARR_CRASH_SEED", seed.to_string())));
+        if let Some(seed) = options.seed {
+            cargo.env("KNARR_CRASH_SEED", seed.to_string());
+        }
         tools::run(&mut cargo)
     })?;
     tools::step("killed servers", || {
         let mut cargo = tools::cargo();
         cargo.args(["test", "--package", "knarr-apiserver", "--test", "crash", "--", "--nocapture"]).env("KNARR_ETCD", etcd);
         cargo.env("KNARR_CRASH_KILLS", options.kills.to_string()).env("KNARR_CRASH_ETCD_KILLS", options.etcd_kills.to_string());
-        options.seed.into_iter().for_each(|seed| drop(cargo.env("KNARR_CRASH_SEED", seed.to_string())));
+        if let Some(seed) = options.seed {
+            cargo.env("KNARR_CRASH_SEED", seed.to_string());
+        }
         tools::run(&mut cargo)
     })
 }

@@ -131,9 +131,7 @@ async fn connection(
             peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
             peer.expires = peer.certificates.first().and_then(|der| authn::expires(der));
             let is_http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
-            // Who has agreed on HTTP/2 gets nothing else, also if it begins with something else.
-            let http2 = is_http2.then(|| Builder::clone(&builder).http2_only());
-            exchange(server, tls, is_http2, peer, http2.as_ref().unwrap_or(&builder), stop).await;
+            exchange(server, tls, is_http2, peer, &builder, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
         Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake took too long"),

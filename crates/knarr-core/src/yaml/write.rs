@@ -51,6 +51,9 @@ fn indent_by(indent: usize, out: &mut String) {
     out.extend(std::iter::repeat_n(' ', indent));
 }
 
+/// Longer keys are written as such (go-yaml: `yaml_emitter_check_simple_key`).
+const SIMPLE_KEY_MAX: usize = 128;
+
 /// `inline`: the first key stands on a line that has begun (after `- `).
 fn write_map(value: &Value, indent: usize, inline: bool, out: &mut String) {
     let mut entries: Vec<(&String, &Value)> = value.as_object().into_iter().flatten().collect();
@@ -59,7 +62,16 @@ fn write_map(value: &Value, indent: usize, inline: bool, out: &mut String) {
         if i > 0 || !inline {
             indent_by(indent, out);
         }
-        out.push_str(&key_text(key));
+        let key = key_text(key);
+        if key.len() > SIMPLE_KEY_MAX {
+            // A key that long is not looked for before a colon.
+            out.push_str("? ");
+            out.push_str(&key);
+            out.push('\n');
+            indent_by(indent, out);
+        } else {
+            out.push_str(&key);
+        }
         out.push(':');
         match item {
             Value::Object(map) if !map.is_empty() => {
@@ -405,6 +417,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for value in [
+            json!({"a": {"k".repeat(2000): {"b": [1, {"c".repeat(300): "d"}]}}}),
             json!({"a": "0644"}),
             json!({"a": "- b"}),
             json!({"a": ""}),
