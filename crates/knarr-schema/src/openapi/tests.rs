@@ -16,20 +16,24 @@ fn published(file: &str) -> Option<Value> {
     Some(serde_json::from_slice(&std::fs::read(path).ok()?).unwrap())
 }
 
-/// A document without texts and enums; a reference in `allOf` with nothing beside it is the reference.
+/// A document without texts and enums, and without CBOR, which the published documents promise and no server serves by default; a reference in `allOf` with nothing beside it is the reference.
 fn bare(value: &Value, inside_properties: bool) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.iter().filter(|(key, v)| inside_properties || !(*key == "enum" || *key == "description" && v.is_string()));
+            let kept = map.iter().filter(|(key, v)| inside_properties || !(*key == "enum" || *key == "description" && v.is_string() || is_cbor(key)));
             let out: serde_json::Map<String, Value> = kept.map(|(key, v)| (key.clone(), bare(v, key == "properties"))).collect();
             match out.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
                 Some([one]) if out.len() == 1 => one.clone(),
                 _ => out.into(),
             }
         }
-        Value::Array(items) => items.iter().map(|v| bare(v, false)).collect(),
+        Value::Array(items) => items.iter().filter(|v| !v.as_str().is_some_and(is_cbor)).map(|v| bare(v, false)).collect(),
         other => other.clone(),
     }
+}
+
+fn is_cbor(media: &str) -> bool {
+    media.starts_with("application/cbor") || media == "application/apply-patch+cbor"
 }
 
 /// What differs, each with its path.
