@@ -63,18 +63,18 @@ impl Embedded {
         if stopped {
             return Ok(());
         }
-        match self.call_shim(&id, &sandbox).await {
-            Ok((shim, welcome)) => {
-                self.take_over(&sandbox, &shim, welcome).await?;
-                *sandbox.shim.lock() = Some(shim);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(sandbox = id, %error, "no shim answers");
-                self.replace_shim(&id).await;
-                Ok(())
-            }
+        let taken = async {
+            let (shim, welcome) = self.call_shim(&id, &sandbox).await?;
+            self.take_over(&sandbox, &shim, welcome).await?;
+            *sandbox.shim.lock() = Some(shim);
+            Ok::<(), crate::cri::Error>(())
+        };
+        if let Err(error) = taken.await {
+            // It may have died before it was called, or while it told what it has.
+            tracing::warn!(sandbox = id, %error, "no shim answers");
+            self.replace_shim(&id).await;
         }
+        Ok(())
     }
 
     /// Containers as their files tell.
