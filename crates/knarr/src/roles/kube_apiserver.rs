@@ -74,7 +74,7 @@ pub fn run(args: &[String]) -> Result<()> {
     for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n) && !audit::FLAGS.contains(n) && !telemetry::FLAGS.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
-    super::runtime(2)?.block_on(serve_until_stopped(&flags))
+    super::until_it_ends(super::runtime(2)?, serve_until_stopped(&flags))
 }
 
 async fn serve_until_stopped(flags: &Flags) -> Result<()> {

@@ -43,7 +43,7 @@ const LOG_DEFAULT: &str = "info";
 pub fn server(data: &Path, index: usize) -> Result<()> {
     let role = supervise::server_role(index);
     let (cluster, _tenure) = begin(data, &role)?;
-    runtime(2)?.block_on(server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
+    until_it_ends(runtime(2)?, server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
 }
 
 /// Looks after the others, and answers names beside the agents.
@@ -141,6 +141,14 @@ const STARTED_AFTER: Duration = Duration::from_secs(20);
 
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::program)
+}
+
+/// Runs what a process is there for. Once that is over nothing is waited for that still goes on beside it: a webhook that has not answered yet
+/// would hold the process up for as long as it may take.
+fn until_it_ends<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
 }
 
 /// Waits for the signal to stop.
