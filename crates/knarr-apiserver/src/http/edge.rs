@@ -21,11 +21,12 @@ use super::{
     negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media},
     paths,
     respond::{self, Shape},
+    traced,
 };
 use crate::{
     audit::Record,
     authn::{Credentials, User, request_header, websocket},
-    call::{Call, Input, Outcome},
+    call::{Call, Input},
     catalog::Catalog,
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
@@ -33,7 +34,7 @@ use crate::{
     pipeline::{attributes_for, deprecation, panic_text},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
-    spans::{self, Span},
+    spans::Span,
 };
 
 /// Who is at the other end of a connection.
@@ -225,12 +226,7 @@ impl Server {
         if let Some(record) = passage.record() {
             record.answered(&outcome, &format);
         }
-        let lasting = matches!(outcome, Outcome::Watch { .. });
-        let mut span = if lasting { Span::default() } else { spans::child("SerializeObject", spans::Kind::Internal) };
-        span.set("audit-id", passage.audit_id.to_str().unwrap_or_default());
-        span.set("method", parts.method.as_str());
-        span.set("url", parts.uri.path());
-        span.set("mediaType", format.accepted.media.content_type());
+        let span = traced::serializing(&outcome, &parts, &passage.audit_id, format.accepted.media.content_type());
         let response = respond::outcome(outcome, format, Shape::of(&parts.headers), &inner.pieces).await;
         drop(span);
         let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;

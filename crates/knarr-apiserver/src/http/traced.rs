@@ -1,7 +1,7 @@
 //! Where a request over the wire meets distributed tracing: its span, with the attributes that OpenTelemetry has agreed on for servers
 //! (upstream: `filters/traces.go` and `otelhttp`).
 
-use http::{Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 
 use super::{
     body::Body,
@@ -9,9 +9,10 @@ use super::{
 };
 use crate::{
     authn::User,
+    call::Outcome,
     request::RequestInfo,
     server::Inner,
-    spans::{self, Context},
+    spans::{self, Context, Span},
 };
 
 /// Whoever is in one of these may decide what is sampled.
@@ -24,7 +25,7 @@ impl Passage {
         let Some(tracer) = &inner.tracer else { return remote.map(Context::passing) };
         let trusted = user.groups.iter().any(|group| TRUSTED.contains(&group.as_str()));
         let start = inner.env.now() - self.arrived.elapsed();
-        let (mut span, context) = tracer.request(remote, trusted, &name(request.method(), &self.info), start);
+        let (mut span, context) = tracer.request(remote, trusted, || name(request.method(), &self.info), start);
         if span.is_recording() {
             describe(&mut span, request, peer);
             span.set("audit-id", self.audit_id.to_str().unwrap_or_default());
@@ -51,6 +52,21 @@ impl Passage {
     }
 }
 
+/// Begins the span of writing an answer (upstream: `responsewriters.SerializeObject`); of a watch there is none.
+pub fn serializing(outcome: &Outcome, request: &Parts, audit_id: &HeaderValue, media: &'static str) -> Span {
+    if matches!(outcome, Outcome::Watch { .. }) {
+        return Span::default();
+    }
+    let mut span = spans::child("SerializeObject", spans::Kind::Internal);
+    if span.is_recording() {
+        span.set("audit-id", audit_id.to_str().unwrap_or_default());
+        span.set("method", request.method.as_str());
+        span.set("url", request.uri.path());
+        span.set("mediaType", media);
+    }
+    span
+}
+
 /// `GET /api/v1/namespaces/{:namespace}/pods/{:name}`; of what is no resource, the method.
 fn name(method: &http::Method, info: &RequestInfo) -> String {
     if !info.is_resource_request {
@@ -63,7 +79,7 @@ fn name(method: &http::Method, info: &RequestInfo) -> String {
     format!("{method} {group}/{}{namespace}/{}{one}{rest}", info.version, info.resource)
 }
 
-fn describe<B>(span: &mut spans::Span, request: &Request<B>, peer: &Peer) {
+fn describe<B>(span: &mut Span, request: &Request<B>, peer: &Peer) {
     let text = |name: header::HeaderName| request.headers().get(name).and_then(|v| v.to_str().ok());
     let authority = request.uri().authority().map(ToString::to_string).or_else(|| text(header::HOST).map(str::to_owned)).unwrap_or_default();
     let (host, port) = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).unwrap_or((&authority, ""));

@@ -178,7 +178,13 @@ impl Tracer {
     /// only linked to (upstream: `WithPublicEndpointFn(notSystemPrivilegedGroup)`).
     ///
     /// Gives the span, and what the request is done within.
-    pub fn request(self: &Arc<Self>, remote: Option<(SpanContext, Option<HeaderValue>)>, trusted: bool, name: &str, start: Timestamp) -> (Span, Context) {
+    pub fn request(
+        self: &Arc<Self>,
+        remote: Option<(SpanContext, Option<HeaderValue>)>,
+        trusted: bool,
+        name: impl FnOnce() -> String,
+        start: Timestamp,
+    ) -> (Span, Context) {
         let (remote, baggage) = remote.map_or((None, None), |(at, baggage)| (Some(at), baggage));
         let (parent, link) = if trusted { (remote, None) } else { (None, remote) };
         let trace = parent.as_ref().map_or_else(|| self.trace_id(), |p| p.trace);
@@ -186,24 +192,17 @@ impl Tracer {
         let state = parent.as_ref().map(|p| p.state.clone()).unwrap_or_default();
         let at = SpanContext { trace, span: self.span_id(), sampled, state };
         let context = Context { at: at.clone(), baggage, tracer: Some(self.clone()) };
-        let ended = Ended {
-            at,
-            parent: parent.map(|p| p.span),
-            link,
-            name: name.to_owned(),
-            kind: Kind::Server,
-            start,
-            end: start,
-            attributes: Vec::new(),
-            failed: false,
-        };
-        (Span(sampled.then(|| Box::new(Open { tracer: self.clone(), ended }))), context)
+        let span = if sampled { self.open(at, parent.map(|p| p.span), link, name(), Kind::Server, start) } else { Span::default() };
+        (span, context)
     }
 
     fn child_of(self: &Arc<Self>, parent: &SpanContext, name: &str, kind: Kind) -> Span {
-        let start = self.env.now();
         let at = SpanContext { span: self.span_id(), ..parent.clone() };
-        let ended = Ended { at, parent: Some(parent.span), link: None, name: name.to_owned(), kind, start, end: start, attributes: Vec::new(), failed: false };
+        self.open(at, Some(parent.span), None, name.to_owned(), kind, self.env.now())
+    }
+
+    fn open(self: &Arc<Self>, at: SpanContext, parent: Option<[u8; 8]>, link: Option<SpanContext>, name: String, kind: Kind, start: Timestamp) -> Span {
+        let ended = Ended { at, parent, link, name, kind, start, end: start, attributes: Vec::new(), failed: false };
         Span(Some(Box::new(Open { tracer: self.clone(), ended })))
     }
 

@@ -89,12 +89,7 @@ pub fn shim(args: &[OsString]) -> ExitCode {
 pub fn kubectl(root: &'static Verb, args: &[OsString]) -> ExitCode {
     let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match runtime(1) {
-        Ok(runtime) => {
-            let code = runtime.block_on(knarr_cli::kubectl::main(root, args));
-            // A read of standard input may still be waiting: nobody needs it any more.
-            runtime.shutdown_background();
-            code
-        }
+        Ok(runtime) => until_it_ends(runtime, knarr_cli::kubectl::main(root, args)),
         Err(failure) => {
             eprintln!("{failure}");
             ExitCode::FAILURE
@@ -143,8 +138,8 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::program)
 }
 
-/// Runs what a process is there for. Once that is over nothing is waited for that still goes on beside it: a webhook that has not answered yet
-/// would hold the process up for as long as it may take.
+/// Runs what a process is there for. Once that is over nothing is waited for that still goes on beside it: a webhook that has not answered yet,
+/// or a read of standard input, would hold the process up for as long as it may take.
 fn until_it_ends<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
     let done = runtime.block_on(work);
     runtime.shutdown_background();
