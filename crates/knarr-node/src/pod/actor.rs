@@ -252,12 +252,13 @@ impl Actor {
             if self.is_finished() {
                 return;
             }
-            self.hear().await;
+            // A probe that says what it said before is no reason to think again.
+            while !self.hear().await {}
         }
     }
 
-    /// Waits for the next thing to hear, and takes in all that is there.
-    async fn hear(&mut self) {
+    /// Waits for the next thing to hear, and takes in all that is there. Gives whether any of it is news.
+    async fn hear(&mut self) -> bool {
         let wake = self.next_wake();
         let sleep = async move {
             match wake {
@@ -265,6 +266,7 @@ impl Actor {
                 None => std::future::pending().await,
             }
         };
+        let mut news = true;
         tokio::select! {
             message = self.inbox.recv() => match message {
                 Some(message) => self.take_message(message).await,
@@ -273,32 +275,36 @@ impl Actor {
             },
             Some(done) = self.done_inbox.recv() => self.take_done(done).await,
             Some(progress) = self.progress_inbox.recv() => self.take_progress(progress).await,
-            Some(said) = self.said_inbox.recv() => self.take_verdict(said),
+            Some(said) = self.said_inbox.recv() => news = self.take_verdict(said),
             Some(outcome) = self.mounted_inbox.recv() => self.take_volumes(outcome),
             Ok(()) = self.allocated.changed() => if let Some(given) = self.context.allocations.of(self.pod.uid()) {
                 self.take_allocation(given);
             },
             () = sleep => {}
         }
-        self.hear_rest().await;
+        self.hear_rest().await || news
     }
 
-    /// What has come meanwhile is taken in before the next decision.
-    async fn hear_rest(&mut self) {
+    /// What has come meanwhile is taken in before the next decision. Gives whether any of it is news.
+    async fn hear_rest(&mut self) -> bool {
+        let mut news = false;
         loop {
+            if let Ok(said) = self.said_inbox.try_recv() {
+                news |= self.take_verdict(said);
+                continue;
+            }
             if let Ok(message) = self.inbox.try_recv() {
                 self.take_message(message).await;
             } else if let Ok(done) = self.done_inbox.try_recv() {
                 self.take_done(done).await;
             } else if let Ok(progress) = self.progress_inbox.try_recv() {
                 self.take_progress(progress).await;
-            } else if let Ok(said) = self.said_inbox.try_recv() {
-                self.take_verdict(said);
             } else if let Ok(outcome) = self.mounted_inbox.try_recv() {
                 self.take_volumes(outcome);
             } else {
-                return;
+                return news;
             }
+            news = true;
         }
     }
 
@@ -399,10 +405,9 @@ impl Actor {
         }
     }
 
-    fn take_verdict(&mut self, (kind, id, verdict): probes::Said) {
-        if self.observed.containers.iter().any(|c| c.id == id && c.is_running()) {
-            self.verdicts.set(kind, &id, verdict);
-        }
+    /// Gives whether the verdict is news.
+    fn take_verdict(&mut self, (kind, id, verdict): probes::Said) -> bool {
+        self.observed.containers.iter().any(|c| c.id == id && c.is_running()) && self.verdicts.set(kind, &id, verdict)
     }
 
     fn take_volumes(&mut self, outcome: volumes::Outcome) {
