@@ -50,10 +50,24 @@ fn prove() -> Result<()> {
 }
 
 fn debootstrap(root: &Path) -> Result<()> {
-    if root.join("etc/debian_version").exists() {
+    // Its own folder is gone when it has come to its end.
+    if root.join("etc/debian_version").exists() && !root.join("debootstrap").exists() {
         return Ok(());
     }
+    remove_unmounted(root)?;
     tools::run(tools::command("debootstrap").args(["--variant=minbase", &format!("--include={PACKAGES}"), "stable"]).arg(root))
+}
+
+/// Removes what an earlier attempt left, unless anything is mounted there: that would be emptied too.
+fn remove_unmounted(root: &Path) -> Result<()> {
+    if !root.exists() {
+        return Ok(());
+    }
+    let root = root.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let below = mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| Path::new(at).starts_with(&root));
+    ensure!(below.is_none(), "{} is a mount point: unmount it, then run this again", below.unwrap_or_default());
+    std::fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))
 }
 
 /// Mounts the toolchains and the kernel's file systems into the root, and puts a clean clone there.
