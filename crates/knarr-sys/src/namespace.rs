@@ -86,9 +86,12 @@ pub fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
 
 /// An empty mount namespace: nothing but a small read-only tmpfs with the folder [`EMPTY_MOUNT_POINT`] in it. A container's namespace is
 /// copied from it, so that its cost does not grow with the mounts of the host. Replaces the caller's own mount namespace: call it in a
-/// child made for it, and keep the descriptor.
+/// child made for it, and keep the descriptor. `scratch` is a folder to cover, looked for from the root of the namespace, which is not the
+/// caller's in a chroot.
 pub fn make_empty_mount_namespace(scratch: &Path) -> io::Result<OwnedFd> {
     separate(CloneFlags::CLONE_NEWNS)?;
+    // Entering it once more leads to its own root. That of a chroot is no mount point, and only one of those can be replaced.
+    enter(open_own("mnt")?.as_fd(), CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     mount(Some("none"), scratch, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, Some("size=4k,mode=0755"))?;
     nix::unistd::chdir(scratch)?;
@@ -121,5 +124,27 @@ mod tests {
         assert_eq!(path("kernel/../../etc/passwd"), None);
         assert_eq!(path("a..b"), None);
         assert_eq!(path(""), None);
+    }
+
+    #[test]
+    fn an_empty_mount_namespace_is_made_in_a_chroot_too() {
+        let folder = std::env::temp_dir().join(format!("knarr-chroot-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("proc")).expect("a folder");
+        let place = folder.clone();
+        // A thread's own namespace and root: both end with it.
+        let seen = std::thread::spawn(move || {
+            separate(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            mount(Some("/proc"), &place.join("proc"), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            nix::unistd::chroot(&place)?;
+            nix::unistd::chdir("/")?;
+            make_empty_mount_namespace(Path::new("/dev"))?;
+            std::fs::read_dir("/")?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()
+        });
+        let seen = seen.join().expect("no panic").expect("a namespace (as root)");
+        assert_eq!(seen, [EMPTY_MOUNT_POINT.trim_start_matches('/')], "nothing of the machine is left");
+        for empty in [folder.join("proc"), folder] {
+            std::fs::remove_dir(empty).expect("an empty folder");
+        }
     }
 }
