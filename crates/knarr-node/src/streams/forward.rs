@@ -102,6 +102,7 @@ async fn serve_pair(mut data: Accepted, mut error: Accepted, pod: String, connec
 /// How long the client's half may stay open after the server's has ended.
 const HALF_OPEN_MAX: Duration = Duration::from_secs(10);
 
+/// Carries both ways until both have ended, each half for itself.
 async fn copy(socket: TcpStream, from_client: &mut (impl AsyncRead + Unpin), to_client: &mut (impl AsyncWrite + Unpin)) -> Result<(), String> {
     let (mut read, mut write) = socket.into_split();
     let upward = async {
@@ -109,7 +110,11 @@ async fn copy(socket: TcpStream, from_client: &mut (impl AsyncRead + Unpin), to_
         drop(write.shutdown().await);
         result
     };
-    let downward = tokio::io::copy(&mut read, to_client);
+    let downward = async {
+        tokio::io::copy(&mut read, to_client).await?;
+        // The client hears at once that no more will come.
+        to_client.shutdown().await
+    };
     tokio::pin!(upward, downward);
     tokio::select! {
         result = &mut downward => {
@@ -120,7 +125,7 @@ async fn copy(socket: TcpStream, from_client: &mut (impl AsyncRead + Unpin), to_
         }
         result = &mut upward => {
             result.map_err(|e| e.to_string())?;
-            downward.await.map(drop).map_err(|e| e.to_string())
+            downward.await.map_err(|e| e.to_string())
         }
     }
 }
@@ -159,4 +164,31 @@ pub async fn over_websocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         () = channels.closed() => {}
     }
     channels.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_hears_at_once_that_the_server_has_ended() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("a connection");
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        // The client keeps its own half open throughout.
+        let (_client_input, mut from_client) = tokio::io::duplex(64);
+        let (mut to_client, mut client_output) = tokio::io::duplex(64);
+        let copying = tokio::spawn(async move { copy(near, &mut from_client, &mut to_client).await });
+        server.write_all(b"bye").await.expect("it is read");
+        server.shutdown().await.expect("it ends");
+        let mut heard = String::new();
+        client_output.read_to_string(&mut heard).await.expect("an end");
+        assert_eq!(heard, "bye");
+        assert!(!copying.is_finished(), "the other half is open still");
+    }
 }
