@@ -18,6 +18,8 @@ pub struct Cluster {
     profile: String,
     folder: tempfile::TempDir,
     port: u16,
+    /// Somebody else's cluster, by its kubeconfig: it is neither started nor deleted.
+    given: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -30,9 +32,14 @@ impl Cluster {
     pub fn start_with(name: &str, nodes: usize, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
-        let cluster = Self { profile: format!("{name}-{}", std::process::id()), folder, port };
+        let cluster = Self { profile: format!("{name}-{}", std::process::id()), folder, port, given: None };
         cluster.start_flagged(nodes, flags);
         cluster
+    }
+
+    /// A cluster that is there, of whatever make. It has the images of the tests already.
+    pub fn given(kubeconfig: PathBuf) -> Self {
+        Self { profile: String::new(), folder: tempfile::tempdir().expect("a folder"), port: 0, given: Some(kubeconfig) }
     }
 
     pub fn start_again(&self, nodes: usize) {
@@ -65,7 +72,7 @@ impl Cluster {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
+        self.given.clone().unwrap_or_else(|| self.folder.path().join("kubeconfig"))
     }
 
     /// A cluster verb for this cluster; it must succeed. Gives its output.
@@ -101,7 +108,7 @@ impl Cluster {
         self.kubectl_command(args).output().expect("kubectl runs")
     }
 
-    fn kubectl_command(&self, args: &[&str]) -> Command {
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let program = std::env::var_os("KNARR_KUBECTL").expect("KNARR_KUBECTL names a stock kubectl: `cargo xtask test` builds it and sets it");
         let mut command = Command::new(program);
         command.args(args).env("KUBECONFIG", self.kubeconfig()).env("NO_PROXY", "*").current_dir(root());
@@ -110,7 +117,16 @@ impl Cluster {
 
     /// Takes the example app's image in.
     pub fn load_example(&self) {
-        let archive = std::env::var("KNARR_HELLO_IMAGE").expect("KNARR_HELLO_IMAGE names the example app's archive: `cargo xtask test` packs it and sets it");
+        self.load("KNARR_HELLO_IMAGE");
+    }
+
+    /// Takes in the image with the programs that tests run in containers.
+    pub fn load_tools(&self) {
+        self.load("KNARR_TOOLS_IMAGE");
+    }
+
+    fn load(&self, variable: &str) {
+        let archive = std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names an image's archive: `cargo xtask test` packs it and sets it"));
         self.knarr(&["image", "load", &archive]);
     }
 
@@ -132,6 +148,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.given.is_some() {
+            return;
+        }
         if std::thread::panicking() {
             // Watches that end with a server that was killed say the same again and again.
             let logs = self.knarr(&["logs", "--tail", "2000"]);

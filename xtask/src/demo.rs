@@ -14,6 +14,8 @@ use crate::tools;
 
 const PODS: usize = 3;
 const NODE_PORT: u16 = 30080;
+/// What the tests' image has in its `/bin`.
+const TOOLS: [&str; 7] = ["cat", "echo", "env", "false", "sleep", "tar", "true"];
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn run() -> Result<()> {
@@ -35,15 +37,29 @@ pub fn run() -> Result<()> {
 
 /// Builds the example app and packs its image; gives the archive.
 pub fn pack_hello(profile: &str) -> Result<PathBuf> {
+    let program = built("hello", "hello", profile)?;
+    packed(&Image { reference: "knarr.local/hello:1", program: &program, name: "hello", links: &[], port: Some(8080) })
+}
+
+/// What `exec`, `attach` and `cp` of the end-to-end tests find in a container, as an image; gives the archive.
+pub fn pack_tools() -> Result<PathBuf> {
+    let program = built("knarr-test-tools", "tools", "debug")?;
+    packed(&Image { reference: "knarr.local/tools:1", program: &program, name: "tools", links: &TOOLS, port: None })
+}
+
+fn built(package: &str, program: &str, profile: &str) -> Result<PathBuf> {
     let mut build = tools::cargo();
-    build.args(["build", "--package", "hello"]);
+    build.args(["build", "--package", package]);
     if profile == "release" {
         build.arg("--release");
     }
     tools::run(&mut build)?;
-    let program = tools::built_program(profile, "hello")?;
-    let archive = program.with_extension("tar");
-    image::pack(&Image { reference: "knarr.local/hello:1", program: &program, name: "hello", port: 8080 }, &archive)?;
+    tools::built_program(profile, program)
+}
+
+fn packed(image: &Image<'_>) -> Result<PathBuf> {
+    let archive = image.program.with_extension("tar");
+    image::pack(image, &archive)?;
     Ok(archive)
 }
 

@@ -14,16 +14,19 @@ pub struct Image<'a> {
     /// The program, put at `/NAME`.
     pub program: &'a Path,
     pub name: &'a str,
-    pub port: u16,
+    /// Names in `/bin` that lead to the program, too.
+    pub links: &'a [&'a str],
+    pub port: Option<u16>,
 }
 
 /// Writes the image to `out`.
 pub fn pack(image: &Image<'_>, out: &Path) -> Result<()> {
     let layer = layer(image)?;
+    let ports: serde_json::Map<String, Value> = image.port.iter().map(|port| (format!("{port}/tcp"), json!({}))).collect();
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Entrypoint": [format!("/{}", image.name)], "ExposedPorts": {format!("{}/tcp", image.port): {}}, "User": "65532"},
+        "config": {"Entrypoint": [format!("/{}", image.name)], "Env": ["PATH=/bin"], "ExposedPorts": ports, "User": "65532"},
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     }))?;
     let manifest = serde_json::to_vec(&json!({
@@ -48,6 +51,13 @@ pub fn pack(image: &Image<'_>, out: &Path) -> Result<()> {
 fn layer(image: &Image<'_>) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     add(&mut tar, image.name, &std::fs::read(image.program)?, 0o755)?;
+    for link in image.links {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        tar.append_link(&mut header, format!("bin/{link}"), format!("/{}", image.name))?;
+    }
     Ok(tar.into_inner()?)
 }
 

@@ -27,7 +27,7 @@ struct Arguments {
 enum Command {
     /// Build, start a cluster, put the example app on it, and show its answers
     Demo,
-    /// Build the example app and pack its image; prints the archive's path
+    /// Build the example app and the tests' programs and pack their images; prints the archives' paths
     Pack,
     /// Install what the tests need and pass them all (needs root)
     Test(test::Options),
@@ -52,7 +52,10 @@ enum Command {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Demo => demo::run(),
-        Command::Pack => demo::pack_hello("debug").map(|archive| println!("{}", archive.display())),
+        Command::Pack => [demo::pack_hello("debug"), demo::pack_tools()].into_iter().try_for_each(|archive| {
+            println!("{}", archive?.display());
+            Ok(())
+        }),
         Command::Test(options) => test::run(&options),
         Command::Fresh(options) => fresh::run(&options),
         Command::Bench(options) => bench::run(&options),

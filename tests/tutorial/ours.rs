@@ -1,0 +1,97 @@
+//! What only knarr has: verbs of its own, volumes from the first minute, and a life beyond the death of its processes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use crate::cluster::processes::Processes;
+use crate::cluster::{Cluster, containers, get, wait_for};
+
+/// What `kubectl run` made once: a Deployment and a Service.
+pub fn runs_as_of_old(cluster: &Cluster) {
+    let line = "run again --image=knarr.local/hello:1 --replicas=2 --expose --port=8080 --env=GREETING=Hey --labels=app=again";
+    let said = cluster.knarr_for_users(&line.split(' ').collect::<Vec<_>>());
+    assert_eq!(said, "deployment.apps/again created\nservice/again created\n");
+    cluster.kubectl(&["rollout", "status", "deployment/again", "--timeout=60s"]);
+    wait_for("the Service to answer", || {
+        let answer = cluster.try_kubectl(&["get", "--raw", "/api/v1/namespaces/default/services/again:8080/proxy/"]);
+        String::from_utf8_lossy(&answer.stdout).starts_with("Hey ")
+    });
+    cluster.kubectl(&["delete", "deployment,service", "again"]);
+    wait_for("its pods to go", || cluster.kubectl(&["get", "pods", "-l", "app=again", "-o", "name"]).is_empty());
+}
+
+/// A claim gets a folder of its pod's node, and the folder goes with the claim.
+pub fn volumes_go_with_their_claims(cluster: &Cluster) {
+    let manifest = cluster.write("claim.yaml", CLAIM);
+    cluster.kubectl(&["apply", "-f", &manifest]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=60s"]);
+    let folder = cluster.kubectl(&["get", "pv", "-o", "jsonpath={.items[0].spec.hostPath.path}"]);
+    assert!(std::path::Path::new(&folder).is_dir(), "{folder}");
+    cluster.kubectl(&["delete", "pod/keeper", "pvc/kept", "--timeout=60s"]);
+    wait_for("the folder to go", || !std::path::Path::new(&folder).exists());
+}
+
+const CLAIM: &str = r"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: hello, image: 'knarr.local/hello:1', volumeMounts: [{name: kept, mountPath: /kept}]}]
+  volumes: [{name: kept, persistentVolumeClaim: {claimName: kept}}]
+";
+
+/// Every process of ours is killed, one after the other; no container restarts.
+pub fn survives_our_death(cluster: &Cluster, address: SocketAddr) {
+    wait_for("three containers alone", || containers(cluster).len() == 3);
+    let before = containers(cluster);
+    let processes = Processes::of(cluster);
+    for victim in processes.living() {
+        victim.kill();
+        get(address).unwrap_or_else(|e| panic!("Services work without {victim:?}: {e}"));
+        processes.wait_for_all();
+    }
+    wait_for("all nodes to be Ready", || {
+        let wait = cluster.try_kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=20s"]);
+        wait.status.success()
+    });
+    assert_eq!(containers(cluster), before, "the same containers, none restarted");
+}
+
+pub fn comes_back_after_a_stop(cluster: &Cluster, address: SocketAddr) {
+    cluster.knarr(&["stop"]);
+    assert!(get(address).is_err(), "nothing answers while the cluster is stopped");
+    cluster.start_again(2);
+    wait_for("the app to answer again", || get(address).is_ok());
+    assert!(cluster.kubectl(&["get", "deployment", "hello"]).contains("hello"));
+}
+
+/// What a cluster leaves on a machine, if it does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces {
+    links: BTreeSet<String>,
+    mounts: BTreeSet<String>,
+    folders: BTreeSet<String>,
+}
+
+impl Traces {
+    pub fn take() -> Self {
+        let names = |folder: &str| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten();
+            entries.filter_map(|e| Some(format!("{folder}/{}", e.ok()?.file_name().to_string_lossy()))).collect::<BTreeSet<_>>()
+        };
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut folders = names("/run/knarr");
+        folders.extend(names("/var/lib/knarr"));
+        Self {
+            links: names("/sys/class/net"),
+            mounts: mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.contains("knarr") || m.contains("/tmp/.tmp")).map(str::to_owned).collect(),
+            folders,
+        }
+    }
+}
