@@ -1,7 +1,10 @@
 //! One request as values, whichever way it came in (the wire or this process), and its answer before anybody encodes it.
 //! The edges ([`crate::http`], [`crate::transport`]) make the first and write the second.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use knarr_core::{
@@ -133,11 +136,21 @@ pub struct Exchange<'a> {
     pub call: &'a Call,
     warnings: Mutex<Vec<String>>,
     annotations: Mutex<Vec<(String, String)>>,
+    labels_defaulted: AtomicBool,
 }
 
 impl<'a> Exchange<'a> {
     pub fn new(server: &'a Inner, catalog: Arc<Catalog>, served: Arc<Served>, call: &'a Call) -> Self {
-        Self { server, catalog, served, call, warnings: Mutex::default(), annotations: Mutex::default() }
+        Self { server, catalog, served, call, warnings: Mutex::default(), annotations: Mutex::default(), labels_defaulted: AtomicBool::new(false) }
+    }
+
+    /// Defaulting gave the object of the request its labels.
+    pub fn note_default_labels(&self) {
+        self.labels_defaulted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn labels_defaulted(&self) -> bool {
+        self.labels_defaulted.load(Ordering::Relaxed)
     }
 
     /// Adds a `Warning` header, once.

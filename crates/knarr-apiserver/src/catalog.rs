@@ -145,7 +145,7 @@ impl Served {
         if self.resource.custom.is_some()
             && let Some(custom) = self.strategy_at_rest(value.str_at(&["apiVersion"]).unwrap_or_default()).filter(|s| s.has_defaults())
         {
-            custom.default(&mut value);
+            custom.complete(&mut value);
         }
         Ok(value)
     }

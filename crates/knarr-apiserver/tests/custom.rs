@@ -85,6 +85,36 @@ async fn a_definition_makes_a_resource_with_rules() {
 }
 
 #[tokio::test]
+async fn a_definitions_status_has_an_owner() {
+    let cluster = with_definition().await;
+    let stored = cluster.get(&format!("{DEFINITIONS}/crontabs.stable.example.com")).await.json();
+    let owner = stored.list_at(&["metadata", "managedFields"]).iter().find(|m| m["subresource"] == "status").expect("the status has an owner");
+    assert_eq!((owner["manager"].as_str(), owner["operation"].as_str()), (Some("kube-apiserver"), Some("Update")));
+    assert!(owner["fieldsV1"]["f:status"]["f:conditions"]["k:{\"type\":\"Established\"}"].is_object(), "{owner}");
+}
+
+#[tokio::test]
+async fn finalizers_without_a_path_are_taken_with_a_warning() {
+    let cluster = with_definition().await;
+    let mut object = tab("a", json!({"cronSpec": "x"}));
+    object.set(&["metadata", "finalizers"], json!(["resources-finalizer.argocd.argoproj.io"]));
+    let created = cluster.post(TABS, &object).await;
+    let warning = "299 - \"metadata.finalizers: \\\"resources-finalizer.argocd.argoproj.io\\\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers\"";
+    assert_eq!((created.code, created.headers["warning"].to_str().unwrap()), (201, warning), "{}", created.text());
+}
+
+#[tokio::test]
+async fn a_null_goes_when_it_is_sent_and_stays_when_it_is_applied() {
+    let cluster = with_definition().await;
+    let with_null = tab("a", json!({"cronSpec": null, "replicas": null}));
+    let created = cluster.post(TABS, &with_null).await;
+    assert_eq!((created.code, created.text().contains("spec.cronSpec: Required value")), (422, true), "{}", created.text());
+    let applied = cluster.patch(&format!("{TABS}/a?fieldManager=m"), "application/apply-patch+yaml", &with_null.to_string()).await;
+    let text = "CronTab.stable.example.com \"a\" is invalid: spec.cronSpec: Invalid value: \"null\": spec.cronSpec in body must be of type string: \"null\"";
+    assert_eq!((applied.code, applied.json()["message"].as_str()), (422, Some(text)));
+}
+
+#[tokio::test]
 async fn status_and_scale_are_sides_of_their_own() {
     let cluster = with_definition().await;
     let mut object = cluster.post(TABS, &tab("a", json!({"cronSpec": "x"}))).await.json();

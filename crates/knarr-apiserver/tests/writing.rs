@@ -279,6 +279,23 @@ async fn apply_creates_owns_and_respects_other_owners() {
     );
 }
 
+#[tokio::test]
+async fn what_is_applied_is_spelt_as_what_is_sent() {
+    let cluster = Cluster::start().await;
+    let resources = json!({"requests": {"cpu": "1.0", "memory": "1024Mi"}, "limits": {"cpu": 1.5, "memory": "3072Mi"}});
+    let pod = |resources: Value| json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]}});
+    let apply =
+        async |name: &str, body: Value| cluster.patch(&format!("{PODS}/{name}?fieldManager=m"), "application/apply-patch+yaml", &body.to_string()).await;
+    let applied = apply("a", pod(resources)).await;
+    let spelt = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1500m", "memory": "3Gi"}});
+    assert_eq!((applied.code, &applied.json()["spec"]["containers"][0]["resources"]), (201, &spelt), "{}", applied.text());
+    let odd = apply("a", pod(json!({"requests": {"cpu": "much"}}))).await;
+    let why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+    let text =
+        format!("failed to convert new object (default/a; /v1, Kind=Pod) to proper version: unable to convert unstructured object to /v1, Kind=Pod: {why}");
+    assert_eq!((odd.code, odd.json()["message"].as_str()), (500, Some(&text[..])));
+}
+
 /// Typed clients name the group of what they delete.
 #[tokio::test]
 async fn delete_options_may_be_of_any_group() {

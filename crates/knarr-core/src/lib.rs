@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod quantity;
+pub mod regexp;
 pub mod selector;
 pub mod status;
 pub mod time;

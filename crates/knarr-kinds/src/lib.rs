@@ -41,7 +41,7 @@ mod table;
 mod tree;
 mod warnings;
 
-pub use apiextensions::{columns::custom_cells, custom};
+pub use apiextensions::{approval_condition, columns::custom_cells, custom};
 pub use convert::convert;
 pub use metadata::{validate_metadata, validate_metadata_update};
 pub use resource::admin_access;

@@ -36,7 +36,8 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDelet
 
 const UNKNOWN_FINALIZER: &str = "name is neither a standard finalizer name nor is it fully qualified";
 
-fn is_domain_finalizer(name: &str) -> bool {
+/// Whether a finalizer has a path, or is one of Kubernetes' own.
+pub(crate) fn is_domain_finalizer(name: &str) -> bool {
     name.contains('/') || STANDARD_FINALIZERS.contains(&name)
 }
 

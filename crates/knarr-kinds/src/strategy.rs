@@ -25,6 +25,8 @@ pub struct Context<'a> {
     pub groups: &'a [String],
     /// Extra facts of the authenticator: an object of lists of strings.
     pub extra: Option<&'a Value>,
+    /// Whether the object came without labels of its own, and has those that defaulting gave it.
+    pub labels_defaulted: bool,
     /// Where validation leaves what is wrong and may stay so.
     pub warnings: Option<&'a dyn Warn>,
 }
@@ -32,7 +34,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A request of nobody in particular: the server's own writes, and tests.
     pub fn internal(env: &'a Env, namespace: &'a str) -> Self {
-        Self { env, namespace, user: "", uid: "", groups: &[], extra: None, warnings: None }
+        Self { env, namespace, user: "", uid: "", groups: &[], extra: None, labels_defaulted: false, warnings: None }
     }
 }
 

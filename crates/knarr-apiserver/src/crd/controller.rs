@@ -8,7 +8,9 @@ use std::{
 use knarr_core::{
     Object, Result, Value, ValueExt,
     api::{Request, Transport, Verb},
+    time,
 };
+use knarr_schema::apply::{self, Manager};
 use knarr_store::{ChangeKind, Error, ObjectKey, ResourceKey, WatchFilter, WatchFrom, WatchItem, Watcher};
 
 use super::{
@@ -116,9 +118,11 @@ impl Follower {
         let Some(inner) = self.inner.upgrade() else { return };
         let names: Vec<String> = self.known.keys().cloned().collect();
         for name in &names {
-            let Some(mut definition) = self.known.get(name).cloned() else { continue };
+            let Some(before) = self.known.get(name) else { continue };
+            let mut definition = before.clone();
             let others: Vec<&Value> = self.known.iter().filter(|(other, _)| *other != name).map(|(_, d)| d).collect();
             if accept(&mut definition, &others, inner.env.now()) {
+                track(&inner, before, &mut definition);
                 write(&inner, name, &definition).await;
                 self.known.insert(name.clone(), definition);
             }
@@ -149,6 +153,18 @@ impl Follower {
             inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, &converters, tag)));
             inner.aggregation.catalog_changed.notify_one();
         }
+    }
+}
+
+/// Who writes statuses, as `managedFields` name it.
+const MANAGER: &str = "kube-apiserver";
+
+/// The status is a write like any other, and its fields are owned by who wrote them.
+fn track(inner: &Inner, before: &Value, definition: &mut Value) {
+    if let Ok(served) = inner.catalog.load().need(GROUP, PLURAL) {
+        let now = time::format(inner.env.now());
+        let manager = Manager { name: MANAGER, subresource: "status", now: &now };
+        apply::track_update(&served.resource, Some(before), definition, manager);
     }
 }
 
@@ -216,7 +232,9 @@ async fn mark(server: &Server, name: &str, status: &str, reason: &str, message: 
         let catalog = inner.catalog.load_full();
         let Ok(served) = catalog.need(GROUP, PLURAL) else { return };
         let Ok(mut definition) = served.load(&item.object) else { return };
+        let before = definition.clone();
         set_condition(&mut definition, "Terminating", status, reason, message, inner.env.now());
+        track(inner, &before, &mut definition);
         let mut finalizers = definition.list_at(&["metadata", "finalizers"]).to_vec();
         if done {
             finalizers.retain(|f| f != CLEANUP);

@@ -4,13 +4,18 @@
 use std::collections::BTreeSet;
 
 use knarr_core::{Value, ValueExt, json, time};
+use knarr_kinds::approval_condition;
 
 use super::definition::{condition, is_true};
 
-/// Brings `status.acceptedNames` and the conditions `NamesAccepted` and `Established` up to date. `others` are the other
+/// Brings `status.acceptedNames` and the conditions up to date: `NamesAccepted`, `Established` and, for groups of the community,
+/// `KubernetesAPIApprovalPolicyConformant`. `others` are the other
 /// definitions. Gives whether anything changed.
 pub fn accept(definition: &mut Value, others: &[&Value], now: jiff::Timestamp) -> bool {
     let before = definition.at(&["status"]).cloned();
+    if let Some((status, reason, message)) = approval_condition(definition) {
+        set_condition(definition, "KubernetesAPIApprovalPolicyConformant", status, reason, &message, now);
+    }
     let wanted = definition.at(&["spec", "names"]).cloned().unwrap_or_else(|| json!({}));
     let have = definition.at(&["status", "acceptedNames"]).cloned().unwrap_or_else(|| json!({}));
     let group = definition.str_at(&["spec", "group"]).unwrap_or_default();

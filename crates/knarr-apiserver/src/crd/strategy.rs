@@ -8,7 +8,7 @@ use knarr_core::{
 };
 use knarr_kinds::{
     Context, Shape, Strategy,
-    custom::{Expressions, Schema, fill_defaults, prune, validate},
+    custom::{Expressions, Schema, drop_nulls, fill_defaults, prune, validate},
     custom_cells, custom_strategy,
 };
 use knarr_schema::{
@@ -83,11 +83,28 @@ impl CustomStrategy {
         *self.has_defaults.get_or_init(|| self.schema().has_defaults())
     }
 
-    /// Drops what the schema does not know and brings `metadata` into its form. Gives what a client should be told.
+    /// Drops what the schema does not know or does not allow to be null, and brings `metadata` into its form. Gives what a
+    /// client should be told.
     ///
     /// # Errors
     /// `BadRequest` for metadata that is none, and for unknown fields under `Strict`.
     pub fn conform(&self, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
+        let told = self.conform_applied(object, validation)?;
+        drop_nulls(object, self.schema());
+        Ok(told)
+    }
+
+    /// An object from the store, which the definition may not have known in its present form.
+    pub fn complete(&self, object: &mut Value) {
+        drop_nulls(object, self.schema());
+        fill_defaults(object, self.schema());
+    }
+
+    /// The same for what apply made, which is not decoded: a null that may not be one stays, and is an error later.
+    ///
+    /// # Errors
+    /// As for [`Self::conform`].
+    pub fn conform_applied(&self, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
         let refuse = |why: &str| {
             let (kind, version) = (&self.resource.kind, field::go_quote(&self.resource.version));
             Status::bad_request(format!("{kind} in version {version} cannot be handled as a {kind}: {why}"))
@@ -138,6 +155,14 @@ impl Strategy for CustomStrategy {
         let mut errors = self.generic.validate_update(cx, object, old);
         errors.extend(self.errors(cx, object, Some(old)));
         errors
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        self.generic.warnings(object, old)
+    }
+
+    fn domain_finalizers(&self) -> bool {
+        self.generic.domain_finalizers()
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -1,6 +1,6 @@
 //! From the body of a request to a tree of the wanted kind.
 
-use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field, yaml};
+use knarr_core::{GroupVersionKind, Reason, Result, Status, Value, ValueExt, field, yaml};
 use knarr_schema::{
     codec::{self, FieldValidation},
     registry::Resource,
@@ -53,6 +53,30 @@ pub fn conform(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
+/// Brings what apply made into the form in which it could have been sent: a built-in kind's quantities and times have one
+/// spelling each (upstream: `toVersioned` of `structuredMergeManager`).
+///
+/// # Errors
+/// What is no value of its type; for custom resources as in [`conform`].
+pub fn conform_applied(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
+    if let Behaviour::Custom(strategy) = &ex.served.strategy {
+        ex.warn_all(strategy.conform_applied(value, field_validation(ex))?);
+        return Ok(());
+    }
+    let read = codec::decode_value(&ex.served.resource, value, FieldValidation::Ignore).map_err(|e| unconvertible(ex, value, &e))?;
+    *value = read.value;
+    Ok(())
+}
+
+/// 500 without a reason, as upstream answers errors that are no `Status`.
+fn unconvertible(ex: &Exchange<'_>, value: &Value, why: &Status) -> Status {
+    let meta = |key: &str| value.str_at(&["metadata", key]).unwrap_or_default();
+    let (gvk, why) = (&ex.served.gvk, why.message.split_once(": ").map_or(why.message.as_str(), |(_, why)| why));
+    let place = format!("{}/{}; {gvk}", meta("namespace"), meta("name"));
+    let text = format!("failed to convert new object ({place}) to proper version: unable to convert unstructured object to {gvk}: {why}");
+    Status::new(500, Reason::Unknown, text)
+}
+
 /// The same for what plugins made of an object, of which the client is told nothing.
 ///
 /// # Errors
@@ -69,7 +93,12 @@ pub fn defaults(ex: &Exchange<'_>, value: &mut Value) {
     if let Some(type_id) = ex.served.resource.type_id {
         codec::apply_declared_defaults(type_id, value);
     }
+    let labelled = |value: &Value| value.at(&["metadata", "labels"]).and_then(Value::as_object).is_some_and(|l| !l.is_empty());
+    let had_labels = labelled(value);
     ex.served.strategy.default(value);
+    if !had_labels && labelled(value) {
+        ex.note_default_labels();
+    }
     ex.served.strategy.default_times(value, ex.server.env.now());
 }
 

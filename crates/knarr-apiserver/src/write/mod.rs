@@ -59,6 +59,7 @@ impl<'a> Writer<'a> {
             uid: &user.uid,
             groups: &user.groups,
             extra: self.extra.as_ref(),
+            labels_defaulted: self.ex.labels_defaulted(),
             warnings: Some(self.ex),
         }
     }

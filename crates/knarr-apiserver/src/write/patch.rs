@@ -159,7 +159,7 @@ impl Patch {
         let mut new = apply::apply(&ex.served.resource, live, &self.body, writer.manager(), force)?;
         new.set(&["kind"], ex.served.gvk.kind.as_str());
         new.set(&["apiVersion"], ex.served.gvk.api_version());
-        decode::conform(ex, &mut new)?;
+        decode::conform_applied(ex, &mut new)?;
         decode::defaults(ex, &mut new);
         Ok(new)
     }

@@ -77,9 +77,10 @@ const PATTERNS_KEPT_MAX: usize = 256;
 /// Compiles a pattern in RE2's syntax.
 ///
 /// # Errors
-/// When it is none.
-pub fn compile(text: &str) -> Result<Regex, regex::Error> {
-    regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build()
+/// Why it is none.
+pub fn compile(text: &str) -> Result<Regex, String> {
+    let translated = knarr_core::regexp::from_go(text)?;
+    regex::RegexBuilder::new(&translated).size_limit(PATTERN_BYTES_MAX).build().map_err(|e| e.to_string())
 }
 
 thread_local! {

@@ -1,10 +1,14 @@
 //! Custom resources, as far as their definition does not say (upstream:
 //! `k8s.io/apiextensions-apiserver/pkg/registry/customresource`).
 
-use knarr_core::Value;
+use std::collections::BTreeSet;
 
+use knarr_core::{Value, field::go_quote, names::is_qualified_name};
+
+use crate::metadata::is_domain_finalizer;
 use crate::separation::{self, count, keep};
 use crate::strategy::{Context, Shape, Strategy};
+use crate::tree::strings;
 
 /// Counts generations, and has a status of its own when the definition declares that subresource.
 pub struct CustomResource {
@@ -33,12 +37,50 @@ impl Strategy for CustomResource {
         }
         *object = merged;
     }
+
+    /// A finalizer without a path is an ill name here, not an error: many operators have had such names from the start.
+    fn domain_finalizers(&self) -> bool {
+        false
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let had: BTreeSet<&str> = old.into_iter().flat_map(|o| strings(o, &["metadata", "finalizers"])).collect();
+        let has: BTreeSet<&str> = strings(object, &["metadata", "finalizers"]).collect();
+        has.difference(&had).flat_map(|name| finalizer_warnings(name)).collect()
+    }
+}
+
+/// What to say of a new finalizer (upstream: `validateKubeFinalizerName` of custom resources).
+fn finalizer_warnings(name: &str) -> Vec<String> {
+    let shorter = if name.contains('.') { " including a path (/)" } else { "" };
+    let advice = format!("prefer a domain-qualified finalizer name{shorter} to avoid accidental conflicts with other finalizer writers");
+    let advice = if is_domain_finalizer(name) { None } else { Some(advice) };
+    is_qualified_name(name).into_iter().chain(advice).map(|why| format!("metadata.finalizers: {}: {why}", go_quote(name))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use knarr_core::{ValueExt, clock::Env, json};
+
+    #[test]
+    fn finalizers_without_a_path_are_advised_against_when_they_are_new() {
+        let kind = CustomResource { status_subresource: false };
+        let object = |finalizers: &[&str]| json!({"metadata": {"name": "a", "namespace": "b", "finalizers": finalizers}});
+        let new = object(&["resources-finalizer.argocd.argoproj.io", "mine", "orphan", "example.com/a"]);
+        let advice = "to avoid accidental conflicts with other finalizer writers";
+        assert_eq!(
+            kind.warnings(&new, Some(&object(&["example.com/b"]))),
+            [
+                format!("metadata.finalizers: \"mine\": prefer a domain-qualified finalizer name {advice}"),
+                format!(
+                    "metadata.finalizers: \"resources-finalizer.argocd.argoproj.io\": prefer a domain-qualified finalizer name including a path (/) {advice}"
+                ),
+            ]
+        );
+        assert!(kind.warnings(&new, Some(&new)).is_empty());
+        assert!(crate::metadata::validate_metadata(&new, true, &kind).is_empty());
+    }
 
     #[test]
     fn a_status_without_subresource_counts_as_a_wish() {

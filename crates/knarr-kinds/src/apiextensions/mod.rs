@@ -6,6 +6,8 @@ pub mod custom;
 pub mod customresource;
 mod definition;
 
+pub use definition::approval_condition;
+
 use crate::cells::{Cells, created_at, is_true, name, text};
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, field::ErrorList, json};

@@ -38,9 +38,9 @@ impl Strategy for Job {
         pod::defaults::template(spec.ensure(&["template"]));
     }
 
-    fn prepare_for_create(&self, _cx: &Context<'_>, job: &mut Value) {
+    fn prepare_for_create(&self, cx: &Context<'_>, job: &mut Value) {
         if job.bool_at(&["spec", "manualSelector"]) != Some(true) {
-            generate_selector(job);
+            generate_selector(job, cx.labels_defaulted);
         }
         separation::create(self.shape(), job);
         disabled::drop_template(job, None, &["spec", "template"]);
@@ -159,8 +159,8 @@ pub fn default_failure_policy(spec: &mut Value) {
     });
 }
 
-/// Ties pods to this Job by its uid, which nobody else has.
-fn generate_selector(job: &mut Value) {
+/// Ties pods to this Job by its uid, which nobody else has. `shares_labels`: the Job's own labels are the template's.
+fn generate_selector(job: &mut Value, shares_labels: bool) {
     let name = job.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
     let uid = job.str_at(&["metadata", "uid"]).unwrap_or_default().to_owned();
     let labels = object(job.ensure(&["spec", "template", "metadata", "labels"]));
@@ -172,21 +172,9 @@ fn generate_selector(job: &mut Value) {
     }
     object(job.ensure(&["spec", "selector", "matchLabels"])).entry(CONTROLLER_UID_LABELS[1]).or_insert_with(|| uid.into());
     // Defaulting made the Job's own labels share the template's map, so they grow with it.
-    let labels = job.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
-    if shares_labels(job) {
+    if shares_labels || is_zero_at(job, &["metadata", "labels"]) {
+        let labels = job.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
         job.set(&["metadata", "labels"], labels);
-    }
-}
-
-/// Whether the Job's labels are those of its template (or none), as defaulting leaves them.
-fn shares_labels(job: &Value) -> bool {
-    let own = job.at(&["metadata", "labels"]).and_then(Value::as_object);
-    let template = job.at(&["spec", "template", "metadata", "labels"]).and_then(Value::as_object);
-    let generated = |key: &str| JOB_NAME_LABELS.contains(&key) || CONTROLLER_UID_LABELS.contains(&key);
-    match (own, template) {
-        (None, _) => true,
-        (Some(own), Some(template)) => own.iter().all(|(k, v)| template.get(k) == Some(v)) && template.keys().all(|k| own.contains_key(k) || generated(k)),
-        (Some(own), None) => own.is_empty(),
     }
 }
 
@@ -203,6 +191,19 @@ mod tests {
         let labels = json!({"batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "job-name": "j"});
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
         assert_eq!((&job["spec"]["template"]["metadata"]["labels"], &job["metadata"]["labels"]), (&labels, &labels));
+    }
+
+    #[test]
+    fn only_labels_that_defaulting_gave_grow_with_the_templates() {
+        let env = Env::system();
+        for (own, grows) in [(json!({}), true), (json!({"app": "a"}), false)] {
+            let mut job =
+                json!({"metadata": {"name": "j", "uid": "u", "labels": own}, "spec": {"template": {"metadata": {"labels": {"app": "a"}}, "spec": {}}}});
+            Job.default(&mut job);
+            Job.prepare_for_create(&Context { labels_defaulted: grows, ..Context::internal(&env, "") }, &mut job);
+            assert_eq!(job["metadata"]["labels"].as_object().unwrap().len(), if grows { 5 } else { 1 }, "{own}");
+            assert_eq!(job["spec"]["template"]["metadata"]["labels"].as_object().unwrap().len(), 5);
+        }
     }
 
     #[test]

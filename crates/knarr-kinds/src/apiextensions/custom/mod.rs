@@ -15,6 +15,6 @@ mod validate;
 
 pub use expressions::{Compiled, Evaluation, Expressions, cardinality_max, compile};
 pub use field_path::{Found, find as find_field_path};
-pub use prune::{fill_defaults, prune, prune_part};
+pub use prune::{drop_nulls, fill_defaults, prune, prune_part};
 pub use schema::{Additional, ListType, Rules, Schema, is_known_format};
 pub use validate::{validate, validate_at};

@@ -79,11 +79,31 @@ fn member<'a>(schema: &'a Schema, key: &str) -> Option<Option<&'a Schema>> {
     }
 }
 
-/// Fills in defaults, also in place of a null where none may be. Other such nulls go.
-pub fn fill_defaults(value: &mut Value, schema: &Schema) {
+/// Removes nulls where none may be, unless a default takes their place (upstream: `PruneNonNullableNullsWithoutDefaults`). What
+/// clients send and what lies in the store is read this way; what apply makes is not.
+pub fn drop_nulls(value: &mut Value, schema: &Schema) {
     match value {
         Value::Object(map) => {
             map.retain(|key, v| !v.is_null() || property(schema, key).is_none_or(|s| s.nullable || s.default.is_some()));
+            for (key, child) in map.iter_mut() {
+                if let Some(below) = property(schema, key) {
+                    drop_nulls(child, below);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(below) = &schema.items {
+                items.iter_mut().for_each(|item| drop_nulls(item, below));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Fills in defaults, also in place of a null where none may be.
+pub fn fill_defaults(value: &mut Value, schema: &Schema) {
+    match value {
+        Value::Object(map) => {
             for (key, property) in &schema.properties {
                 if let Some(default) = &property.default
                     && map.get(key).is_none_or(|v| v.is_null() && !property.nullable)
@@ -160,7 +180,13 @@ mod tests {
             "m": {"type": "string"},
         }}));
         let mut object = json!({"a": null, "d": [{}], "n": null, "m": null});
+        let mut applied = object.clone();
+        drop_nulls(&mut object, &schema);
+        assert_eq!(object, json!({"a": null, "d": [{}], "n": null}));
         fill_defaults(&mut object, &schema);
         assert_eq!(object, json!({"a": "x", "b": {"c": 3}, "d": [{"e": true}], "n": null}));
+        fill_defaults(&mut applied, &schema);
+        assert_eq!(applied["m"], Value::Null, "defaults alone remove nothing");
+        assert!(applied.as_object().unwrap().contains_key("m"));
     }
 }

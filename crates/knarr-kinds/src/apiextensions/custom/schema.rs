@@ -165,11 +165,12 @@ impl Rules {
     }
 }
 
-/// Largest compiled pattern.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// Largest compiled pattern; the same for which a definition is refused.
+const PATTERN_BYTES_MAX: usize = 10 << 20;
 
 fn compile(pattern: &str) -> Option<Regex> {
-    regex::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build().ok()
+    let translated = knarr_core::regexp::from_go(pattern).ok()?;
+    regex::RegexBuilder::new(&translated).size_limit(PATTERN_BYTES_MAX).build().ok()
 }
 
 /// Whether a format means something for a type.

@@ -13,7 +13,7 @@ mod warnings;
 
 use knarr_core::{
     Value, ValueExt,
-    field::{Error, ErrorList, Path},
+    field::{Error, ErrorList, Path, go_quote},
 };
 
 pub use warnings::warnings;
@@ -204,35 +204,67 @@ enum Approval {
     Missing,
 }
 
-fn approval_of(definition: &Value) -> Approval {
-    let text = definition.str_at(&["metadata", "annotations", APPROVED]).unwrap_or_default();
-    match text.split_once("://") {
-        _ if text.is_empty() => Approval::Missing,
-        _ if text.starts_with("unapproved") => Approval::Bypassed,
-        Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/') => Approval::Approved,
-        _ => Approval::Invalid,
+const SEE: &str = ", see https://github.com/kubernetes/enhancements/pull/1111";
+
+impl Approval {
+    /// Upstream: `GetAPIApprovalState`.
+    fn of(definition: &Value) -> Self {
+        let text = annotation(definition);
+        match text.split_once("://") {
+            _ if text.is_empty() => Self::Missing,
+            _ if text.starts_with("unapproved") => Self::Bypassed,
+            Some((scheme, rest)) if !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/') => Self::Approved,
+            _ => Self::Invalid,
+        }
     }
+
+    fn message(&self, annotation: &str) -> String {
+        match self {
+            Self::Missing => format!("protected groups must have approval annotation \"{APPROVED}\"{SEE}"),
+            Self::Invalid => {
+                format!("protected groups must have approval annotation \"{APPROVED}\" with either a URL or a reason starting with \"unapproved\"{SEE}")
+            }
+            Self::Approved => format!("approved in {annotation}"),
+            Self::Bypassed => format!("not approved: {}", go_quote(annotation)),
+        }
+    }
+}
+
+fn annotation(definition: &Value) -> &str {
+    definition.str_at(&["metadata", "annotations", APPROVED]).unwrap_or_default()
+}
+
+fn is_protected(group: &str) -> bool {
+    ["k8s.io", "kubernetes.io"].into_iter().any(|domain| group == domain || group.ends_with(&format!(".{domain}")))
+}
+
+/// Status, reason and message of the condition `KubernetesAPIApprovalPolicyConformant`, which definitions of the community's
+/// groups have (upstream: `apiapproval.calculateCondition`).
+pub fn approval_condition(definition: &Value) -> Option<(&'static str, &'static str, String)> {
+    if !is_protected(definition.str_at(&["spec", "group"])?) {
+        return None;
+    }
+    let state = Approval::of(definition);
+    let (status, reason) = match state {
+        Approval::Invalid => ("False", "InvalidAnnotation"),
+        Approval::Missing => ("False", "MissingAnnotation"),
+        Approval::Approved => ("True", "ApprovedAnnotation"),
+        Approval::Bypassed => ("False", "UnapprovedAnnotation"),
+    };
+    Some((status, reason, state.message(annotation(definition))))
 }
 
 /// Groups of the community want a reason.
 fn approval(root: &At, old: Option<&Value>, e: &mut ErrorList) {
-    let group = root.get("spec").str_of("group");
-    let is_protected = ["k8s.io", "kubernetes.io"].into_iter().any(|domain| group == domain || group.ends_with(&format!(".{domain}")));
-    let Some(definition) = root.value().filter(|_| is_protected) else { return };
-    let state = approval_of(definition);
-    if old.is_some_and(|old| approval_of(old) == state) {
+    let Some(definition) = root.value().filter(|_| is_protected(root.get("spec").str_of("group"))) else { return };
+    let state = Approval::of(definition);
+    if old.is_some_and(|old| Approval::of(old) == state) {
         return;
     }
-    const SEE: &str = ", see https://github.com/kubernetes/enhancements/pull/1111";
-    let place = Path::new("metadata").child("annotations").key(APPROVED);
-    let text = definition.str_at(&["metadata", "annotations", APPROVED]).unwrap_or_default();
+    let (place, text) = (Path::new("metadata").child("annotations").key(APPROVED), annotation(definition));
     match state {
-        Approval::Missing => e.push(Error::required(&place, format!("protected groups must have approval annotation \"{APPROVED}\"{SEE}"))),
-        Approval::Invalid => e.push(Error::invalid(
-            &place,
-            text,
-            format!("protected groups must have approval annotation \"{APPROVED}\" with either a URL or a reason starting with \"unapproved\"{SEE}"),
-        )),
+        Approval::Missing => e.push(Error::required(&place, state.message(text))),
+        Approval::Invalid => e.push(Error::invalid(&place, text, state.message(text))),
         Approval::Approved | Approval::Bypassed => {}
     }
 }

@@ -152,7 +152,11 @@ fn values(at: &At, any_is_union: bool, all_is_union: bool, level: Level, e: &mut
 
 /// Why a pattern cannot be compiled. The text is Go's where the cause is a common one.
 fn broken_pattern(pattern: &str) -> Option<String> {
-    let error = regex::Regex::new(pattern).err()?.to_string();
+    let translated = match knarr_core::regexp::from_go(pattern) {
+        Ok(translated) => translated,
+        Err(why) => return Some(format!("error parsing regexp: {why}")),
+    };
+    let error = regex::Regex::new(&translated).err()?.to_string();
     let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let told = match &cause[..] {
         c if c.contains("unclosed group") => format!("missing closing ): `{pattern}`"),

@@ -142,6 +142,18 @@ fn transition_rules_need_something_to_compare_with() {
 }
 
 #[test]
+fn patterns_are_read_as_go_reads_them() {
+    let with = |pattern: &str| object(json!({"name": {"type": "string", "pattern": pattern}}));
+    refused(with(r#"^[^()<>@,;:\\"\/[\]?={} \t\x7f\x00]+$"#), &[]);
+    refused(
+        with("a{1001}"),
+        &[
+            "SCHEMA.properties[name].pattern: Invalid value: \"a{1001}\": must be a valid regular expression, but isn't: error parsing regexp: invalid repeat count: `{1001}`",
+        ],
+    );
+}
+
+#[test]
 fn schemas_are_structural() {
     refused(json!({"type": "string"}), &["SCHEMA.type: Invalid value: \"string\": must be object at the root"]);
     refused(
@@ -250,6 +262,14 @@ fn groups_of_the_community_want_a_reason() {
         crd.set(&["metadata", "annotations"], json!({"api-approved.kubernetes.io": text}));
         assert_eq!(errors(&crd, None).is_empty(), fine, "{text}");
     }
+    let told = |text: &str| {
+        let mut crd = crd.clone();
+        crd.set(&["metadata", "annotations"], json!({"api-approved.kubernetes.io": text}));
+        super::approval_condition(&crd).map(|(status, reason, message)| format!("{status} {reason} {message}"))
+    };
+    assert_eq!(told("https://example.com/1").as_deref(), Some("True ApprovedAnnotation approved in https://example.com/1"));
+    assert_eq!(told("unapproved, a test").as_deref(), Some("False UnapprovedAnnotation not approved: \"unapproved, a test\""));
+    assert!(super::approval_condition(&definition(object(json!({})))).is_none());
 }
 
 #[test]
