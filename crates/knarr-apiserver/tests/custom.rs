@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use knarr_apiserver::{admission, stored::Stored};
 use knarr_core::{Value, ValueExt, json};
 use support::Cluster;
 
@@ -106,6 +107,8 @@ async fn finalizers_without_a_path_are_taken_with_a_warning() {
 #[tokio::test]
 async fn a_null_goes_when_it_is_sent_and_stays_when_it_is_applied() {
     let cluster = with_definition().await;
+    let objects: Arc<dyn admission::Objects> = Arc::new(Stored(cluster.storage.clone()));
+    cluster.server.set_plugins(admission::default_plugins(&objects));
     let with_null = tab("a", json!({"cronSpec": null, "replicas": null}));
     let created = cluster.post(TABS, &with_null).await;
     assert_eq!((created.code, created.text().contains("spec.cronSpec: Required value")), (422, true), "{}", created.text());

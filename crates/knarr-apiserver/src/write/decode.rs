@@ -83,7 +83,7 @@ fn unconvertible(ex: &Exchange<'_>, value: &Value, why: &Status) -> Status {
 /// `BadRequest` for metadata that is none.
 pub fn conform_again(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
     if let Behaviour::Custom(strategy) = &ex.served.strategy {
-        strategy.conform(value, FieldValidation::Ignore)?;
+        strategy.conform_applied(value, FieldValidation::Ignore)?;
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ pub use patch::patch;
 pub use update::{Change, replace, update};
 
 use crate::{
-    admission::{Operation, Request, Review, chain},
+    admission::{Operation, Passes, Request, Review, chain},
     authz::Attributes,
     call::Exchange,
     catalog::Behaviour,
@@ -78,7 +78,7 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// What a plugin says.
     pub async fn mutate(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
-        if self.ex.server.plugins.load().iter().any(|p| p.handles(operation, &self.attributes)) {
+        if self.ex.server.plugins.load().iter().any(|p| p.passes() != Passes::Validating && p.handles(operation, &self.attributes)) {
             object = self.mutate_other(operation, object, old).await?;
             decode::conform_again(self.ex, &mut object)?;
             decode::defaults(self.ex, &mut object);
