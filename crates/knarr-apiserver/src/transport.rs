@@ -38,9 +38,7 @@ pub struct InProcess {
 
 impl InProcess {
     pub(crate) fn new(server: Server, user: User) -> Self {
-        let component = user.name.rsplit(':').next().unwrap_or_default();
-        // The server's own writes show the name of its program.
-        let agent = if component == "apiserver" { "kube-apiserver" } else { component }.into();
+        let agent = agent_of(&user.name).into();
         Self { server, user: Arc::new(user), agent }
     }
 
@@ -171,6 +169,18 @@ fn uri(call: &Call) -> String {
 
 fn unexpected() -> Status {
     Status::internal("the request was of another verb than its call")
+}
+
+/// The user agent of a component of this process: the name of upstream's program, by which others know it in `managedFields`
+/// (upstream: `SAControllerClientBuilder` appends the account).
+fn agent_of(user: &str) -> String {
+    if user.starts_with("system:serviceaccount:kube-system:") {
+        return format!("kube-controller-manager/{}/{user}", knarr_core::KUBERNETES_VERSION);
+    }
+    match user.rsplit(':').next().unwrap_or_default() {
+        "apiserver" => "kube-apiserver".to_owned(),
+        component => component.to_owned(),
+    }
 }
 
 impl Transport for InProcess {

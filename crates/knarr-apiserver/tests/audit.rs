@@ -158,7 +158,10 @@ async fn components_of_the_same_process_are_written_down_too() {
     let text = std::fs::read_to_string(&log).unwrap();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!((&last["requestURI"], &last["responseStatus"]["code"]), (&json!("/api/v1/namespaces/default/configmaps/none"), &json!(404)));
-    assert_eq!((&last["userAgent"], &last["sourceIPs"]), (&json!("deployment-controller"), &json!(["127.0.0.1"])));
+    assert_eq!(
+        (&last["userAgent"], &last["sourceIPs"]),
+        (&json!("kube-controller-manager/v1.37.2/system:serviceaccount:kube-system:deployment-controller"), &json!(["127.0.0.1"]))
+    );
 }
 
 #[tokio::test]

@@ -38,3 +38,19 @@ async fn a_component_sees_what_clients_see_without_encoding() {
     let nobody = cluster.server.transport(User::anonymous());
     assert_eq!(nobody.list(request(Verb::List, None)).await.unwrap_err().code, 403);
 }
+
+/// Tools leave fields alone by the name of their manager, so ours have upstream's.
+#[tokio::test]
+async fn fields_of_controllers_belong_to_the_controller_manager() {
+    let cluster = Cluster::start().await;
+    for (user, manager) in [
+        (User::service_account("kube-system", "replicaset-controller"), "kube-controller-manager"),
+        (User { name: "system:kube-scheduler".into(), ..User::default() }, "kube-scheduler"),
+    ] {
+        let own = cluster.server.transport(User { groups: vec![MASTERS.into()], ..user });
+        let mut create = request(Verb::Create, None);
+        create.body = Some(json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": manager}, "data": {"k": "v"}}));
+        let Reply::Object(created) = own.call(create).await.unwrap() else { panic!("a create answers with the object") };
+        assert_eq!(codec::to_value(&created).unwrap()["metadata"]["managedFields"][0]["manager"], manager);
+    }
+}

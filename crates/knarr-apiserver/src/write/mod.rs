@@ -78,13 +78,23 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// What a plugin says.
     pub async fn mutate(&self, operation: Operation, mut object: Value, old: Option<&Value>) -> Result<Value> {
-        if self.ex.server.plugins.load().iter().any(|p| p.passes() != Passes::Validating && p.handles(operation, &self.attributes)) {
+        let (is_concerned, may_change) = self.concerned(operation);
+        if is_concerned {
             object = self.mutate_other(operation, object, old).await?;
-            decode::conform_again(self.ex, &mut object)?;
-            decode::defaults(self.ex, &mut object);
+            if may_change {
+                decode::conform_again(self.ex, &mut object)?;
+                decode::defaults(self.ex, &mut object);
+            }
             meta::dedup_owners(self.ex, &mut object, true);
         }
         Ok(object)
+    }
+
+    /// Whether any plugin looks at such a write, and whether one may change the object.
+    fn concerned(&self, operation: Operation) -> (bool, bool) {
+        let plugins = self.ex.server.plugins.load();
+        let mut passes = plugins.iter().filter(|p| p.handles(operation, &self.attributes)).map(|p| p.passes()).peekable();
+        (passes.peek().is_some(), passes.any(|p| p != Passes::Validating))
     }
 
     /// The same for an object that is not of the request's resource (a binding, an eviction): nobody fills in defaults. When a
