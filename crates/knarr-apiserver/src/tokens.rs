@@ -17,7 +17,7 @@ pub trait TokenIssuer: Send + Sync {
     fn issuer(&self) -> &str;
 
     /// `/.well-known/openid-configuration`
-    fn discovery(&self) -> Value;
+    fn discovery(&self) -> String;
 
     /// `/openid/v1/jwks`
     fn jwks(&self) -> Value;
@@ -32,7 +32,7 @@ impl TokenIssuer for ServiceAccountKey {
         &self.issuer
     }
 
-    fn discovery(&self) -> Value {
+    fn discovery(&self) -> String {
         let below = || format!("{}/openid/v1/jwks", self.issuer.trim_end_matches('/'));
         Self::discovery(self, &if self.jwks_uri.is_empty() { below() } else { self.jwks_uri.clone() })
     }

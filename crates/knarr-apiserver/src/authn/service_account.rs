@@ -155,12 +155,14 @@ impl ServiceAccountKey {
         }]})
     }
 
-    /// `/.well-known/openid-configuration`
-    pub fn discovery(&self, jwks_uri: &str) -> serde_json::Value {
-        serde_json::json!({
-            "issuer": self.issuer, "jwks_uri": jwks_uri, "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
-        })
+    /// `/.well-known/openid-configuration`, with its fields in upstream's order.
+    pub fn discovery(&self, jwks_uri: &str) -> String {
+        let text = |value: &str| serde_json::Value::from(value).to_string();
+        format!(
+            r#"{{"issuer":{},"jwks_uri":{},"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}}"#,
+            text(&self.issuer),
+            text(jwks_uri)
+        )
     }
 }
 
@@ -281,6 +283,14 @@ impl Authenticator for ServiceAccountAuthenticator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_configuration_has_its_fields_in_upstreams_order() {
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let key = ServiceAccountKey::from_pem(&pem, "https://a").unwrap();
+        let wanted = r#"{"issuer":"https://a","jwks_uri":"https://b/\"keys","response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}"#;
+        assert_eq!(key.discovery("https://b/\"keys"), wanted);
+    }
 
     struct Objects(Vec<(&'static str, &'static str, &'static str)>);
 

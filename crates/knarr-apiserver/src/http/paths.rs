@@ -164,7 +164,12 @@ fn metrics(inner: &Inner) -> String {
     inner.metrics.text(&now) + &audit.into_string()
 }
 
-fn keys(inner: &Inner, headers: &HeaderMap, content_type: &'static str, of: impl Fn(&dyn crate::tokens::TokenIssuer) -> Value) -> Result<Response<Body>> {
+fn keys<T: ToString>(
+    inner: &Inner,
+    headers: &HeaderMap,
+    content_type: &'static str,
+    of: impl Fn(&dyn crate::tokens::TokenIssuer) -> T,
+) -> Result<Response<Body>> {
     match inner.tokens.load().as_ref() {
         None => Ok(page_not_found()),
         Some(tokens) => {

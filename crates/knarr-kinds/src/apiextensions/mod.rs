@@ -58,6 +58,11 @@ impl Strategy for CustomResourceDefinition {
         definition::validate_status(definition)
     }
 
+    /// The name and the prefix of one are judged together, by [`definition::validate`].
+    fn validate_name(&self, _name: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn warnings(&self, definition: &Value, old: Option<&Value>) -> Vec<String> {
         definition::warnings(definition, old)
     }

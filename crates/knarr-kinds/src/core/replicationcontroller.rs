@@ -58,7 +58,11 @@ impl Strategy for ReplicationController {
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
-        validation::warn(object, old, true)
+        // Upstream hands the templates over the other way round: an update warns of what the old one had.
+        match old {
+            Some(old) => validation::warn(old, Some(object), true),
+            None => validation::warn(object, None, true),
+        }
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {
@@ -110,4 +114,19 @@ fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     validation::matches_template(&LabelSelector::from_map(spec.get("selector").value()), &template, e);
     pod::validation::template(&template, &validation::template_options(old), e);
     validation::runs_forever(&template, "ReplicationController", e);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knarr_core::json;
+
+    #[test]
+    fn an_update_warns_of_what_the_old_template_had() {
+        let of = |generation: i64, ports: Value| json!({"metadata": {"name": "a", "generation": generation}, "spec": {"template": {"spec": {"containers": [{"name": "c", "ports": ports}]}}}});
+        let (good, bad) = (of(1, json!([{"containerPort": 80}])), of(2, json!([{"containerPort": 80}, {"containerPort": 80}])));
+        assert_eq!(ReplicationController.warnings(&bad, None).len(), 1);
+        assert_eq!(ReplicationController.warnings(&bad, Some(&good)), [""; 0]);
+        assert_eq!(ReplicationController.warnings(&good, Some(&bad)).len(), 1);
+    }
 }

@@ -146,8 +146,11 @@ fn name(root: &At, e: &mut ErrorList) {
     let (name, prefix, names) = (metadata.get("name"), metadata.get("generateName"), spec.get("names"));
     let wanted = format!("{}.{}", names.str_of("plural"), spec.str_of("group"));
     const WRONG: &str = "must be spec.names.plural+\".\"+spec.group";
-    if !prefix.is_empty() && prefix.str() != wanted {
-        e.push(prefix.invalid(WRONG));
+    if !prefix.is_empty() {
+        prefix.problems(e, knarr_core::names::is_dns1123_subdomain(&crate::metadata::mask_trailing_dash(prefix.str())));
+        if prefix.str() != wanted {
+            e.push(prefix.invalid(WRONG));
+        }
     }
     if name.is_empty() {
         return;

@@ -200,6 +200,20 @@ fn defaults_are_what_the_schema_asks_for() {
 }
 
 #[test]
+fn a_prefix_is_told_before_the_name() {
+    let mut crd = definition(object(json!({"a": {"type": "string"}})));
+    crd.set(&["metadata", "generateName"], "Gen_");
+    crd.set(&["metadata", "name"], "Gen_abcde");
+    let (form, wanted) = ("a lowercase RFC 1123 subdomain must consist", "must be spec.names.plural+\".\"+spec.group");
+    let found: Vec<String> = validate(&crd, None).iter().map(ToString::to_string).filter(|e| e.starts_with("metadata.")).collect();
+    let expected = [("generateName", form), ("generateName", wanted), ("name", form), ("name", wanted)];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for (found, (field, why)) in found.iter().zip(expected) {
+        assert!(found.starts_with(&format!("metadata.{field}: ")) && found.contains(why), "{found}");
+    }
+}
+
+#[test]
 fn names_scope_versions_and_columns() {
     let mut crd = definition(object(json!({"a": {"type": "string"}})));
     crd.set(&["spec", "group"], "x");
