@@ -212,7 +212,8 @@ pub fn updates(sample: &Value) -> Vec<Request> {
     let mut places = Vec::new();
     pointers(sample, "", &mut places);
     let revision = BTreeMap::from([("rv".to_owned(), "/metadata/resourceVersion".to_owned())]);
-    let look = Request { id: "update-look".into(), method: "GET".into(), path: "{item}".into(), headers: BTreeMap::new(), body: None, capture: revision };
+    let look =
+        Request { id: "update-look".into(), method: "GET".into(), path: "{item}".into(), headers: BTreeMap::new(), body: None, capture: revision, until: None };
     let mut all = vec![look];
     let sample = &with_revision(sample);
     let update = |id: String, object: &Value| Request {
@@ -222,6 +223,7 @@ pub fn updates(sample: &Value) -> Vec<Request> {
         headers: BTreeMap::new(),
         body: Some(object.to_string()),
         capture: BTreeMap::new(),
+        until: None,
     };
     for pointer in places {
         let changed = match sample.pointer(&pointer) {

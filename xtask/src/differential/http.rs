@@ -25,6 +25,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What stands for the end of a connection, twice, without an answer.
+    pub fn none() -> Self {
+        Self { status: 0, headers: BTreeMap::new(), body: "the connection ended".into() }
+    }
+
     pub fn json(&self) -> Option<Value> {
         serde_json::from_str(&self.body).ok()
     }

@@ -31,10 +31,13 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     pub body: Option<String>,
     pub capture: BTreeMap<String, String>,
+    /// Asked again until status and body, with a space between them, hold this text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// A valid object of one kind (`objects.jsonl`).
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Sample {
     pub resource: String,
     pub object: Value,
@@ -65,6 +68,7 @@ struct Template {
     headers: BTreeMap<String, String>,
     #[serde(default)]
     capture: BTreeMap<String, String>,
+    until: Option<String>,
     only: Option<String>,
 }
 
@@ -126,6 +130,13 @@ fn remove(target: &mut Value, pointer: &str) {
     }
 }
 
+impl Sample {
+    /// One of which only the object is known.
+    pub fn plain(resource: &str, object: Value) -> Self {
+        Self { resource: resource.to_owned(), object, change: None, immutable: None, status: None, more: Vec::new() }
+    }
+}
+
 impl Tables {
     pub fn read(repository: &Path) -> Result<Self> {
         let folder = repository.join("conformance/differential");
@@ -142,6 +153,7 @@ impl Tables {
     pub fn scenarios(&self) -> Vec<Scenario> {
         let mut all = vec![self.paths(), self.namespaces()];
         all.extend(self.samples.iter().map(|sample| self.of_kind(sample)));
+        all.extend(super::matrix::scenarios(self));
         all
     }
 
@@ -153,6 +165,7 @@ impl Tables {
             headers: plain.headers.clone(),
             body: plain.body.as_ref().map(Value::to_string),
             capture: BTreeMap::new(),
+            until: None,
         };
         Scenario { name: "paths".into(), first: true, known: BTreeMap::new(), requests: self.plain.iter().enumerate().map(request).collect() }
     }
@@ -168,6 +181,7 @@ impl Tables {
                 headers: BTreeMap::new(),
                 body: Some(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}).to_string()),
                 capture: BTreeMap::new(),
+                until: None,
             }
         };
         let namespaced = self.samples.iter().filter(|s| self.served.get(&s.resource).is_some_and(|r| r.namespaced));
@@ -212,17 +226,26 @@ impl Tables {
         kind_has && verb
     }
 
-    /// What `{name}` and its like stand for.
+    pub fn sample(&self, resource: &str) -> Option<Sample> {
+        self.samples.iter().find(|s| s.resource == resource).cloned()
+    }
+
+    pub fn namespaced(&self, resource: &str) -> bool {
+        self.served.get(resource).is_some_and(|r| r.namespaced)
+    }
+
     fn known(&self, sample: &Sample) -> BTreeMap<String, String> {
+        let namespace = self.namespaced(&sample.resource).then(|| namespace(&sample.resource));
+        self.known_in(sample, namespace.as_deref())
+    }
+
+    /// What `{name}` and its like stand for, for an object in this namespace.
+    pub fn known_in(&self, sample: &Sample, namespace: Option<&str>) -> BTreeMap<String, String> {
         let (group_version, plural) = sample.resource.rsplit_once('/').unwrap_or_default();
         let root = if group_version == "v1" { "/api".to_owned() } else { "/apis".to_owned() };
         let version = format!("{root}/{group_version}");
         let name = sample.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let scope = if self.served.get(&sample.resource).is_some_and(|r| r.namespaced) {
-            format!("/namespaces/{}", namespace(&sample.resource))
-        } else {
-            String::new()
-        };
+        let scope = namespace.map_or_else(String::new, |n| format!("/namespaces/{n}"));
         let collection = format!("{version}{scope}/{plural}");
         let text = |field: &str| sample.object[field].as_str().unwrap_or_default().to_owned();
         BTreeMap::from([
@@ -259,6 +282,7 @@ pub fn create(id: String, query: &str, object: &Value) -> Request {
         headers: BTreeMap::new(),
         body: Some(object.to_string()),
         capture: BTreeMap::new(),
+        until: None,
     }
 }
 
@@ -286,6 +310,7 @@ impl Template {
             headers: self.headers.clone(),
             body: self.body(sample),
             capture: self.capture.clone(),
+            until: self.until.clone(),
         }
     }
 
