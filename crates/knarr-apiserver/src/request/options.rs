@@ -186,16 +186,18 @@ pub struct DeleteOptions {
 /// # Errors
 /// `BadRequest` for a number that is none, `Invalid` for an unknown policy or two policies at once.
 pub fn delete_options_from_query(query: &Query) -> Result<DeleteOptions> {
-    let policy = query.get("propagationPolicy").filter(|p| !p.is_empty());
-    let options = DeleteOptions {
-        grace_period_seconds: number(query, "gracePeriodSeconds")?,
+    let orphan_dependents = query.get("orphanDependents").map(parse_bool);
+    let grace_period_seconds = number(query, "gracePeriodSeconds")?;
+    let runs: Vec<Value> = query.all("dryRun").into_iter().map(Value::from).collect();
+    let propagation = validate_delete_options(query.get("propagationPolicy"), orphan_dependents, &runs)?;
+    Ok(DeleteOptions {
+        grace_period_seconds,
         preconditions: Preconditions::default(),
-        orphan_dependents: query.get("orphanDependents").map(parse_bool),
-        propagation: policy.map(propagation).transpose()?,
-        dry_run: dry_run(query)?,
+        orphan_dependents,
+        propagation,
+        dry_run: !runs.is_empty(),
         unreadable: query.get(UNREADABLE).is_some_and(parse_bool),
-    };
-    one_policy(options)
+    })
 }
 
 /// Reads a body of kind `DeleteOptions`; `apiVersion` may be any group's.
@@ -207,48 +209,41 @@ pub fn delete_options_from_value(body: &Value) -> Result<DeleteOptions> {
         return Err(Status::bad_request(format!("no kind {} is registered for version \"meta.k8s.io/__internal\"", field::go_quote(kind))));
     }
     let text = |path: &[&str]| body.str_at(path).map(str::to_owned);
-    for value in body.list_at(&["dryRun"]) {
-        if value.as_str() != Some("All") {
-            return Err(bad_dry_run("DeleteOptions", value.as_str().unwrap_or_default()));
-        }
-    }
-    let policy = body.str_at(&["propagationPolicy"]);
-    let options = DeleteOptions {
+    let orphan_dependents = body.bool_at(&["orphanDependents"]);
+    let runs = body.list_at(&["dryRun"]);
+    let propagation = validate_delete_options(body.str_at(&["propagationPolicy"]), orphan_dependents, runs)?;
+    Ok(DeleteOptions {
         grace_period_seconds: body.i64_at(&["gracePeriodSeconds"]),
         preconditions: Preconditions { uid: text(&["preconditions", "uid"]), resource_version: text(&["preconditions", "resourceVersion"]) },
-        orphan_dependents: body.bool_at(&["orphanDependents"]),
-        propagation: policy.map(propagation).transpose()?,
-        dry_run: !body.list_at(&["dryRun"]).is_empty(),
+        orphan_dependents,
+        propagation,
+        dry_run: !runs.is_empty(),
         unreadable: body.bool_at(&[UNREADABLE]).unwrap_or(false),
-    };
-    one_policy(options)
+    })
 }
 
 const UNREADABLE: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
-fn propagation(text: &str) -> Result<Propagation> {
-    match text {
-        "Orphan" => Ok(Propagation::Orphan),
-        "Background" => Ok(Propagation::Background),
-        "Foreground" => Ok(Propagation::Foreground),
-        other => {
-            let error = field::Error::not_supported(&Path::new("propagationPolicy"), other, &["Foreground", "Background", "Orphan", "nil"]);
-            Err(Status::invalid(&meta_kind("DeleteOptions"), "", &[error]))
+/// What becomes of dependents, if all that goes together is right (upstream: `ValidateDeleteOptions`).
+fn validate_delete_options(policy: Option<&str>, orphan: Option<bool>, runs: &[Value]) -> Result<Option<Propagation>> {
+    let (mut errors, path) = (Vec::new(), Path::new("propagationPolicy"));
+    if let (Some(policy), Some(_)) = (policy, orphan) {
+        errors.push(field::Error::invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set"));
+    }
+    let propagation = match policy {
+        Some("Orphan") => Some(Propagation::Orphan),
+        Some("Background") => Some(Propagation::Background),
+        Some("Foreground") => Some(Propagation::Foreground),
+        Some(other) => {
+            errors.push(field::Error::not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]));
+            None
         }
+        None => None,
+    };
+    if runs.iter().any(|run| run != "All") {
+        errors.push(field::Error::not_supported(&Path::new("dryRun"), Value::from(runs.to_vec()), &["All"]));
     }
-}
-
-fn one_policy(options: DeleteOptions) -> Result<DeleteOptions> {
-    if options.orphan_dependents.is_some() && options.propagation.is_some() {
-        let text = "orphanDependents and deletionPropagation cannot be both set";
-        let shown = options.propagation.map_or("", |p| match p {
-            Propagation::Orphan => "Orphan",
-            Propagation::Background => "Background",
-            Propagation::Foreground => "Foreground",
-        });
-        return Err(Status::invalid(&meta_kind("DeleteOptions"), "", &[field::Error::invalid(&Path::new("propagationPolicy"), shown, text)]));
-    }
-    Ok(options)
+    if errors.is_empty() { Ok(propagation) } else { Err(Status::invalid(&meta_kind("DeleteOptions"), "", &errors)) }
 }
 
 #[cfg(test)]
@@ -270,6 +265,18 @@ mod tests {
         assert_eq!(list_error("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true), "");
         assert!(list_error("sendInitialEvents=true", true).contains("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
         assert_eq!(options_from_query(&Query::parse("limit=x")).unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+    }
+
+    #[test]
+    fn every_broken_rule_of_delete_options_is_told() {
+        let message = |query: &str| delete_options_from_query(&Query::parse(query)).unwrap_err().message;
+        assert_eq!(
+            message("propagationPolicy=Bad&orphanDependents=true&dryRun=All&dryRun=x"),
+            "DeleteOptions.meta.k8s.io \"\" is invalid: [propagationPolicy: Invalid value: \"Bad\": orphanDependents and deletionPropagation cannot be both set, \
+             propagationPolicy: Unsupported value: \"Bad\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\", \
+             dryRun: Unsupported value: [\"All\",\"x\"]: supported values: \"All\"]"
+        );
+        assert!(message("propagationPolicy=").contains("Unsupported value: \"\""));
     }
 
     #[test]

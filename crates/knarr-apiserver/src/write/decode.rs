@@ -170,6 +170,15 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     Ok(decoded.value)
 }
 
+/// Options are decoded by a codec that does not say what it was about to make of them.
+fn plainly(mut status: Status, kind: &GroupVersionKind) -> Status {
+    let prefix = format!("{0} in version {1} cannot be handled as a {0}: ", kind.kind, field::go_quote(&kind.version));
+    if let Some(why) = status.message.strip_prefix(&prefix) {
+        status.message = why.to_owned();
+    }
+    status
+}
+
 /// The body of a delete. Unlike [`other`] it is read by a codec that knows options only, which says less about what it cannot read
 /// and passes over fields that it does not know.
 ///
@@ -188,13 +197,13 @@ pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     }
     // Every group has options by that name; typed clients send those of the group of what they delete.
     if value.str_at(&["apiVersion"]).is_none_or(|version| version == kind.api_version()) {
-        let options = codec::decode_json_kind(kind, bytes, FieldValidation::Ignore)?.value;
+        let options = codec::decode_json_kind(kind, bytes, FieldValidation::Ignore).map_err(|e| plainly(e, kind))?.value;
         ex.record_request(&options);
         return Ok(options);
     }
     value.set(&["apiVersion"], kind.api_version());
     let json = serde_json::to_vec(&value).map_err(Status::internal)?;
-    let options = codec::decode_json_kind(kind, &json, FieldValidation::Ignore)?.value;
+    let options = codec::decode_json_kind(kind, &json, FieldValidation::Ignore).map_err(|e| plainly(e, kind))?.value;
     ex.record_request(&options);
     Ok(options)
 }
