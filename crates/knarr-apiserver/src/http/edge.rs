@@ -203,7 +203,7 @@ impl Server {
         let read = async {
             let accepted = accepted?;
             let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
-            Ok::<_, Status>((accepted, include, options_from_query(query)?, read_input(&parts.headers, info, patch, body).await?))
+            Ok::<_, Status>((accepted, include, options_from_query(query, &info.verb)?, read_input(&parts.headers, info, patch, body).await?))
         };
         let (accepted, include, options, input) = match read.await {
             Ok(read) => read,

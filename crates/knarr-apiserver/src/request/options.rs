@@ -14,30 +14,48 @@ use super::query::{Query, parse_bool};
 /// Longest allowed `fieldManager`, in bytes.
 const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
-/// Reads the query parameters that all verbs share.
+/// Reads the query parameters of a verb, as RBAC names it (deletes of one object have [`delete_options_from_query`]). What belongs to other
+/// verbs may be anything.
 ///
 /// # Errors
-/// `BadRequest` for a number that is none, `Invalid` for a value outside its set.
-pub fn options_from_query(query: &Query) -> Result<Options> {
+/// `BadRequest` for a number that is none, `Invalid` for a `dryRun` that is none, with all other broken rules.
+pub fn options_from_query(query: &Query, verb: &str) -> Result<Options> {
     if query.is_empty() {
         return Ok(Options::default());
     }
     let text = |key: &str| query.get(key).filter(|v| !v.is_empty()).map(str::to_owned);
-    Ok(Options {
+    let is_list = matches!(verb, "list" | "watch" | "deletecollection");
+    let number = |key: &str| if is_list { number(query, key) } else { Ok(None) };
+    let kind = write_options_kind(verb);
+    let runs: Vec<&str> = kind.map(|_| query.all("dryRun").collect()).unwrap_or_default();
+    let options = Options {
         label_selector: text("labelSelector"),
         field_selector: text("fieldSelector"),
         resource_version: text("resourceVersion"),
         resource_version_match: text("resourceVersionMatch"),
-        limit: number(query, "limit")?,
+        limit: number("limit")?,
         continue_token: text("continue"),
-        timeout: number(query, "timeoutSeconds")?.map(|s| Duration::from_secs(u64::try_from(s).unwrap_or(0))),
+        timeout: number("timeoutSeconds")?.map(|s| Duration::from_secs(u64::try_from(s).unwrap_or(0))),
         allow_watch_bookmarks: query.get("allowWatchBookmarks").is_some_and(parse_bool),
         send_initial_events: query.get("sendInitialEvents").map(parse_bool),
-        dry_run: dry_run(query)?,
+        dry_run: !runs.is_empty(),
         field_manager: text("fieldManager"),
         field_validation: text("fieldValidation"),
         force: query.get("force").map(parse_bool),
-    })
+    };
+    match kind {
+        Some(kind) if runs.iter().any(|run| *run != "All") => Err(bad_dry_run(&options, kind, &runs)),
+        _ => Ok(options),
+    }
+}
+
+fn write_options_kind(verb: &str) -> Option<&'static str> {
+    match verb {
+        "create" => Some("CreateOptions"),
+        "update" => Some("UpdateOptions"),
+        "patch" => Some("PatchOptions"),
+        _ => None,
+    }
 }
 
 fn number(query: &Query, key: &str) -> Result<Option<i64>> {
@@ -55,19 +73,12 @@ fn meta_kind(kind: &str) -> GroupVersionKind {
     GroupVersionKind::new("meta.k8s.io", "v1", kind)
 }
 
-fn dry_run(query: &Query) -> Result<bool> {
-    let mut found = false;
-    for value in query.all("dryRun") {
-        if value != "All" {
-            return Err(bad_dry_run("CreateOptions", value));
-        }
-        found = true;
-    }
-    Ok(found)
-}
-
-fn bad_dry_run(kind: &str, value: &str) -> Status {
-    Status::invalid(&meta_kind(kind), "", &[field::Error::not_supported(&Path::new("dryRun"), serde_json::json!([value]), &["All"])])
+/// Whether a patch is an apply is not asked here: one with a bad `dryRun` is refused either way.
+fn bad_dry_run(options: &Options, kind: &str, runs: &[&str]) -> Status {
+    let mut errors = manager_problems(options);
+    errors.push(field::Error::not_supported(&Path::new("dryRun"), serde_json::json!(runs), &["All"]));
+    errors.extend(validation_problem(options));
+    Status::invalid(&meta_kind(kind), "", &errors)
 }
 
 /// The rules between the options of a list or a watch (upstream: `ValidateListOptions`).
@@ -138,21 +149,27 @@ pub fn validate_write_options(options: &Options, kind: &str, apply: bool) -> Res
             errors.push(field::Error::required(&manager, "is required for apply patch"));
         }
     }
-    if let Some(name) = &options.field_manager {
-        if name.len() > FIELD_MANAGER_BYTES_MAX {
-            errors.push(field::Error::too_long(&manager, FIELD_MANAGER_BYTES_MAX as i64));
-        }
-        if let Some((at, c)) = name.char_indices().find(|(_, c)| c.is_control()) {
-            let detail = format!("invalid character U+{:04X} (at position {at})", c as u32);
-            errors.push(field::Error::invalid(&manager, name.as_str(), detail));
-        }
-    }
-    if let Some(v) = options.field_validation.as_deref()
-        && !matches!(v, "Ignore" | "Warn" | "Strict")
-    {
-        errors.push(field::Error::not_supported(&Path::new("fieldValidation"), v, &["", "Ignore", "Strict", "Warn"]));
-    }
+    errors.extend(manager_problems(options));
+    errors.extend(validation_problem(options));
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind(kind), "", &errors)) }
+}
+
+fn manager_problems(options: &Options) -> field::ErrorList {
+    let (mut errors, manager) = (Vec::new(), Path::new("fieldManager"));
+    let Some(name) = &options.field_manager else { return errors };
+    if name.len() > FIELD_MANAGER_BYTES_MAX {
+        errors.push(field::Error::too_long(&manager, FIELD_MANAGER_BYTES_MAX as i64));
+    }
+    if let Some((at, c)) = name.char_indices().find(|(_, c)| c.is_control()) {
+        let detail = format!("invalid character U+{:04X} (at position {at})", c as u32);
+        errors.push(field::Error::invalid(&manager, name.as_str(), detail));
+    }
+    errors
+}
+
+fn validation_problem(options: &Options) -> Option<field::Error> {
+    let bad = options.field_validation.as_deref().filter(|v| !matches!(*v, "Ignore" | "Warn" | "Strict"))?;
+    Some(field::Error::not_supported(&Path::new("fieldValidation"), bad, &["", "Ignore", "Strict", "Warn"]))
 }
 
 /// What must hold of the stored object for a delete to go on.
@@ -188,7 +205,7 @@ pub struct DeleteOptions {
 pub fn delete_options_from_query(query: &Query) -> Result<DeleteOptions> {
     let orphan_dependents = query.get("orphanDependents").map(parse_bool);
     let grace_period_seconds = number(query, "gracePeriodSeconds")?;
-    let runs: Vec<Value> = query.all("dryRun").into_iter().map(Value::from).collect();
+    let runs: Vec<Value> = query.all("dryRun").map(Value::from).collect();
     let propagation = validate_delete_options(query.get("propagationPolicy"), orphan_dependents, &runs)?;
     Ok(DeleteOptions {
         grace_period_seconds,
@@ -251,7 +268,7 @@ mod tests {
     use super::*;
 
     fn list_error(query: &str, watch: bool) -> String {
-        let options = options_from_query(&Query::parse(query)).unwrap();
+        let options = options_from_query(&Query::parse(query), if watch { "watch" } else { "list" }).unwrap();
         validate_list_options(&options, watch).err().map(|s| s.message).unwrap_or_default()
     }
 
@@ -264,7 +281,25 @@ mod tests {
         assert_eq!(list_error("resourceVersion=5&resourceVersionMatch=Exact&limit=3", false), "");
         assert_eq!(list_error("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true), "");
         assert!(list_error("sendInitialEvents=true", true).contains("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
-        assert_eq!(options_from_query(&Query::parse("limit=x")).unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert_eq!(options_from_query(&Query::parse("limit=x"), "list").unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+    }
+
+    #[test]
+    fn options_of_other_verbs_are_not_looked_at() {
+        for (query, verb) in [("limit=x&dryRun=x", "get"), ("limit=x", "create"), ("dryRun=x", "list")] {
+            assert!(options_from_query(&Query::parse(query), verb).is_ok_and(|o| !o.dry_run), "{verb} {query}");
+        }
+    }
+
+    #[test]
+    fn a_bad_dry_run_is_told_with_the_verbs_own_kind_and_the_other_broken_rules() {
+        let message = |verb: &str| options_from_query(&Query::parse("dryRun=All&dryRun=x&fieldValidation=y"), verb).unwrap_err().message;
+        assert_eq!(
+            message("update"),
+            "UpdateOptions.meta.k8s.io \"\" is invalid: [dryRun: Unsupported value: [\"All\",\"x\"]: supported values: \"All\", \
+             fieldValidation: Unsupported value: \"y\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"]"
+        );
+        assert!(message("patch").starts_with("PatchOptions.") && message("create").starts_with("CreateOptions."));
     }
 
     #[test]
