@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 /// A condition that does not come true within this time fails the test.
@@ -157,6 +157,16 @@ impl Drop for Cluster {
             logs.lines().filter(|line| !line.contains("list or watch failed")).for_each(|line| eprintln!("{line}"));
         }
         self.knarr(&["delete"]);
+    }
+}
+
+/// A program that ends with the test, also when it fails.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

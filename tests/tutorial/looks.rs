@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, ready_pods, wait_for};
+use crate::cluster::{Cluster, Running, ready_pods, wait_for};
 
 pub fn at_everything(cluster: &Cluster) {
     lists(cluster);
@@ -35,15 +35,14 @@ fn lists(cluster: &Cluster) {
 /// `get -w` tells of what changes while it runs.
 fn watches(cluster: &Cluster) {
     let mut command = cluster.kubectl_command(&["get", "configmaps", "-w", "-o", "name"]);
-    let mut watch = command.stdout(Stdio::piped()).spawn().expect("kubectl runs");
-    let mut lines = BufReader::new(watch.stdout.take().expect("its output")).lines();
+    let mut watch = Running(command.stdout(Stdio::piped()).spawn().expect("kubectl runs"));
+    let mut lines = BufReader::new(watch.0.stdout.take().expect("its output")).lines();
     let mut until = |wanted: &str| lines.by_ref().map_while(Result::ok).any(|line| line == wanted);
     assert!(until("configmap/hello"), "the watch begins with what is there");
     cluster.kubectl(&["create", "configmap", "seen", "--from-literal=a=b"]);
     assert!(until("configmap/seen"), "and goes on with what comes");
     cluster.kubectl(&["delete", "configmap", "seen"]);
     assert!(until("configmap/seen"), "and with what goes");
-    watch.kill().and_then(|()| watch.wait()).expect("it ends");
 }
 
 fn descriptions(cluster: &Cluster) {

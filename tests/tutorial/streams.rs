@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use crate::cluster::{Cluster, get, ready_pods};
+use crate::cluster::{Cluster, Running, get, ready_pods};
 
 /// One container that waits for commands, and one that says what it is told.
 const TOOLS: &str = r"
@@ -101,14 +101,4 @@ fn copied(cluster: &Cluster) {
     let back = format!("{here}-back");
     cluster.kubectl(&["cp", "tools:/files/carried", &back, "-c", "idle"]);
     assert_eq!(std::fs::read_to_string(back).expect("the file"), text);
-}
-
-/// Ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -83,6 +83,12 @@ impl CustomStrategy {
         *self.has_defaults.get_or_init(|| self.schema().has_defaults())
     }
 
+    /// An object from the store, which the definition may not have known in its present form.
+    pub fn complete(&self, object: &mut Value) {
+        drop_nulls(object, self.schema());
+        fill_defaults(object, self.schema());
+    }
+
     /// Drops what the schema does not know or does not allow to be null, and brings `metadata` into its form. Gives what a
     /// client should be told.
     ///
@@ -92,12 +98,6 @@ impl CustomStrategy {
         let told = self.conform_applied(object, validation)?;
         drop_nulls(object, self.schema());
         Ok(told)
-    }
-
-    /// An object from the store, which the definition may not have known in its present form.
-    pub fn complete(&self, object: &mut Value) {
-        drop_nulls(object, self.schema());
-        fill_defaults(object, self.schema());
     }
 
     /// The same for what apply made, which is not decoded: a null that may not be one stays, and is an error later.
