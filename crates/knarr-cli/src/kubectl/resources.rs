@@ -194,6 +194,11 @@ pub fn builtin(name: &str) -> Option<Meant> {
     Some(Meant::new(&r.group, &r.version, &r.plural, &r.kind, r.namespaced))
 }
 
+/// A resource that every server has.
+pub fn known(name: &str) -> Meant {
+    builtin(name).unwrap_or_else(|| Meant::new("", "v1", name, name, true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

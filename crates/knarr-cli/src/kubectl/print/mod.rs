@@ -225,6 +225,15 @@ fn kyaml_text(text: &str, indent: usize, out: &mut String) {
     out.push_str(&format!("{}\"", " ".repeat(indent + 2)));
 }
 
+/// Prints what a printer made, with no newline of our own.
+pub fn out(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

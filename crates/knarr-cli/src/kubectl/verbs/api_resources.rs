@@ -2,10 +2,10 @@
 
 use knarr_core::{Value, json};
 
-use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{Flag, list, switch, switch_on, text};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{Printer, tabs};
 use crate::kubectl::resources::{Discovered, discover};
 

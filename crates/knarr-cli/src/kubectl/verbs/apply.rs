@@ -6,11 +6,13 @@ use knarr_core::{Value, ValueExt, json};
 use knarr_schema::patch;
 
 use super::change::{MERGE, STRATEGIC, is_empty, type_of};
-use super::common::{ALL, DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, VALIDATE, create, out, write_query};
+use super::options::{ALL, DRY_RUN, FIELD_MANAGER, SELECTOR, VALIDATE};
+use super::writes::{DryRun, create, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, list, switch, switch_on, text, time};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, go};
 use crate::kubectl::resources::find;
 use crate::kubectl::select::{Info, Selection, place};

@@ -2,12 +2,14 @@
 
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{ALL_NAMESPACES, DRY_RUN, DryRun, out};
 use super::describe::rule_lines;
+use super::options::{ALL_NAMESPACES, DRY_RUN};
+use super::writes::DryRun;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{switch, text};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, table, tabs};
 use crate::kubectl::resources::find;
 use crate::kubectl::select::{Info, place};

@@ -2,11 +2,11 @@
 
 use knarr_core::{Value, ValueExt, json, time};
 
-use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::switch;
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::select::{Info, Selection};
 

@@ -4,11 +4,12 @@
 use knarr_core::{Value, ValueExt};
 use knarr_schema::{patch, types};
 
-use super::common::{DryRun, out, write_query};
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::Context;
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::Flags;
 use crate::kubectl::print::Printer;
+use crate::kubectl::print::out;
 use crate::kubectl::select::Info;
 use crate::kubectl::session::{Session, with_query};
 

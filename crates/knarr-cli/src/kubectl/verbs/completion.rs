@@ -1,9 +1,9 @@
 //! `kubectl completion`: scripts for shells, made from the tree of verbs.
 
-use super::common::out;
 use crate::kubectl::ROOT;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
+use crate::kubectl::print::out;
 
 pub static VERB: Verb = Verb {
     name: "completion",

@@ -7,10 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use knarr_client::kubeconfig::{self, Kubeconfig, Locked};
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result, go_io};
 use crate::kubectl::flags::{Flag, Flags, list, many, switch, switch_on, text};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, table};
 use crate::kubectl::session;
 

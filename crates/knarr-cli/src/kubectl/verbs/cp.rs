@@ -4,10 +4,11 @@ use std::path::{Component, Path, PathBuf};
 
 use knarr_core::ValueExt;
 
-use super::common::{default_container, known};
+use super::pods::default_container;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result, go_io};
 use crate::kubectl::flags::{Flag, int, switch, text};
+use crate::kubectl::resources::known;
 use crate::kubectl::stream::Streams;
 
 const FLAGS: &[Flag] = &[

@@ -2,13 +2,16 @@
 
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SAVE_CONFIG, SELECTOR, VALIDATE, create, known, out, save_config, write_query};
 use super::generate as make;
+use super::options::{DRY_RUN, FIELD_MANAGER, SAVE_CONFIG, SELECTOR, VALIDATE};
+use super::writes::{DryRun, create, save_config, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, Flags, int, list, many, switch, text, time};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
+use crate::kubectl::resources::known;
 use crate::kubectl::resources::{builtin_kind, find};
 use crate::kubectl::select::{Info, Selection, place};
 use crate::kubectl::session::{Session, namespace};

@@ -3,11 +3,13 @@
 
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{container_names, known, out};
 use super::debug_profiles::{self, Keep, Style};
+use super::pods::container_names;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flags, list, many, switch, switch_on, text};
+use crate::kubectl::print::out;
+use crate::kubectl::resources::known;
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::Session;
 use crate::kubectl::stream::{DETACH_KEYS, Streams, detach_keys, is_terminal};

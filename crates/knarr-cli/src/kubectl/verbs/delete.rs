@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{ALL, ALL_NAMESPACES, DRY_RUN, DryRun, FIELD_SELECTOR, SELECTOR, within};
+use super::options::{ALL, ALL_NAMESPACES, DRY_RUN, FIELD_SELECTOR, SELECTOR, within};
+use super::writes::DryRun;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, Flags, int, switch, switch_on, text, time};
@@ -190,7 +191,7 @@ async fn targets(session: &Session, flags: &Flags, words: &[String], ignore_not_
 fn confirmed(targets: &[Info]) -> Result<bool> {
     println!("You are about to delete the following {} resource(s):", targets.len());
     targets.iter().for_each(|t| println!("{}", t.title()));
-    super::common::out("Do you want to continue? (y/N): ")?;
+    crate::kubectl::print::out("Do you want to continue? (y/N): ")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))

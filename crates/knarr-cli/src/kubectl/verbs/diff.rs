@@ -4,7 +4,8 @@ use knarr_core::{Value, ValueExt};
 
 use super::apply::{annotate, prunable, three_way};
 use super::change::{MERGE, STRATEGIC, is_empty, type_of};
-use super::common::{DryRun, FIELD_MANAGER, SELECTOR, create, write_query};
+use super::options::{FIELD_MANAGER, SELECTOR};
+use super::writes::{DryRun, create, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{int, many, switch};

@@ -5,12 +5,15 @@ use std::time::Duration;
 use knarr_core::{Value, ValueExt, json};
 
 use super::change;
-use super::common::{ALL, DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, VALIDATE, known, out, within, write_query};
 use super::delete::until_gone;
+use super::options::{ALL, DRY_RUN, FIELD_MANAGER, SELECTOR, VALIDATE, within};
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, switch, text, time};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
+use crate::kubectl::resources::known;
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::with_query;
 
@@ -25,7 +28,7 @@ const DRAIN_FLAGS: &[Flag] = &[
     text("pod-selector", "", "Label selector to filter pods on the node"),
     SELECTOR,
     DRY_RUN,
-    super::common::CHUNK,
+    super::options::CHUNK,
 ];
 
 pub static CORDON: Verb = Verb {

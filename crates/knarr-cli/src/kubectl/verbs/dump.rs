@@ -9,11 +9,13 @@ use std::path::Path;
 use http::Method;
 use knarr_core::{Value, ValueExt};
 
-use super::common::{ALL_NAMESPACES, known, out};
+use super::options::ALL_NAMESPACES;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{list, text, time};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, shown};
+use crate::kubectl::resources::known;
 use crate::kubectl::session::JSON;
 
 pub static VERB: Verb = Verb {

@@ -6,11 +6,13 @@ use knarr_core::{Value, ValueExt, yaml};
 
 use super::apply::annotate;
 use super::change::{difference, is_empty};
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SAVE_CONFIG, VALIDATE, out, write_query};
+use super::options::{DRY_RUN, FIELD_MANAGER, SAVE_CONFIG, VALIDATE};
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, switch, text};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, go};
 use crate::kubectl::select::Selection;
 use crate::kubectl::session::with_query;

@@ -6,11 +6,13 @@ use knarr_core::field::go_quote;
 use knarr_core::{Value, ValueExt, names};
 
 use super::change::MERGE;
-use super::common::{ALL, ALL_NAMESPACES, DRY_RUN, DryRun, FIELD_MANAGER, FIELD_SELECTOR, LOCAL, SELECTOR, out, write_query};
+use super::options::{ALL, ALL_NAMESPACES, DRY_RUN, FIELD_MANAGER, FIELD_SELECTOR, LOCAL, SELECTOR};
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, switch, text};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::with_query;

@@ -3,13 +3,15 @@
 use futures::StreamExt;
 use knarr_core::{Value, ValueExt, json, time};
 
-use super::common::{ALL_NAMESPACES, CHUNK, known, out};
 use super::describe::page::{since, text};
+use super::options::{ALL_NAMESPACES, CHUNK};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{Flag, list, switch, text as text_flag};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, table};
 use crate::kubectl::resources::find;
+use crate::kubectl::resources::known;
 use crate::kubectl::session::with_query;
 
 const FLAGS: &[Flag] = &[

@@ -2,7 +2,7 @@
 
 use knarr_core::{Value, ValueExt};
 
-use super::common::{container_names, default_container, pod_of};
+use super::pods::{container_names, default_container, pod_of};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{Flag, list, switch, text, time};

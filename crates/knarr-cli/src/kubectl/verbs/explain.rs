@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use knarr_core::{Value, ValueExt};
 
-use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, switch, text};
 use crate::kubectl::print::go;
+use crate::kubectl::print::out;
 use crate::kubectl::resources::{Meant, find};
 
 const FLAGS: &[Flag] = &[

@@ -2,14 +2,18 @@
 
 use knarr_core::{Value, ValueExt, json, names};
 
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SAVE_CONFIG, create, known, out, save_config, selector_of, write_query};
 use super::generate::{autoscaler, labels, to_send};
+use super::options::{DRY_RUN, FIELD_MANAGER, SAVE_CONFIG};
+use super::pods::selector_of;
+use super::writes::{DryRun, create, save_config, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, many, switch, text, time};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::resources::builtin_kind;
+use crate::kubectl::resources::known;
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::namespace;
 use crate::kubectl::stream::{Streams, detach_keys};
@@ -430,8 +434,8 @@ pub(super) async fn attach(cx: &Context, pod: &Value) -> Result<()> {
         Some(_) => Ok(["Running", "Succeeded", "Failed"].contains(&phase(p).as_str())),
     });
     let late = || Failure::from("timed out waiting for the condition");
-    let now = super::common::within(flags.limit("pod-running-timeout"), started, late).await?;
-    let container = super::common::default_container(pod);
+    let now = super::options::within(flags.limit("pod-running-timeout"), started, late).await?;
+    let container = super::pods::default_container(pod);
     if phase(now.as_ref()) == "Running" {
         let tty = flags.on("tty") && crate::kubectl::stream::is_terminal();
         let streams = Streams {

@@ -11,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::common::{first_pod, pods_of};
+use super::pods::{first_pod, pods_of};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{list, time};
@@ -205,7 +205,7 @@ async fn forward(transport: &knarr_client::TlsTransport, path: &str, port: u16, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubectl::verbs::common::known;
+    use crate::kubectl::resources::known;
     use knarr_core::json;
 
     #[test]

@@ -3,11 +3,12 @@
 use futures::StreamExt;
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{ALL_NAMESPACES, CHUNK, FIELD_SELECTOR, SELECTOR, out};
+use super::options::{ALL_NAMESPACES, CHUNK, FIELD_SELECTOR, SELECTOR};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, Flags, list, switch, switch_on, text};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, table};
 use crate::kubectl::select::{Selection, Target};
 use crate::kubectl::session::with_query;

@@ -2,11 +2,11 @@
 
 use knarr_core::yaml;
 
-use super::common::out;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{list, many, switch, text};
 use crate::kubectl::kustomize;
+use crate::kubectl::print::out;
 
 pub static VERB: Verb = Verb {
     name: "kustomize",

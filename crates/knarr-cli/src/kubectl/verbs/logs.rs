@@ -5,11 +5,13 @@ use std::io::Write;
 use futures::stream::{SelectAll, StreamExt};
 use knarr_core::{Value, ValueExt};
 
-use super::common::{SELECTOR, container_names, default_container, known, pods_matching, pods_of};
 use super::exec::described;
+use super::options::SELECTOR;
+use super::pods::{container_names, default_container, pods_matching, pods_of};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, switch, text, time};
+use crate::kubectl::resources::known;
 use crate::kubectl::select::Selection;
 use crate::kubectl::session::{Query, encode, with_query};
 
@@ -144,7 +146,7 @@ async fn pods_named(cx: &Context, word: &str) -> Result<Vec<Value>> {
         return Ok(pods);
     }
     let count = pods.len();
-    let Some(first) = super::common::first_pod(pods) else { return Err("timed out waiting for the condition".into()) };
+    let Some(first) = super::pods::first_pod(pods) else { return Err("timed out waiting for the condition".into()) };
     if count > 1 {
         eprintln!("Found {count} pods, using pod/{}", first.str_at(&["metadata", "name"]).unwrap_or_default());
     }

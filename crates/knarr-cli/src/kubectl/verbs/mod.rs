@@ -5,7 +5,6 @@ mod apply;
 mod auth;
 mod certificate;
 mod change;
-mod common;
 pub mod completion;
 mod config;
 mod cp;
@@ -28,8 +27,10 @@ mod generate;
 mod get;
 mod kustomize;
 mod logs;
+mod options;
 mod patch;
 pub mod plugin;
+mod pods;
 mod proxy;
 mod proxy_files;
 mod replace;
@@ -40,6 +41,7 @@ mod set;
 mod top;
 mod version;
 mod wait;
+mod writes;
 
 use super::command::Verb;
 

@@ -3,11 +3,13 @@
 use knarr_core::{Value, ValueExt, yaml};
 
 use super::change::{JSON_PATCH, MERGE, STRATEGIC, type_of};
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, LOCAL, out, write_query};
+use super::options::{DRY_RUN, FIELD_MANAGER, LOCAL};
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, text};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::with_query;

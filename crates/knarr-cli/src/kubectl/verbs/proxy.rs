@@ -19,11 +19,11 @@ use regex::Regex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::common::out;
 use super::proxy_files;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result, go_io};
 use crate::kubectl::flags::{Flags, int, switch, text, time};
+use crate::kubectl::print::out;
 
 const PORT_DEFAULT: &str = "8001";
 /// A request with a longer body is refused: it is read whole before it is passed on.

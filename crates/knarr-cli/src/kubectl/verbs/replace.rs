@@ -2,12 +2,14 @@
 
 use knarr_core::json;
 
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SAVE_CONFIG, VALIDATE, create, out, save_config, write_query};
 use super::delete::until_gone;
+use super::options::{DRY_RUN, FIELD_MANAGER, SAVE_CONFIG, VALIDATE};
+use super::writes::{DryRun, create, save_config, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, switch, text, time};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::select::{Info, place};
 use crate::kubectl::session::with_query;

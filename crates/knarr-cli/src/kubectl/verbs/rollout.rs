@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use knarr_core::{Value, ValueExt, json, time};
 
 use super::change;
-use super::common::{DRY_RUN, DryRun, FIELD_MANAGER, SELECTOR, known, out, selector_of, within, write_query};
 use super::describe::pods::template_page;
+use super::options::{DRY_RUN, FIELD_MANAGER, SELECTOR, within};
+use super::pods::selector_of;
+use super::writes::{DryRun, write_query};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, switch_on, time as duration};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, tabs};
+use crate::kubectl::resources::known;
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::{Session, with_query};
 

@@ -4,13 +4,15 @@
 use futures::StreamExt;
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{DryRun, known, pods_matching};
 use super::expose::{COMMON, OVERRIDES, attach, check_run, make, overridden, pod_of, run_service};
 use super::generate::resource_list;
+use super::pods::pods_matching;
+use super::writes::DryRun;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{Flags, int, many, switch, switch_on, text, time};
 use crate::kubectl::print::{self, Printer};
+use crate::kubectl::resources::known;
 use crate::kubectl::session::{Session, with_query};
 
 const MANAGER: &str = "knarr-run";
@@ -171,7 +173,7 @@ async fn run(cx: &Context) -> Result<()> {
 
 /// The first pod of a workload, as soon as there is one.
 async fn first_pod(cx: &Context, session: &Session, made: &Value) -> Result<Value> {
-    let selector = super::common::selector_of(made)?.to_string();
+    let selector = super::pods::selector_of(made)?.to_string();
     let late = || "timed out waiting for the condition".into();
     let appeared = async {
         loop {
@@ -184,7 +186,7 @@ async fn first_pod(cx: &Context, session: &Session, made: &Value) -> Result<Valu
             events.next().await.transpose()?;
         }
     };
-    super::common::within(cx.flags.limit("pod-running-timeout"), appeared, late).await
+    super::options::within(cx.flags.limit("pod-running-timeout"), appeared, late).await
 }
 
 async fn remove(session: &Session, workload: Workload, made: &Value, flags: &Flags) -> Result<()> {

@@ -3,11 +3,13 @@
 use knarr_core::{ValueExt, json};
 
 use super::change::MERGE;
-use super::common::{ALL, DRY_RUN, DryRun, SELECTOR, out, within};
+use super::options::{ALL, DRY_RUN, SELECTOR, within};
+use super::writes::DryRun;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, int, text, time};
 use crate::kubectl::manifest;
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer};
 use crate::kubectl::select::{Info, Selection};
 use crate::kubectl::session::with_query;

@@ -3,8 +3,9 @@
 use knarr_core::{Value, ValueExt, json};
 
 use super::change::each;
-use super::common::{ALL, DRY_RUN, FIELD_MANAGER, LOCAL, SELECTOR, pod_spec_path, split_changes};
 use super::generate::{labels, resource_list};
+use super::options::{ALL, DRY_RUN, FIELD_MANAGER, LOCAL, SELECTOR};
+use super::pods::pod_spec_path;
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, list, many, switch, switch_on, text};
@@ -339,6 +340,13 @@ async fn subject(cx: &Context) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// `key=value` words and `key-` words, apart from resources.
+fn split_changes(words: &[String]) -> (Vec<String>, Vec<String>) {
+    let first = words.iter().position(|w| (w.contains('=') && !w.starts_with('=')) || (w.ends_with('-') && w.len() > 1));
+    let (resources, changes) = words.split_at(first.unwrap_or(words.len()));
+    (resources.to_vec(), changes.to_vec())
 }
 
 #[cfg(test)]

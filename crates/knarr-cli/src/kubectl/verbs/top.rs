@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use knarr_core::quantity::Quantity;
 use knarr_core::{Value, ValueExt};
 
-use super::common::{ALL_NAMESPACES, FIELD_SELECTOR, SELECTOR, known, out};
 use super::describe::page::text;
+use super::options::{ALL_NAMESPACES, FIELD_SELECTOR, SELECTOR};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, switch, switch_on, text as text_flag};
+use crate::kubectl::print::out;
 use crate::kubectl::print::tabs;
+use crate::kubectl::resources::known;
 use crate::kubectl::session::{Query, with_query};
 
 const COMMON: &[Flag] = &[

@@ -2,12 +2,13 @@
 
 use knarr_core::{Value, ValueExt, json};
 
-use super::common::{known, out};
 use crate::kubectl::command::{Context, Verb, flag_help};
 use crate::kubectl::failure::Result;
 use crate::kubectl::flags::{switch, text};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{go, yaml};
 use crate::kubectl::resources::discover;
+use crate::kubectl::resources::known;
 use crate::kubectl::session::{GLOBAL, with_query};
 
 pub static VERSION: Verb = Verb {

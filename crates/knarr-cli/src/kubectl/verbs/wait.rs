@@ -5,12 +5,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use knarr_core::{Value, ValueExt};
 
-use super::common::{ALL, ALL_NAMESPACES, FIELD_SELECTOR, LOCAL, SELECTOR, out};
+use super::options::{ALL, ALL_NAMESPACES, FIELD_SELECTOR, LOCAL, SELECTOR};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, many, time};
 use crate::kubectl::manifest;
 use crate::kubectl::print::jsonpath::{JsonPath, relaxed};
+use crate::kubectl::print::out;
 use crate::kubectl::print::{self, Printer, go};
 use crate::kubectl::select::{Info, Selection, Target};
 use crate::kubectl::session::{Session, with_query};

@@ -10,7 +10,7 @@ use super::Asker;
 use super::page::{Page, date, format_labels, int, or, since, text, texts, yes};
 use crate::kubectl::failure::Result;
 use crate::kubectl::print::go;
-use crate::kubectl::verbs::common::known;
+use crate::kubectl::resources::known;
 
 fn bytes_of(value: &Value) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default()

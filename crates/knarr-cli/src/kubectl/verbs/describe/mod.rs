@@ -15,12 +15,14 @@ pub use access::rule_lines;
 use knarr_core::{Value, ValueExt};
 
 use self::page::{Page, text};
-use super::common::{ALL_NAMESPACES, CHUNK, SELECTOR, known, out};
+use super::options::{ALL_NAMESPACES, CHUNK, SELECTOR};
 use crate::kubectl::command::{Context, Verb};
 use crate::kubectl::failure::{Failure, Result};
 use crate::kubectl::flags::{Flag, switch_on};
 use crate::kubectl::manifest;
 use crate::kubectl::print::go;
+use crate::kubectl::print::out;
+use crate::kubectl::resources::known;
 use crate::kubectl::select::{Found, Info, Selection};
 use crate::kubectl::session::{Session, with_query};
 
@@ -73,8 +75,8 @@ impl Asker<'_> {
 
     /// How many pods that belong to an object are in each phase: running, waiting, succeeded, failed.
     pub async fn pod_phases(&self, object: &Value) -> Result<[usize; 4]> {
-        let selector = super::common::selector_of(object)?;
-        let pods = super::common::pods_matching(self.session, text(object, &["metadata", "namespace"]), &selector.to_string()).await?;
+        let selector = super::pods::selector_of(object)?;
+        let pods = super::pods::pods_matching(self.session, text(object, &["metadata", "namespace"]), &selector.to_string()).await?;
         let uid = text(object, &["metadata", "uid"]);
         let own = pods.iter().filter(|p| controller(p).is_some_and(|c| text(c, &["uid"]) == uid));
         let mut counts = [0; 4];

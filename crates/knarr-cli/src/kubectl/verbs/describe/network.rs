@@ -6,7 +6,7 @@ use super::Asker;
 use super::page::{Page, format_labels, format_selector, go_date, int, or, text, texts};
 use crate::kubectl::failure::Result;
 use crate::kubectl::print::go;
-use crate::kubectl::verbs::common::known;
+use crate::kubectl::resources::known;
 
 /// Addresses that are shown before the rest is only counted.
 const ENDPOINTS_SHOWN: usize = 3;

@@ -5,7 +5,7 @@ use knarr_core::{Value, ValueExt};
 use super::page::{Page, date, format_labels, int, or, since, text, texts, title_bool};
 use super::{Asker, volumes};
 use crate::kubectl::failure::Result;
-use crate::kubectl::verbs::common::known;
+use crate::kubectl::resources::known;
 
 /// `RWO,ROX`, each once.
 fn access_modes(modes: &[String]) -> String {

@@ -6,7 +6,8 @@ use super::page::{Page, between, date, format_labels, format_selector, int, or, 
 use super::{Asker, controller, pods};
 use crate::kubectl::failure::Result;
 use crate::kubectl::print::go;
-use crate::kubectl::verbs::common::{known, selector_of};
+use crate::kubectl::resources::known;
+use crate::kubectl::verbs::pods::selector_of;
 
 fn phases(page: &mut Page, counts: [usize; 4]) {
     let [running, waiting, succeeded, failed] = counts;
