@@ -137,13 +137,6 @@ fn span_of(call: &Call) -> Span {
     };
     let mut span = spans::child(name, spans::Kind::Internal);
     if span.is_recording() {
-        let scope = if !info.name.is_empty() {
-            "resource"
-        } else if info.namespace.is_empty() {
-            "cluster"
-        } else {
-            "namespace"
-        };
         let fields = [
             ("api-group", &info.group),
             ("api-version", &info.version),
@@ -156,7 +149,7 @@ fn span_of(call: &Call) -> Span {
             ("verb", &info.verb),
         ];
         fields.into_iter().for_each(|(key, value)| span.set(key, value.as_str()));
-        span.set("scope", scope);
+        span.set("scope", info.scope());
     }
     span
 }

@@ -85,7 +85,7 @@ async fn take(
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    knarr_core::hex::encode(bytes)
 }
 
 fn attributes(span: &Span) -> BTreeMap<&str, String> {
@@ -145,7 +145,7 @@ async fn what_a_client_traces_goes_on_in_the_server_and_at_its_webhooks() {
         [("audit-id", "an-id"), ("http.request.method", "POST"), ("http.response.status_code", "201"), ("http.target", CONFIG_MAPS), ("url.path", CONFIG_MAPS)];
     assert_eq!(wanted.map(|(key, _)| (key, of_request[key].as_str())), wanted);
     let of_verb = attributes(by_name["Create"]);
-    assert_eq!((of_verb["resource"].as_str(), of_verb["namespace"].as_str(), of_verb["scope"].as_str()), ("configmaps", "default", "namespace"));
+    assert_eq!((of_verb["resource"].as_str(), of_verb["namespace"].as_str(), of_verb["scope"].as_str()), ("configmaps", "default", "resource"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,7 +58,7 @@ async fn publish(client: &Client, bundles: &Informer<Meta>, root_ca: &str) -> Re
 
 fn name(bundle: &str) -> String {
     let hash = digest(&SHA256, bundle.as_bytes());
-    let hex: String = hash.as_ref()[..HASH_BYTES].iter().map(|b| format!("{b:02x}")).collect();
+    let hex = knarr_core::hex::encode(&hash.as_ref()[..HASH_BYTES]);
     format!("{}:{hex}", SIGNER.replace('/', ":"))
 }
 

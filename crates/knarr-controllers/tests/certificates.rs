@@ -12,8 +12,8 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use knarr_apiserver::authn::User;
 use knarr_client::{Client, Deletion};
 use knarr_core::api::Options;
+use knarr_core::pem;
 use knarr_core::{Value, json};
-use knarr_kinds::certificates::pem;
 use support::{Cluster, until};
 
 const CLIENT: &str = include_str!("../../knarr-kinds/fixtures/node-client.csr");

@@ -347,6 +347,33 @@ async fn readiness_follows_its_probe_and_liveness_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_is_replaced_in_a_blink_does_not_make_its_pod_unready() {
+    let world = World::started();
+    world.runtime.add_image("x:2");
+    world.create(json!({"containers": [{"name": "a"}]})).await;
+    let transition = |status: &PodStatus| status.conditions.iter().flatten().find(|c| c.type_ == "Ready").and_then(|c| c.last_transition_time.clone());
+    let before = transition(&world.until_ready().await);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let body = json!({"metadata": {"generation": 2}, "spec": {"containers": [{"name": "a", "image": "x:2"}]}});
+    world.api.client().within::<Pod>("default").patch("p", knarr_client::Patch::strategic(body)).await.unwrap();
+    let status = world.until("replaced", |s| s.container_statuses.iter().flatten().any(|c| c.restart_count == 1 && c.ready)).await;
+    assert_eq!(world.events_of("Killing"), ["Normal Killing Container a definition changed, will be restarted"]);
+    assert_eq!(transition(&status), before, "it was ready all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_replaced_makes_its_pod_unready() {
+    let world = World::started();
+    world.create(json!({"containers": [{"name": "a"}]})).await;
+    world.until_ready().await;
+    world.runtime.refuse_pull("missing:1", "not found");
+    let body = json!({"metadata": {"generation": 2}, "spec": {"containers": [{"name": "a", "image": "missing:1"}]}});
+    world.api.client().within::<Pod>("default").patch("p", knarr_client::Patch::strategic(body)).await.unwrap();
+    world.until("unready", |s| s.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "False")).await;
+    assert!(world.seconds() <= 1, "after {} s", world.seconds());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_agent_takes_running_pods_over_without_a_restart() {
     let world = World::started();
     world.create(json!({"containers": [{"name": "a", "livenessProbe": {"exec": {"command": ["x"]}}}]})).await;

@@ -145,7 +145,7 @@ fn user_of(der: &[u8], fingerprint: &Fingerprint) -> Option<User> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    let fingerprint: String = fingerprint.iter().map(|b| format!("{b:02x}")).collect();
+    let fingerprint = knarr_core::hex::encode(fingerprint);
     let extra = [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])].into();
     Some(User { name, uid: String::new(), groups, extra })
 }

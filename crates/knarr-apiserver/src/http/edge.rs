@@ -390,7 +390,7 @@ where
 /// What the request is counted under (upstream: `metrics.CleanVerb`, `CleanScope`, `cleanDryRun`). What is not served is not
 /// told apart: no client can fill the memory with paths that it made up.
 fn counted(inner: &Inner, method: &http::Method, headers: &HeaderMap, info: &RequestInfo, query: &Query) -> Arc<Requests> {
-    let (scope, dry_run) = (scope(info), dry_run(query));
+    let (scope, dry_run) = (info.scope(), dry_run(query));
     let verb = verb(method, headers, info, scope);
     let nowhere = Labels { verb, group: "", version: "", resource: "", subresource: "", scope, dry_run };
     if !info.is_resource_request {
@@ -428,17 +428,6 @@ fn verb(method: &http::Method, headers: &HeaderMap, info: &RequestInfo, scope: &
     }
 }
 
-fn scope(info: &RequestInfo) -> &'static str {
-    // The name of a collection's request is that of its field selector.
-    let one = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
-    match (info.is_resource_request, one || info.verb == "create", info.namespace.is_empty()) {
-        (false, ..) => "",
-        (true, true, _) => "resource",
-        (true, false, false) => "namespace",
-        (true, false, true) => "cluster",
-    }
-}
-
 /// Subresources of which upstream makes no table.
 const WITHOUT_TABLE: [(&str, &str); 7] = [
     ("customresourcedefinitions", "status"),
@@ -469,7 +458,7 @@ mod tests {
             let info = RequestInfo::parse(&method, path, &query).unwrap();
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/apply-patch+yaml"));
-            let scope = scope(&info);
+            let scope = info.scope();
             assert_eq!((verb(&method, &headers, &info, scope), scope, dry_run(&query)), wanted, "{method} {url}");
         };
         check("GET", "/api/v1/pods", ("LIST", "cluster", ""));

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use knarr_kinds::certificates::pem;
+use knarr_core::pem;
 use knarr_kinds::certificates::request::{AlternativeNames, CertificateRequest, Subject};
 use rcgen::{KeyPair, SigningKey};
 use ring::rand::{SecureRandom, SystemRandom};

@@ -27,6 +27,19 @@ pub struct RequestInfo {
 const SUBRESOURCES_OF_NAMESPACES: [&str; 2] = ["status", "finalize"];
 
 impl RequestInfo {
+    /// What the request is about, as metrics and spans tell it: one object (`resource`), those of a `namespace` or of the `cluster`; empty
+    /// where it is about none (upstream: `metrics.CleanScope`).
+    pub fn scope(&self) -> &'static str {
+        // The name of a collection's request is that of its field selector.
+        let one = !self.name.is_empty() && !matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
+        match (self.is_resource_request, one || self.verb == "create", self.namespace.is_empty()) {
+            (false, ..) => "",
+            (true, true, _) => "resource",
+            (true, false, false) => "namespace",
+            (true, false, true) => "cluster",
+        }
+    }
+
     /// Reads method, raw path (still percent-encoded) and query.
     ///
     /// # Errors

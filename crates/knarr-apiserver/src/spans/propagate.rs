@@ -21,7 +21,7 @@ pub fn extract(headers: &HeaderMap) -> Option<(SpanContext, Option<HeaderValue>)
 pub fn inject(headers: &mut HeaderMap) {
     let told = CURRENT.try_with(|context| (context.at.clone(), context.baggage.clone()));
     let Some((at, baggage)) = told.ok().filter(|(at, _)| at.is_valid()) else { return };
-    let text = format!("00-{}-{}-{:02x}", hex(&at.trace), hex(&at.span), u8::from(at.sampled) * SAMPLED);
+    let text = format!("00-{}-{}-{:02x}", knarr_core::hex::encode(at.trace), knarr_core::hex::encode(at.span), u8::from(at.sampled) * SAMPLED);
     let state = (!at.state.is_empty()).then(|| HeaderValue::try_from(at.state).ok()).flatten();
     for (name, value) in [(TRACEPARENT, HeaderValue::try_from(text).ok()), (TRACESTATE, state), (BAGGAGE, baggage)] {
         if let Some(value) = value {
@@ -54,10 +54,6 @@ fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
     Some(out)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

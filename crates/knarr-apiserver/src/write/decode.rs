@@ -122,7 +122,7 @@ const SHOWN_BYTES_MAX: usize = 20;
 
 fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
     if !body.starts_with(b"k8s\0") {
-        let shown: String = body.iter().take(SHOWN_BYTES_MAX).map(|b| format!("{b:02x}")).collect();
+        let shown = knarr_core::hex::encode(&body[..body.len().min(SHOWN_BYTES_MAX)]);
         let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
         return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", resource.kind)));
     }

@@ -75,7 +75,7 @@ fn radix(n: i64, digits: impl Fn(u64) -> String) -> String {
 }
 
 fn hex(arg: &Value<'_>, upper: bool) -> Option<String> {
-    let bytes = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let bytes = |b: &[u8]| knarr_core::hex::encode(b);
     let shown = match arg {
         Value::Int(n) => radix(*n, |m| format!("{m:x}")),
         Value::Uint(n) => format!("{n:x}"),

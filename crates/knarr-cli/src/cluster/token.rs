@@ -239,7 +239,7 @@ pub(super) fn key_hashes(pem: &[u8]) -> Result<Vec<String>> {
             let block = block.map_err(Failure::program)?;
             let certificate = block.parse_x509().map_err(Failure::program)?;
             let digest = sha2::Sha256::digest(certificate.public_key().raw);
-            Ok(format!("sha256:{}", digest.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+            Ok(format!("sha256:{}", knarr_core::hex::encode(digest)))
         })
         .collect()
 }

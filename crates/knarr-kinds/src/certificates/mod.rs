@@ -2,12 +2,12 @@
 
 pub(crate) mod keys;
 pub(crate) mod names;
-pub mod pem;
 mod pod_certificate;
 pub mod request;
 mod signing_request;
 mod trust_bundle;
 
+use knarr_core::pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub(crate) use pod_certificate::{PodCertificateRequest, from_v1beta1};

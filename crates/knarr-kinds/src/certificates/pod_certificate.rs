@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use knarr_core::field::{Error, ErrorList, Path};
-use knarr_core::{Value, ValueExt, json, names as core_names};
+use knarr_core::{Value, ValueExt, json, names as core_names, pem};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::keys::KeyType;
+use super::names;
 use super::request::{AlternativeNames, CertificateRequest};
-use super::{names, pem};
 use crate::at::{self, At};
 use crate::cells::{Cells, labels, name, text};
 use crate::conditions::conditions;

@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
+use knarr_core::pem;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
 use super::keys::{self, KeyType};
-use super::pem;
 
 /// The label of requests in PEM.
 pub const LABEL: &str = "CERTIFICATE REQUEST";

@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
-use knarr_core::{Value, ValueExt, json, time};
+use knarr_core::{Value, ValueExt, json, pem, time};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{names, pem, request};
+use super::{names, request};
 use crate::at::{self, At};
 use crate::cells::{Cells, NONE, age, name, text, text_or};
 use crate::separation::{keep, keep_at};

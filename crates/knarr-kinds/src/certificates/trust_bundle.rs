@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use knarr_core::Value;
 use knarr_core::field::{Error, ErrorList, Path};
+use knarr_core::{Value, pem};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{names, pem};
+use super::names;
 use crate::at::{self, At};
 use crate::cells::{Cells, NONE, name, text, text_or};
 use crate::strategy::{Context, Shape, Strategy};

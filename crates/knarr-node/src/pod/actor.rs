@@ -37,6 +37,9 @@ use crate::volumes::{self, Keeper, MountedVolumes};
 pub(super) const RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// Pause before an API call or the end of a pod is tried again.
 pub(super) const RETRY_SOON: SignedDuration = SignedDuration::from_secs(1);
+/// A container that the node ends to start it anew may be gone for so long before that is told (upstream looks at containers once a
+/// second: `genericPlegRelistPeriod`). Telling of each step would take the pod out of its Services for the blink that a restart takes.
+const REPLACEMENT_UNTOLD: SignedDuration = SignedDuration::from_secs(1);
 
 /// What an actor hears.
 #[derive(Debug)]
@@ -486,8 +489,19 @@ impl Actor {
         Some(self.status.start_time.as_ref()?.0 + SignedDuration::from_secs(seconds))
     }
 
+    /// Until when nothing is told, because containers that the node has ended are about to run again.
+    fn untold_until(&self) -> Option<Timestamp> {
+        let active = self.stage == Stage::Active && self.failure.is_none() && self.deadline.is_none();
+        let replaced = self.forced.iter().filter(|name| active && !self.reasons.contains_key(*name));
+        let ended = replaced.filter_map(|name| self.observed.find(name).filter(|seen| seen.has_exited())?.finished_at);
+        Some(ended.max()? + REPLACEMENT_UNTOLD)
+    }
+
     /// Makes the status anew. Gives whether the pod has come to its end by itself.
     pub(super) fn make_status(&mut self, now: Timestamp) -> bool {
+        if self.untold_until().is_some_and(|until| now < until) {
+            return false;
+        }
         let host_ips = self.context.config.host_ips();
         let resize_conditions = if self.stage == Stage::Active { self.resize.conditions() } else { Vec::new() };
         let input = Input {
@@ -531,7 +545,8 @@ impl Actor {
         let active = self.stage == Stage::Active;
         let deadline = self.active_deadline().filter(|_| active && self.failure.is_none());
         let blocked = self.blocked.values().min().copied().filter(|_| active && self.pass.is_none());
-        let due = [deadline, blocked, self.sandbox_retry.filter(|_| active), self.resize_due().filter(|_| active), self.write_retry, self.end_retry]
+        let untold = self.untold_until().filter(|until| now < *until);
+        let due = [deadline, blocked, untold, self.sandbox_retry.filter(|_| active), self.resize_due().filter(|_| active), self.write_retry, self.end_retry]
             .into_iter()
             .flatten()
             .min()?;

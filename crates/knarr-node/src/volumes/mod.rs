@@ -15,7 +15,6 @@ pub mod local;
 pub mod mounter;
 mod ownership;
 pub mod payload;
-pub(crate) mod pem;
 mod persistent;
 pub mod pod_certificates;
 pub mod subpath;

@@ -17,10 +17,10 @@ use k8s_openapi::api::certificates::v1::{PodCertificateRequest, PodCertificateRe
 use k8s_openapi::api::core::v1::{Node, Pod, PodCertificateProjection, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use knarr_client::{Key, Query, read};
+use knarr_core::pem;
 use tokio::sync::watch;
 
 use super::followed::Followed;
-use super::pem;
 use crate::context::Context;
 use crate::events::{Level, pod_reference};
 use crate::pod::spec::PodExt;
@@ -106,7 +106,7 @@ fn verdict(status: &PodCertificateRequestStatus) -> Option<Verdict> {
     status.conditions.iter().flatten().find_map(|c| match c.type_.as_str() {
         "Denied" | "Failed" => Some(Verdict::Refused(c.type_.clone(), c.reason.clone(), c.message.clone())),
         "Issued" => Some(Verdict::Issued {
-            chain: pem::blocks(status.certificate_chain.as_deref()?).iter().map(|der| pem::encode("CERTIFICATE", der)).collect(),
+            chain: pem::blocks(status.certificate_chain.as_deref()?.as_bytes()).iter().map(|block| pem::encode("CERTIFICATE", &block.der)).collect(),
             refresh_at: status.begin_refresh_at.as_ref()?.0,
             not_after: status.not_after.as_ref()?.0,
         }),

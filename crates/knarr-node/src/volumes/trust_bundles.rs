@@ -7,10 +7,10 @@ use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ClusterTrustBundleProjection;
 use knarr_client::ToTree;
 use knarr_client::{Key, read};
+use knarr_core::pem;
 use knarr_core::selector::LabelSelector;
 
 use super::followed::{Followed, State};
-use super::pem;
 
 /// The PEM blocks of all anchors that the projection selects.
 ///
@@ -47,7 +47,7 @@ fn select(state: &State, wanted: &ClusterTrustBundleProjection) -> Result<Vec<Cl
 
 /// Every certificate once, in an order that does not change with that of the bundles.
 fn normalize<'a>(bundles: impl Iterator<Item = &'a str>) -> Vec<u8> {
-    let anchors: BTreeSet<Vec<u8>> = bundles.flat_map(pem::blocks).collect();
+    let anchors: BTreeSet<Vec<u8>> = bundles.flat_map(|bundle| pem::blocks(bundle.as_bytes())).map(|block| block.der).collect();
     anchors.iter().map(|der| pem::encode("CERTIFICATE", der)).collect::<String>().into_bytes()
 }
 

@@ -205,7 +205,7 @@ fn new_id() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0u8; 32];
     std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)).map_err(failed("/dev/urandom"))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(knarr_core::hex::encode(bytes))
 }
 
 impl From<ImageError> for Error {

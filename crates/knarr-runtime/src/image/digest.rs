@@ -111,17 +111,8 @@ impl Hasher {
 
     pub fn finish(self) -> Digest {
         match self {
-            Self::Sha256(hasher) => Digest(format!("sha256:{}", hex(&hasher.finalize()))),
-            Self::Sha512(hasher) => Digest(format!("sha512:{}", hex(&hasher.finalize()))),
+            Self::Sha256(hasher) => Digest(format!("sha256:{}", knarr_core::hex::encode(hasher.finalize()))),
+            Self::Sha512(hasher) => Digest(format!("sha512:{}", knarr_core::hex::encode(hasher.finalize()))),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-        text
-    })
 }

@@ -151,6 +151,6 @@ fn summary(body: &[u8]) -> Cow<'static, str> {
     match body.first() {
         None => "<empty>".into(),
         Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)).into(),
-        Some(_) => shown.iter().map(|b| format!("{b:02x}")).chain([more.to_owned()]).collect::<String>().into(),
+        Some(_) => (knarr_core::hex::encode(shown) + more).into(),
     }
 }

@@ -200,10 +200,6 @@ fn compared(op: Compare) -> &'static str {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -212,9 +208,9 @@ impl fmt::Display for Expression {
             Self::SetMark { from } => write!(f, "Mark = {from}"),
             Self::SetPriority { from } => write!(f, "Priority = {from}"),
             Self::Ct { key, to } => write!(f, "{to} = ct {key:?}"),
-            Self::Compare { register, op, value } => write!(f, "{register} {} {}", compared(*op), hex(value)),
-            Self::Bitwise { from, to, mask, xor } => write!(f, "{to} = ({from} & {}) ^ {}", hex(mask), hex(xor)),
-            Self::Immediate { to, value } => write!(f, "{to} = {}", hex(value)),
+            Self::Compare { register, op, value } => write!(f, "{register} {} {}", compared(*op), knarr_core::hex::encode(value)),
+            Self::Bitwise { from, to, mask, xor } => write!(f, "{to} = ({from} & {}) ^ {}", knarr_core::hex::encode(mask), knarr_core::hex::encode(xor)),
+            Self::Immediate { to, value } => write!(f, "{to} = {}", knarr_core::hex::encode(value)),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
             Self::In { set, key, inverted } => write!(f, "{key} {}in @{set}", if *inverted { "not " } else { "" }),
             Self::Lookup { map, key, to } => write!(f, "{to} = @{map}[{key}]"),

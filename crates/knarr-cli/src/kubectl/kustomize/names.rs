@@ -36,7 +36,7 @@ fn hash(object: &Value) -> String {
         }
         _ => object.clone(),
     };
-    let hex: String = sha2::Sha256::digest(go::json_compact(&held).as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+    let hex = knarr_core::hex::encode(sha2::Sha256::digest(go::json_compact(&held).as_bytes()));
     // No vowels, and no digits that look like them.
     hex.chars()
         .take(HASH_LEN)

@@ -721,7 +721,7 @@ fn formatted(verb: char, spec: &str, argument: &Maybe) -> String {
         ('d', Value::Number(n)) => format!("%!d(float64={})", go::float(n.as_f64().unwrap_or(0.0))),
         ('f', Value::Number(n)) => format!("{:.*}", precision.unwrap_or(6), n.as_f64().unwrap_or(0.0)),
         ('t', Value::Bool(b)) => b.to_string(),
-        ('x', Value::String(s)) => s.bytes().map(|b| format!("{b:02x}")).collect(),
+        ('x', Value::String(s)) => knarr_core::hex::encode(s),
         ('s', Value::Number(n)) => format!("%!s(float64={})", go::float(n.as_f64().unwrap_or(0.0))),
         ('s' | 'v' | 'g', Value::Null) => {
             if verb == 's' {

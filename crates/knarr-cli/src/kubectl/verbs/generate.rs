@@ -160,7 +160,7 @@ fn hash_suffix(kind: &str, object: &Value) -> String {
         }
     }
     use sha2::Digest as _;
-    let digest: String = sha2::Sha256::digest(crate::kubectl::print::go::json_compact(&encoded)).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = knarr_core::hex::encode(sha2::Sha256::digest(crate::kubectl::print::go::json_compact(&encoded)));
     digest[..10]
         .chars()
         .map(|c| match c {
