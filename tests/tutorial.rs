@@ -14,6 +14,8 @@ mod looks;
 mod nodes;
 #[path = "tutorial/ours.rs"]
 mod ours;
+#[path = "tutorial/programs.rs"]
+mod programs;
 #[path = "tutorial/rollouts.rs"]
 mod rollouts;
 #[path = "tutorial/streams.rs"]
@@ -57,6 +59,7 @@ fn everybodys(cluster: &Cluster) {
     rollouts::forth_and_back(cluster, address);
     heals(cluster);
     streams::with_pods(cluster);
+    programs::go_on_a_tour(cluster);
     nodes::leave_and_return(cluster);
     cluster.kubectl(&["delete", "-f", "examples/hello.yaml", "--timeout=60s"]);
     wait_for("the app's pods to go", || cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "name"]).is_empty());

@@ -26,11 +26,21 @@ pub fn run(options: &Options) -> Result<()> {
     pass(&knarr, options.at_once)
 }
 
+/// Builds the program that does with a cluster what programs written with client-go do.
+pub fn build_tour() -> Result<PathBuf> {
+    build("tour", "./tour")
+}
+
+fn build(name: &str, package: &str) -> Result<PathBuf> {
+    let program = tools::work().join("bin").join(name);
+    tools::run(tools::command("go").args(["build", "-C", "conformance/envtest", "-o"]).arg(&program).arg(package).env("CGO_ENABLED", "0"))?;
+    Ok(program)
+}
+
 /// Passes the whole program with this many environments.
 pub fn pass(knarr: &Path, at_once: usize) -> Result<()> {
     ensure!(tools::has("go"), "Go 1.26 is needed to build the program that uses envtest: install it and put `go` on the PATH");
-    let program = tools::work().join("bin/envtest");
-    tools::run(tools::command("go").args(["build", "-C", "conformance/envtest", "-o"]).arg(&program).arg(".").env("CGO_ENABLED", "0"))?;
+    let program = build("envtest", ".")?;
     let assets = tempfile::tempdir()?;
     let knarr = std::path::absolute(knarr)?;
     for name in ["kube-apiserver", "etcd", "kubectl"] {

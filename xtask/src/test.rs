@@ -22,7 +22,14 @@ pub fn run(options: &Options) -> Result<()> {
     tools::step("controller-runtime's envtest", || envtest::pass(&tools::built("debug")?, 4))?;
     let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
     let tools_image = tools::step("pack the tests' image", demo::pack_tools)?;
-    let programs = [("KNARR_KUBECTL", bin.join("kubectl")), ("KNARR_ETCD", bin.join("etcd")), ("KNARR_HELLO_IMAGE", hello), ("KNARR_TOOLS_IMAGE", tools_image)];
+    let tour = tools::step("build the client-go program", envtest::build_tour)?;
+    let programs = [
+        ("KNARR_KUBECTL", bin.join("kubectl")),
+        ("KNARR_ETCD", bin.join("etcd")),
+        ("KNARR_HELLO_IMAGE", hello),
+        ("KNARR_TOOLS_IMAGE", tools_image),
+        ("KNARR_TOUR", tour),
+    ];
     tools::step("unit, in-process and end-to-end tests", || {
         tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).envs(programs.iter().map(|(name, path)| (name, path))))
     })?;

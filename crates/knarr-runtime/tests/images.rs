@@ -364,6 +364,7 @@ async fn an_oci_layout_is_loaded() {
     assert_eq!(world.runtime.load_images(&archive).await.unwrap(), ["layout.test/app:7"]);
     let image = world.runtime.image_status("layout.test/app:7").await.unwrap().unwrap();
     assert_eq!(image.id, Digest::of(&config).to_string());
+    assert!(image.pinned, "nobody could give it back");
     world.close().await;
 }
 

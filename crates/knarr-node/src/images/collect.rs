@@ -109,9 +109,9 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Whether an image may go: nobody uses it, and it can be pulled again. One that no registry gave could not be had back.
+/// Whether an image may go: nobody uses it, and it can be pulled again. One that was loaded by hand could not be had back.
 fn is_free(image: &Image, used: &BTreeSet<String>) -> bool {
-    !image.pinned && !image.repo_digests.is_empty() && !used.contains(&image.id)
+    !image.pinned && !used.contains(&image.id)
 }
 
 /// What may go: free, old enough, the one that was used longest ago first.
@@ -147,14 +147,14 @@ mod tests {
         let image = |id: &str, pinned| Image {
             id: id.into(),
             repo_tags: vec![],
-            repo_digests: if id == "loaded" { vec![] } else { vec![id.into()] },
+            repo_digests: vec![],
             size: 1,
             uid: None,
             username: String::new(),
             pinned,
         };
-        let images = [image("used", false), image("recent", false), image("old", false), image("young", false), image("pinned", true), image("loaded", false)];
-        let known: Known = [("used", 0, 90), ("recent", 0, 80), ("old", 0, 10), ("young", 95, 0), ("pinned", 0, 0), ("loaded", 0, 0)]
+        let images = [image("used", false), image("recent", false), image("old", false), image("young", false), image("pinned", true)];
+        let known: Known = [("used", 0, 90), ("recent", 0, 80), ("old", 0, 10), ("young", 95, 0), ("pinned", 0, 0)]
             .into_iter()
             .map(|(id, seen, used)| (id.to_owned(), (second(seen), second(used))))
             .collect();

@@ -157,7 +157,7 @@ fn load_docker(store: &ImageStore, archive: &Archive) -> Result<Vec<String>, Ima
         store.put_blob(&id, &bytes)?;
         let tags = image.repo_tags.unwrap_or_default().iter().map(|t| t.parse::<Reference>().map(|r| r.to_string())).collect::<Result<BTreeSet<_>, _>>()?;
         names.extend(if tags.is_empty() { vec![id.to_string()] } else { tags.iter().cloned().collect() });
-        store.add_image(ImageRecord { id, tags, digests: BTreeSet::new(), manifests: BTreeSet::new(), layers: config.rootfs.diff_ids, size, pinned: false })?;
+        store.add_image(ImageRecord { id, tags, digests: BTreeSet::new(), manifests: BTreeSet::new(), layers: config.rootfs.diff_ids, size, pinned: true })?;
     }
     Ok(names)
 }
@@ -215,7 +215,7 @@ fn load_layout(store: &ImageStore, archive: &Archive) -> Result<Vec<String>, Ima
             manifests,
             layers: config.rootfs.diff_ids,
             size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
-            pinned: false,
+            pinned: true,
         };
         names.push(reference.map_or_else(|| record.id.to_string(), |r| r.to_string()));
         store.add_image(record)?;

@@ -44,6 +44,7 @@ pub struct ImageRecord {
     pub layers: Vec<Digest>,
     /// Bytes as they were transferred.
     pub size: u64,
+    /// It was loaded by hand, and no registry may have it: it goes only when somebody says so.
     #[serde(default)]
     pub pinned: bool,
 }
