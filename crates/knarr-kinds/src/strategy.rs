@@ -180,6 +180,11 @@ pub trait Strategy: Sync + Send {
         None
     }
 
+    /// By what the rows of a list's table are sorted, before the name, where that is not all (FlowSchemas).
+    fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        None
+    }
+
     /// In a list, the index of the object whose name is marked ` (default)` (StorageClasses).
     fn effective_default(&self, _objects: &[Value]) -> Option<usize> {
         None
@@ -263,6 +268,10 @@ impl Strategy for StatusOf {
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Option<Vec<Value>> {
         self.0.cells(object, now)
+    }
+
+    fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        self.0.row_rank()
     }
 
     fn domain_finalizers(&self) -> bool {

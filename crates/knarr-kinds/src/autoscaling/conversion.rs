@@ -6,7 +6,7 @@
 use knarr_core::{Map, Value, ValueExt, json};
 
 use super::METRICS_ANNOTATION;
-use crate::tree::{is_set, object};
+use crate::tree::{default_to, is_set, is_zero_at, object};
 
 const STATUSES_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/conditions";
@@ -44,6 +44,19 @@ pub fn to_v1(autoscaler: &mut Value) {
     if let Some(behavior) = autoscaler.remove(&["spec", "behavior"]).filter(|b| !b.is_null()) {
         carry(autoscaler, BEHAVIOR_ANNOTATION, go_behavior(&behavior));
     }
+    // v2 leaves out a count of nothing, v1 does not.
+    default_to(autoscaler.ensure(&["status"]), "currentReplicas", 0);
+}
+
+/// v1's utilisation is a metric to v2, and comes back in the annotation, too: whoever sends it owns both.
+pub fn carry_measured(autoscaler: &mut Value) {
+    if let Some(metric) = autoscaler.at(&["status", CPU_PERCENT_NOW]).filter(|p| !p.is_null()).map(measured_cpu) {
+        carry_list(autoscaler, STATUSES_ANNOTATION, vec![metric_to_v1(&metric, Part::Current)]);
+    }
+}
+
+fn measured_cpu(percent: &Value) -> Value {
+    json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}})
 }
 
 /// From v1 to v2.
@@ -54,7 +67,8 @@ pub fn from_v1(autoscaler: &mut Value) {
     let has_others = !metrics.is_empty();
     match autoscaler.remove(&["spec", CPU_PERCENT]).filter(|p| !p.is_null()) {
         Some(percent) => metrics.push(cpu_metric(percent)),
-        None if !has_others => metrics.push(cpu_metric(80.into())),
+        // A bookmark is an autoscaler of nothing.
+        None if !has_others && autoscaler.str_at(&["spec", "scaleTargetRef", "name"]).is_some_and(|n| !n.is_empty()) => metrics.push(cpu_metric(80.into())),
         None => {}
     }
     autoscaler.set(&["spec", "metrics"], metrics);
@@ -66,10 +80,13 @@ pub fn from_v1(autoscaler: &mut Value) {
         let statuses: Vec<Value> = statuses.iter().map(|m| metric_from_v1(m, Part::Current)).collect();
         autoscaler.set(&["status", "currentMetrics"], statuses);
     } else if let Some(percent) = percent_now {
-        autoscaler.set(&["status", "currentMetrics"], json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}]));
+        autoscaler.set(&["status", "currentMetrics"], vec![measured_cpu(&percent)]);
     }
     if let Some(conditions) = list(carried(autoscaler, CONDITIONS_ANNOTATION)) {
         autoscaler.set(&["status", "conditions"], conditions);
+    }
+    if is_zero_at(autoscaler, &["status", "currentReplicas"]) {
+        autoscaler.remove(&["status", "currentReplicas"]);
     }
     drop_carriers(autoscaler);
 }

@@ -32,6 +32,7 @@ impl Strategy for HorizontalPodAutoscaler {
             if !has_annotated_metrics {
                 default_to(spec, "targetCPUUtilizationPercentage", 80);
             }
+            conversion::carry_measured(autoscaler);
             return;
         }
         if is_zero_at(spec, &["metrics"]) {

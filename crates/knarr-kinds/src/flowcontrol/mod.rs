@@ -21,6 +21,11 @@ impl Strategy for FlowSchema {
         default_if_zero(schema.ensure(&["spec"]), "matchingPrecedence", 1000);
     }
 
+    /// In the order in which they are asked.
+    fn row_rank(&self) -> Option<fn(&Value) -> i64> {
+        Some(|schema| schema.i64_at(&["spec", "matchingPrecedence"]).unwrap_or_default())
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, schema: &Value) -> ErrorList {
         validation::flow_schema(schema)
     }

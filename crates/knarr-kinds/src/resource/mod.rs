@@ -1,5 +1,6 @@
 //! Dynamic resource allocation: kinds of the group `resource.k8s.io` (upstream: `pkg/registry/resource`).
 
+mod capacity;
 mod validation;
 
 use crate::cells::{Cells, age, is_deleting, name, since, text};

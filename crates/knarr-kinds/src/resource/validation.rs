@@ -7,6 +7,7 @@ use knarr_cel::device::{Problem, SELECTOR_BYTES_MAX, check_selector};
 use knarr_core::field::{Error, ErrorList, Path};
 use knarr_core::{Value, ValueExt, names};
 
+use super::capacity;
 use crate::at::{At, check};
 use crate::pod::validation::{csi_driver_name, node_selector};
 use crate::storage::validation::declared_driver_name;
@@ -541,8 +542,11 @@ fn device(device: &At, old: Option<&Value>, per_device: &At, f: &mut Found) {
         device_name(&attributes, key, &mut f.by_hand);
         self::attribute(&attribute, f);
     }
-    for (key, _) in capacity.entries() {
+    for (key, amount) in capacity.entries() {
         device_name(&capacity, key, &mut f.by_hand);
+        if !amount.same(old.and_then(|o| o.at(&["capacity", key]))) {
+            capacity::request_policy(&amount, device.get("allowMultipleAllocations").bool(), &mut f.by_hand);
+        }
     }
     for consumed in device.get("consumesCounters").items() {
         consumption(&consumed, &mut f.declared);
@@ -636,7 +640,7 @@ fn attribute(attribute: &At, f: &mut Found) {
     match set.as_slice() {
         [] => f.declared.push(attribute.invalid_as("", format!("must specify one of: {all}"))),
         [_] => {}
-        _ => f.declared.push(attribute.invalid(format!("exactly one of {all} must be specified"))),
+        several => f.declared.push(attribute.invalid_as(format!("{{{}}}", several.join(", ")), format!("must specify exactly one of: {all}"))),
     }
 }
 
