@@ -4,7 +4,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
-use knarr_core::{GroupResource, Reason, Result, Status};
+use knarr_core::{GroupResource, Reason, Result, Status, field, status::Details};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     authn::User,
     authz::{Attributes, Opinion, Verdict, forbidden_message},
     call::{Call, Exchange, Failure, Outcome},
-    catalog::{no_page, not_served},
+    catalog::{Served, no_page, not_served},
     flowcontrol::Stored,
     read,
     request::RequestInfo,
@@ -234,7 +234,8 @@ async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
         "list" => read::list(ex).await,
         "watch" => Ok(read::watch(ex).await?),
         "update" | "patch" if info.name.is_empty() => Err(not_allowed().into()),
-        "create" if !info.name.is_empty() => Err(not_allowed().into()),
+        // The router of custom resources does not look at the name; the object has its own.
+        "create" if !info.name.is_empty() && ex.served.resource.custom.is_none() => Err(not_allowed().into()),
         "create" => Ok(write::create(ex).await?),
         "update" => Ok(write::update(ex).await?),
         "patch" => Ok(write::patch(ex).await?),
@@ -242,6 +243,34 @@ async fn dispatch(ex: &Exchange<'_>) -> Result<Outcome, Failure> {
         "deletecollection" => write::delete_collection(ex).await,
         _ => Err(not_allowed().into()),
     }
+}
+
+/// What the router answers itself, of requests off the wire for a resource that is served. Routes are looked for by path first, then by
+/// method. Custom resources have a router of their own, which takes a HEAD for a GET and sees no path behind a subresource
+/// (upstream: go-restful, and `crdHandler.ServeHTTP`).
+pub fn unrouted(served: &Served, info: &RequestInfo, method: &http::Method) -> Option<Status> {
+    let resource = &served.resource;
+    let is_there = info.subresource.is_empty() || resource.subresource(&info.subresource).is_some();
+    if resource.custom.is_some() {
+        return match (is_there, info.verb.as_str()) {
+            (false, _) => Some(Status::not_found(&served.group_resource, &info.name)),
+            (true, "") => Some(unsupported_verb(served, "")),
+            (true, "update" | "patch") if info.name.is_empty() => Some(Status::bad_request("name must be provided")),
+            _ => None,
+        };
+    }
+    if !is_there || !info.rest.is_empty() {
+        return Some(not_served());
+    }
+    (method == http::Method::HEAD).then(not_allowed)
+}
+
+/// 405 of a handler that knows its resource.
+fn unsupported_verb(served: &Served, verb: &str) -> Status {
+    let GroupResource { group, resource } = &served.group_resource;
+    let message = format!("{verb} is not supported on resources of kind {}", field::go_quote(&served.group_resource.to_string()));
+    let details = Details { group: group.clone(), kind: resource.clone(), ..Details::default() };
+    Status::new(405, Reason::MethodNotAllowed, message).with_details(details)
 }
 
 /// 405, in upstream's words.

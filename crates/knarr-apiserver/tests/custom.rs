@@ -265,3 +265,38 @@ async fn rules_that_cannot_be_kept_are_refused_with_the_definition() {
         "Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
     );
 }
+
+#[tokio::test]
+async fn custom_resources_are_routed_and_listed_as_upstreams_trees_are() {
+    let cluster = with_definition().await;
+    assert_eq!(cluster.post(TABS, &tab("a", json!({"cronSpec": "x"}))).await.code, 201);
+    let list = cluster.get(TABS).await.text();
+    assert!(list.starts_with(r#"{"apiVersion":"stable.example.com/v1","items":[{"#), "{list}");
+    assert!(list.contains(r#"],"kind":"CronTabList","metadata":{"continue":"","resourceVersion":""#), "{list}");
+    let message = async |method: &str, path: &str, headers: &[(&str, &str)], body: &str| {
+        let answer = cluster.send(method, path, headers, body.to_owned()).await;
+        (answer.code, answer.json().str_at(&["message"]).unwrap_or_default().to_owned())
+    };
+    let one = format!("{TABS}/a");
+    assert_eq!(cluster.send("HEAD", &one, &[], "").await.code, 200);
+    assert_eq!(message("GET", &format!("{one}/nosuch"), &[], "").await, (404, r#"crontabs.stable.example.com "a" not found"#.into()));
+    assert_eq!(message("FOO", &one, &[], "").await, (405, r#" is not supported on resources of kind "crontabs.stable.example.com""#.into()));
+    assert_eq!(message("PUT", TABS, &[], "").await, (400, "name must be provided".into()));
+    let types = "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+    assert_eq!(message("PATCH", &one, &[("Content-Type", "application/strategic-merge-patch+json")], "{}").await, (415, types.into()));
+    let other = cluster.patch(&one, "application/merge-patch+json", r#"{"kind":"Other"}"#).await;
+    let why = r#"Other.stable.example.com "a" is invalid: kind: Invalid value: "Other": must be CronTab"#;
+    assert_eq!((other.code, other.json()["message"].as_str().unwrap()), (422, why));
+}
+
+#[tokio::test]
+async fn what_is_nested_deeper_than_trees_may_be_is_pruned_or_refused() {
+    let cluster = with_definition().await;
+    let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
+    let body = |place: &str| format!(r#"{{"kind":"CronTab","apiVersion":"stable.example.com/v1","metadata":{{"name":"a"}},"spec":{{"cronSpec":"x"}}{place}}}"#);
+    let pruned = cluster.send("POST", TABS, &[], body(&format!(r#","unknown":{deep}"#))).await;
+    assert_eq!((pruned.code, pruned.json().get("unknown")), (201, None), "{}", pruned.text());
+    let kept = cluster.patch(&format!("{TABS}/a"), "application/merge-patch+json", &format!(r#"{{"spec":{{"color":{deep}}}}}"#)).await;
+    assert!((400..500).contains(&kept.code), "{}", kept.text());
+}

@@ -205,3 +205,65 @@ async fn a_large_list_is_the_same_in_every_form_whatever_was_kept_of_the_one_bef
     wanted.insert(0, 7);
     assert_eq!(large_list(&cluster).await, said(&wanted));
 }
+
+/// Of the answer to a request, what a client sees first.
+async fn told(cluster: &Cluster, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let answer = cluster.send(method, path, headers, body.to_owned()).await;
+    let json: knarr_core::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    (answer.code, json.str_at(&["message"]).unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_path_without_a_route_is_not_found_whatever_is_asked_of_it() {
+    let cluster = Cluster::start().await;
+    const NOTHING: &str = "the server could not find the requested resource";
+    for path in ["a/nosuch", "a/status/more"] {
+        for method in ["GET", "PUT", "POST", "OPTIONS", "FOO"] {
+            let path = format!("/api/v1/namespaces/default/pods/{path}");
+            assert_eq!(told(&cluster, method, &path, &[("Accept", "text/html")], "{").await, (404, NOTHING.to_owned()), "{method} {path}");
+        }
+    }
+    for (path, code) in [("a", 405), ("a/log", 405), ("a/status", 405), ("a/nosuch", 404), ("a/log/more", 404)] {
+        assert_eq!(told(&cluster, "HEAD", &format!("/api/v1/namespaces/default/pods/{path}"), &[], "").await.0, code, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_learns_of_bad_options_before_it_learns_of_its_form() {
+    let cluster = Cluster::start().await;
+    let yaml = [("Accept", "application/yaml;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")];
+    assert_eq!(told(&cluster, "GET", &format!("{MAPS}?watch=1&resourceVersion=x"), &yaml, "").await.0, 500);
+    let (code, why) = told(&cluster, "GET", &format!("{MAPS}?watch=1"), &yaml, "").await;
+    assert_eq!((code, why.contains(";stream=watch")), (406, true), "{why}");
+    let (code, why) = told(&cluster, "GET", &format!("{MAPS}?watch=1&continue=x"), &[], "").await;
+    assert_eq!((code, why.contains("resourceVersionMatch is forbidden when continue is provided")), (422, true), "{why}");
+    // A watch from no version is told where its first state ends, if it wants bookmarks.
+    let mut lines = cluster.open(&format!("{MAPS}?watch=1&allowWatchBookmarks=true&fieldSelector=metadata.name%3Dnone"), &[]).await;
+    assert_eq!(lines.next().await.unwrap()["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_in_the_wrong_number_is_named_by_its_go_type() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", json!({}))).await;
+    let one = [("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")];
+    let many = [("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")];
+    assert!(told(&cluster, "GET", MAPS, &one, "").await.1.ends_with("is a list (*core.ConfigMapList)"));
+    assert!(told(&cluster, "GET", &format!("{MAPS}/a"), &many, "").await.1.ends_with("is not a list (*core.ConfigMap)"));
+    assert_eq!(cluster.send("GET", &format!("{MAPS}?labelSelector=none"), &many, "").await.json()["items"], knarr_core::Value::Null);
+}
+
+#[tokio::test]
+async fn flow_schemas_are_shown_in_the_order_in_which_they_are_asked() {
+    let cluster = Cluster::start().await;
+    const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+    for (name, precedence) in [("a", 900), ("b", 7)] {
+        let spec = json!({"matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": "exempt"}});
+        let schema = json!({"kind": "FlowSchema", "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "metadata": {"name": name}, "spec": spec});
+        assert_eq!(cluster.post(SCHEMAS, &schema).await.code, 201);
+    }
+    let table = cluster.send("GET", SCHEMAS, &[("Accept", "application/json;as=Table;g=meta.k8s.io;v=v1")], "").await.json();
+    let names: Vec<&str> = table.list_at(&["rows"]).iter().filter_map(|row| row["cells"][0].as_str()).collect();
+    let place = |name: &str| names.iter().position(|n| *n == name).unwrap();
+    assert!(place("b") < place("a"), "{names:?}");
+}

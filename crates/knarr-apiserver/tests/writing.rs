@@ -309,3 +309,31 @@ async fn delete_options_may_be_of_any_group() {
         assert_eq!(cluster.send("DELETE", &path, &headers, options(json!({}))).await.code, 200, "{version}");
     }
 }
+
+#[tokio::test]
+async fn options_in_a_body_stand_for_those_in_the_query_also_when_it_is_null() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", json!({}))).await;
+    let delete = async |headers: &[(&str, &str)], body: &str| cluster.send("DELETE", &format!("{MAPS}/a?dryRun=All"), headers, body.to_owned()).await;
+    assert_eq!(delete(&[("Content-Type", "application/json;;")], "{}").await.code, 415);
+    assert_eq!(delete(&[], "").await.code, 200);
+    assert_eq!(cluster.get(&format!("{MAPS}/a")).await.code, 200);
+    assert_eq!(delete(&[], "null").await.code, 200);
+    assert_eq!(cluster.get(&format!("{MAPS}/a")).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_patch_is_judged_where_there_is_something_to_patch() {
+    let cluster = Cluster::start().await;
+    const MAP: &str = "/api/v1/namespaces/default/configmaps/a";
+    let message =
+        async |content_type: &str, body: &str| cluster.patch(MAP, content_type, body).await.json().str_at(&["message"]).unwrap_or_default().to_owned();
+    assert_eq!(message("application/merge-patch+json", "{").await, "invalid JSON patch");
+    assert_eq!(message("application/merge-patch+json", "[]").await, r#"configmaps "a" not found"#);
+    cluster.post("/api/v1/namespaces/default/configmaps", &config_map("a", json!({}))).await;
+    assert!(message("application/merge-patch+json", "[]").await.starts_with("error decoding patch: "));
+    let twice = cluster.patch(MAP, "application/merge-patch+json", r#"{"data":null,"data":{"k":"v"}}"#).await;
+    assert_eq!((twice.code, twice.headers["warning"].to_str().unwrap()), (200, r#"299 - "duplicate field \"data\"""#));
+    let strict = cluster.patch(&format!("{MAP}?fieldValidation=Strict"), "application/merge-patch+json", r#"{"data":null,"data":{}}"#).await;
+    assert!(strict.code == 422 && strict.text().contains(r#"strict decoding error: duplicate field \"data\""#), "{}", strict.text());
+}

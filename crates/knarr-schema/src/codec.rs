@@ -83,13 +83,26 @@ pub fn decode_json(resource: &Resource, body: &[u8], validation: FieldValidation
     body::decode(body::Wanted { kind: &resource.gvk(), custom: resource.custom.is_some() }, body, validation)
 }
 
-/// Decodes a JSON body of any built-in kind: what a subresource takes (`autoscaling/v1` Scale, `policy/v1` Eviction), delete
-/// options.
+/// Decodes a JSON body of any built-in kind: what a subresource takes (`autoscaling/v1` Scale, `policy/v1` Eviction).
 ///
 /// # Errors
 /// As [`decode_json`].
 pub fn decode_json_kind(kind: &GroupVersionKind, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
     body::decode(body::Wanted { kind, custom: false }, body, validation)
+}
+
+/// Decodes options that come as a body. Every group has them by that name, and clients send those of the group that they write to.
+/// Fields that are not known are passed over.
+///
+/// # Errors
+/// `BadRequest`: unlike with objects, no word of what the options were to be.
+pub fn decode_options(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    body::options(kind, body)
+}
+
+/// What is said of a body whose kind cannot be told; its beginning is shown.
+pub fn unrecognized(kind: &str, why: &str, body: &[u8]) -> Status {
+    body::unrecognized(kind, why, body)
 }
 
 /// Brings a tree of a resource's kind into the form that [`decode_json`] gives, as upstream does with what a patch made.
@@ -121,10 +134,40 @@ pub fn conform(type_id: TypeId, value: &Value) -> std::result::Result<Decoded, S
 /// # Errors
 /// The text of Go's decoder.
 pub fn parse_json(body: &[u8]) -> std::result::Result<Value, String> {
-    match decode::untyped(&String::from_utf8_lossy(body), false) {
-        Ok(read) => Ok(read.tree),
+    parsed(body, false).map(|read| read.value)
+}
+
+/// The same, with what a strict decoder says of keys that come twice.
+///
+/// # Errors
+/// As [`parse_json`].
+pub fn parse_json_strict(body: &[u8]) -> std::result::Result<Decoded, String> {
+    parsed(body, true)
+}
+
+fn parsed(body: &[u8], strict: bool) -> std::result::Result<Decoded, String> {
+    match decode::untyped(&String::from_utf8_lossy(body), strict) {
+        Ok(read) => Ok(Decoded { value: read.tree, warnings: read.strict_errors }),
         Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
     }
+}
+
+/// Whether the whole text is JSON (Go's `json.Valid`).
+pub fn is_json(body: &[u8]) -> bool {
+    read::validate(&String::from_utf8_lossy(body)).is_ok()
+}
+
+/// Whether a tree that [`parse_json`] or a custom resource's [`decode_json`] gave is nested deeper than trees may be. Go reads
+/// 10,000 levels; what such a body holds may be pruned before anybody minds.
+pub fn is_too_deep(tree: &Value) -> bool {
+    fn deeper(tree: &Value, left: usize) -> bool {
+        match tree {
+            Value::Object(map) => left == 0 || map.values().any(|v| deeper(v, left - 1)),
+            Value::Array(items) => left == 0 || items.iter().any(|v| deeper(v, left - 1)),
+            _ => false,
+        }
+    }
+    deeper(tree, DEPTH_MAX)
 }
 
 /// Fills in the defaults that the table declares: those that are not zero, or zero on a pointer. Goes into structs that

@@ -61,9 +61,21 @@ impl CustomStrategy {
         self.expressions.get_or_init(|| Expressions::new(source?, true)).as_ref()
     }
 
+    /// A patch may have changed what the object says it is (upstream: `customResourceValidator.ValidateTypeMeta`).
+    fn type_errors(&self, object: &Value) -> ErrorList {
+        let gvk = self.resource.gvk();
+        let wanted = [("kind", gvk.kind.clone()), ("apiVersion", gvk.api_version())];
+        let differs = |(key, wanted): (&str, String)| {
+            let found = object.str_at(&[key]).unwrap_or_default();
+            (found != wanted).then(|| Error::invalid(&Path::new(key), found, format!("must be {wanted}")))
+        };
+        wanted.into_iter().filter_map(differs).collect()
+    }
+
     /// Everything that the definition asks of an object. Rules are not looked at for an object that is no good anyway.
     fn errors(&self, cx: &Context<'_>, object: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = validate(object, old, self.schema());
+        let mut errors = self.type_errors(object);
+        errors.extend(validate(object, old, self.schema()));
         let Some(expressions) = self.expressions() else { return errors };
         if errors.iter().any(|e| BLOCKING.contains(&e.kind)) {
             const WHY: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
@@ -116,6 +128,9 @@ impl CustomStrategy {
             object.set(&["metadata"], conformed.value);
         }
         unknown.extend(prune(object, self.schema()).iter().map(|path| format!("unknown field {}", field::go_quote(path))));
+        if codec::is_too_deep(object) {
+            return Err(refuse("exceeded max depth"));
+        }
         match validation {
             FieldValidation::Strict if !unknown.is_empty() => Err(refuse(&format!("strict decoding error: {}", unknown.join(", ")))),
             FieldValidation::Ignore => Ok(Vec::new()),

@@ -9,7 +9,7 @@ pub mod table;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use knarr_core::{Encoding, Object, Result, Status, Value, api::EventType};
+use knarr_core::{Encoding, Object, Reason, Result, Status, Value, api::EventType};
 use knarr_schema::codec;
 
 use crate::{
@@ -90,7 +90,7 @@ pub fn object(served: &Served, object: &Object, format: &Format) -> Result<Bytes
             metadata::put_json(&mut out, object, version);
             Ok(format.finish(out))
         }
-        Some(_) => Err(Status::not_acceptable("you requested PartialObjectMetadataList, but the requested object is not a list")),
+        Some(_) => Err(no_list(served)),
     }
 }
 
@@ -105,15 +105,45 @@ pub fn list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = 
         None => Ok(format.finish(json_list(served, meta, objects)?)),
         Some(Convert::Table) => {
             let mut out = Vec::new();
-            table::put(&mut out, served, meta, objects, format.table(true))?;
+            match served.strategy.row_rank() {
+                Some(rank) => table::put(&mut out, served, meta, ranked(served, objects, rank)?.into_iter(), format.table(true))?,
+                None => table::put(&mut out, served, meta, objects, format.table(true))?,
+            }
             Ok(format.finish(out))
         }
         Some(Convert::PartialMetadataList) if protobuf => Ok(protobuf_metadata_list(meta, objects, format.accepted.version)),
         Some(Convert::PartialMetadataList) => Ok(format.finish(json_metadata_list(meta, objects, format.accepted.version))),
         Some(_) => {
-            Err(Status::not_acceptable(format!("you requested PartialObjectMetadata, but the requested object is a list ({})", served.resource.list_kind)))
+            let shown = go_type(served, &served.resource.list_kind);
+            Err(Status::not_acceptable(format!("you requested PartialObjectMetadata, but the requested object is a list ({shown})")))
         }
     }
+}
+
+/// Objects by rank; those of one rank stay in their order.
+fn ranked<'a>(served: &Served, objects: impl Iterator<Item = &'a Object>, rank: fn(&Value) -> i64) -> Result<Vec<&'a Object>> {
+    let mut ranked = objects.map(|object| Ok((rank(&served.read(object)?), object))).collect::<Result<Vec<_>>>()?;
+    ranked.sort_by_key(|(rank, _)| *rank);
+    Ok(ranked.into_iter().map(|(_, object)| object).collect())
+}
+
+/// What stands before the items of a list in JSON, and after them. Lists of custom resources are trees upstream: their keys are sorted.
+fn list_ends(served: &Served, meta: &ListMeta) -> (Vec<u8>, Vec<u8>) {
+    let resource = &served.resource;
+    let (mut head, mut tail) = (Vec::new(), b"]".to_vec());
+    if resource.custom.is_some() {
+        head.extend_from_slice(b"{\"apiVersion\":");
+        json::put_string(&mut head, &resource.api_version());
+        head.extend_from_slice(b",\"items\":[");
+        tail.extend_from_slice(b",\"kind\":");
+        json::put_string(&mut tail, &resource.list_kind);
+        tail.extend_from_slice(b",\"metadata\":");
+        meta.put_unstructured_json(&mut tail);
+    } else {
+        put_list_head(&mut head, &resource.list_kind, &resource.api_version(), meta);
+    }
+    tail.push(b'}');
+    (head, tail)
 }
 
 fn put_list_head(out: &mut Vec<u8>, kind: &str, api_version: &str, meta: &ListMeta) {
@@ -126,15 +156,39 @@ fn put_list_head(out: &mut Vec<u8>, kind: &str, api_version: &str, meta: &ListMe
     out.extend_from_slice(b",\"items\":[");
 }
 
+/// The Go type that upstream has an object or list of this kind in, as some of its messages show it: the package is that of the
+/// group's internal types.
+fn go_type(served: &Served, kind: &str) -> String {
+    if served.resource.custom.is_some() {
+        return "*unstructured.UnstructuredList".to_owned();
+    }
+    let package = match served.resource.group.split('.').next().unwrap_or_default() {
+        "" | "events" => "core",
+        "internal" => "apiserverinternal",
+        first => first,
+    };
+    format!("*{package}.{kind}")
+}
+
+/// What is one object is no list, in the words of whatever type upstream has it in.
+fn no_list(served: &Served) -> Status {
+    if served.resource.custom.is_some() {
+        return Status::new(500, Reason::Unknown, "content is not a list");
+    }
+    let shown = go_type(served, &served.resource.kind);
+    Status::not_acceptable(format!("you requested PartialObjectMetadataList, but the requested object is not a list ({shown})"))
+}
+
 /// JSON takes about this many times the bytes of protobuf.
 const JSON_GROWTH: usize = 2;
 
 fn json_list<'a>(served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object> + Clone) -> Result<Vec<u8>> {
     let at_rest: usize = objects.clone().map(|o| o.bytes.len() + 16).sum();
+    let (head, tail) = list_ends(served, meta);
     let mut out = Vec::with_capacity(at_rest * JSON_GROWTH + 256);
-    put_list_head(&mut out, &served.resource.list_kind, &served.resource.api_version(), meta);
+    out.extend_from_slice(&head);
     put_json_items(served, objects, true, &mut out)?;
-    out.extend_from_slice(b"]}");
+    out.extend_from_slice(&tail);
     Ok(out)
 }
 
@@ -160,6 +214,13 @@ fn put_protobuf_items<'a>(served: &Served, objects: impl Iterator<Item = &'a Obj
 fn json_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, version: &str) -> Vec<u8> {
     let mut out = Vec::new();
     put_list_head(&mut out, "PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta);
+    let mut objects = objects.peekable();
+    if objects.peek().is_none() {
+        // Upstream collects items into a list that is not there at first.
+        out.pop();
+        out.extend_from_slice(b"null}");
+        return out;
+    }
     for (i, object) in objects.enumerate() {
         if i > 0 {
             out.push(b',');

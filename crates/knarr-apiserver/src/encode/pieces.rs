@@ -19,7 +19,7 @@ use knarr_core::{Result, Status};
 use knarr_store::Item;
 use parking_lot::Mutex;
 
-use super::{Format, list_meta_message, proto, put_json_items, put_list_head, put_protobuf_items};
+use super::{Format, list_ends, list_meta_message, proto, put_json_items, put_protobuf_items};
 use crate::{
     catalog::Served,
     http::{GZIP_BYTES_MIN, Media},
@@ -110,7 +110,7 @@ impl Pieces {
             return Ok(None);
         }
         let (head, tail) = if form.protobuf { protobuf_ends(served, page, length) } else { json_ends(served, page) };
-        let parts = if gzip { gzip_member(&head, &pieces, tail) } else { plain(head, &pieces, tail) };
+        let parts = if gzip { gzip_member(&head, &pieces, &tail) } else { plain(head, &pieces, tail) };
         Ok(Some(Assembled { parts, gzip }))
     }
 
@@ -277,23 +277,23 @@ impl Encoder<'_> {
 }
 
 /// What comes before the items of a list in JSON, and after them.
-fn json_ends(served: &Served, page: &Page) -> (Bytes, &'static [u8]) {
-    let mut head = Vec::new();
-    put_list_head(&mut head, &served.resource.list_kind, &served.resource.api_version(), &page.meta);
-    (head.into(), b"]}\n")
+fn json_ends(served: &Served, page: &Page) -> (Bytes, Bytes) {
+    let (head, mut tail) = list_ends(served, &page.meta);
+    tail.push(b'\n');
+    (head.into(), tail.into())
 }
 
-fn protobuf_ends(served: &Served, page: &Page, length: usize) -> (Bytes, &'static [u8]) {
+fn protobuf_ends(served: &Served, page: &Page, length: usize) -> (Bytes, Bytes) {
     let meta = list_meta_message(&page.meta);
     let mut head = BytesMut::new();
     proto::envelope_head(&served.resource.api_version(), &served.resource.list_kind, proto::field_len(meta.len()) + length, &mut head);
     proto::put_bytes(&mut head, 1, &meta);
-    (head.freeze(), proto::ENVELOPE_TAIL)
+    (head.freeze(), Bytes::from_static(proto::ENVELOPE_TAIL))
 }
 
-fn plain(head: Bytes, pieces: &[Arc<Piece>], tail: &'static [u8]) -> VecDeque<Bytes> {
+fn plain(head: Bytes, pieces: &[Arc<Piece>], tail: Bytes) -> VecDeque<Bytes> {
     let pieces = pieces.iter().map(|p| p.bytes.clone());
-    std::iter::once(head).chain(pieces).chain([Bytes::from_static(tail)]).collect()
+    std::iter::once(head).chain(pieces).chain([tail]).collect()
 }
 
 /// Magic, deflate, no flags, no time, fastest, unknown system: as Go's writer has it at this level.

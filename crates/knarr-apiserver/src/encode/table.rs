@@ -48,18 +48,37 @@ impl ListMeta {
             out.extend_from_slice(b"{}");
             return;
         }
-        out.extend_from_slice(b"{\"resourceVersion\":\"");
-        json::put_number(out, self.resource_version);
-        out.push(b'"');
+        out.push(b'{');
+        self.put_version(out);
         if !self.continue_token.is_empty() {
             out.extend_from_slice(b",\"continue\":");
             json::put_string(out, &self.continue_token);
         }
+        self.put_remaining(out);
+        out.push(b'}');
+    }
+
+    /// As a tree has it (upstream: `UnstructuredList`): its keys are sorted, and the token is there though it be empty.
+    pub fn put_unstructured_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"continue\":");
+        json::put_string(out, &self.continue_token);
+        self.put_remaining(out);
+        out.push(b',');
+        self.put_version(out);
+        out.push(b'}');
+    }
+
+    fn put_version(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        json::put_number(out, self.resource_version);
+        out.push(b'"');
+    }
+
+    fn put_remaining(&self, out: &mut Vec<u8>) {
         if let Some(n) = self.remaining_item_count {
             out.extend_from_slice(b",\"remainingItemCount\":");
             json::put_number(out, n);
         }
-        out.push(b'}');
     }
 }
 

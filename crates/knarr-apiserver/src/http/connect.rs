@@ -15,7 +15,7 @@ use crate::{
     authn::User,
     authz::Attributes,
     catalog::{Catalog, Served, not_served},
-    pipeline::not_allowed,
+    pipeline::{not_allowed, unrouted},
     request::RequestInfo,
     server::Inner,
     stored::Stored,
@@ -67,23 +67,30 @@ where
         inner.check(&Attributes { verb: "create".into(), ..attributes.clone() }).await?;
     }
     let served = catalog.find(&info.group, &info.version, &info.resource).ok_or_else(not_served)?;
+    if info.subresource != "proxy"
+        && let Some(refused) = unrouted(served, &info, request.method())
+    {
+        return Err(refused);
+    }
     let subresource = served.resource.subresource(&info.subresource).ok_or_else(not_served)?;
     // OPTIONS has no verb of its own, and is for the backend to answer.
     let asks_backend = info.subresource == "proxy" && *request.method() == http::Method::OPTIONS;
     if !asks_backend && !subresource.verbs.contains(&info.verb) {
         return Err(not_allowed());
     }
-    if !info.rest.is_empty() && info.subresource != "proxy" {
-        return Err(not_served());
-    }
     stream_options::check(&info, request.uri().query().unwrap_or_default())?;
     if info.subresource != "log" {
         admit(inner, catalog, served, &attributes, request.uri().query().unwrap_or_default(), record).await?;
     }
+    let objects = Stored(inner.storage.clone());
+    if target::has_no_log(&objects, &info, request.uri().query().unwrap_or_default())? {
+        let mut empty = Response::new(Body::empty());
+        *empty.status_mut() = http::StatusCode::NO_CONTENT;
+        return Ok(empty);
+    }
     let Some(streaming) = inner.streaming.load_full().as_ref().clone() else {
         // Without a way to the nodes there is still something to say of what is not there.
         let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-        let objects = Stored(inner.storage.clone());
         if let Some(redirect) = streaming::redirected(&objects, &info, request.method(), (path, query))? {
             return Ok(redirect);
         }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
     connect, impersonate,
-    negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media},
+    negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media, framed},
     paths,
     respond::{self, Shape},
     traced,
@@ -26,12 +26,12 @@ use super::{
 use crate::{
     audit::Record,
     authn::{Credentials, User, request_header, websocket},
-    call::{Call, Input},
+    call::{Call, Input, Outcome},
     catalog::Catalog,
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
     metrics::{Labels, Requests, timed, waited},
-    pipeline::{attributes_for, deprecation, panic_text},
+    pipeline::{attributes_for, deprecation, panic_text, unrouted},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
     spans::Span,
@@ -186,24 +186,29 @@ impl Server {
         let inner = &self.inner;
         let (parts, body) = request.into_parts();
         let (info, query) = (&*passage.info, &passage.query);
-        if parts.method == http::Method::HEAD {
-            inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
-            return Err(crate::pipeline::not_allowed().into());
-        }
         let served = catalog.find(&info.group, &info.version, &info.resource);
+        if let Some(refused) = served.and_then(|served| unrouted(served, info, &parts.method)) {
+            inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
+            return Err(refused.into());
+        }
         let custom = served.is_some_and(|s| s.resource.custom.is_some());
         let tables =
             served.is_none_or(|s| !s.resource.list_kind.is_empty() && !WITHOUT_TABLE.contains(&(s.resource.plural.as_str(), info.subresource.as_str())));
         let raw_query = parts.uri.query().unwrap_or_default();
         let router = if custom { Router::None } else { Router::Restful };
-        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, info.verb == "watch", router);
+        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, matches!(info.verb.as_str(), "list" | "watch"), router);
         // What is not there is told to everybody.
         let accepted = if served.is_some() { accepted } else { Ok(accepted.unwrap_or(Accepted::JSON)) };
         let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
         let read = async {
             let accepted = accepted?;
             let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
-            Ok::<_, Status>((accepted, include, options_from_query(query, &info.verb)?, read_input(&parts.headers, info, patch, body).await?))
+            Ok::<_, Status>((
+                accepted,
+                include,
+                options_from_query(query, &info.verb, patch == Some(PatchType::Apply))?,
+                read_input(&parts.headers, info, patch, body).await?,
+            ))
         };
         let (accepted, include, options, input) = match read.await {
             Ok(read) => read,
@@ -221,6 +226,9 @@ impl Server {
         let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent, record };
         let (outcome, warnings) = inner.answer(&call).await;
         let mut outcome = outcome.map_err(|status| Refused::new(status, warnings.clone()))?;
+        if matches!(outcome, Outcome::Watch { .. }) {
+            framed(&accepted).map_err(|status| Refused::new(status.into(), warnings.clone()))?;
+        }
         let _seat = outcome.hold(inner, &call, seat);
         let format = Format { accepted, include, now: inner.env.now() };
         if let Some(record) = passage.record() {

@@ -4,6 +4,8 @@
 use http::{HeaderMap, header};
 use knarr_core::{Result, Status};
 
+use super::media_type;
+
 /// An encoding of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Media {
@@ -157,11 +159,11 @@ impl<'a> Clause<'a> {
 const WRITABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const STREAMABLE: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
-/// Chooses how to write the answer.
+/// Chooses how to write the answer. `streams` tells that the route is that of lists, which watches share.
 ///
 /// # Errors
 /// 406 when nothing that the client accepts is offered.
-pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: bool, router: Router) -> Result<Accepted> {
+pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streams: bool, router: Router) -> Result<Accepted> {
     let wanted = wanted(headers);
     let mut found = match wanted {
         "" | "*/*" | "application/json" => Accepted::JSON,
@@ -170,17 +172,22 @@ pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streaming: b
         }
         _ => {
             if router == Router::Restful {
-                let streams = if streaming { [", ", STREAMABLE] } else { ["", ""] };
+                let streams = if streams { [", ", STREAMABLE] } else { ["", ""] };
                 route(headers, &format!("{WRITABLE}{}", streams.concat()))?;
             }
-            choose(wanted, offers).ok_or_else(|| not_acceptable(if streaming { STREAMABLE } else { WRITABLE }))?
+            choose(wanted, offers).ok_or_else(|| not_acceptable(WRITABLE))?
         }
     };
-    if streaming && found.media == Media::Yaml {
-        return Err(not_acceptable(STREAMABLE));
-    }
     found.pretty |= wants_pretty(headers, raw_query);
     Ok(found)
+}
+
+/// A watch that has begun is sent in what can be framed (upstream: `NegotiateOutputMediaTypeStream`).
+///
+/// # Errors
+/// 406 when the client wants it otherwise.
+pub fn framed(accepted: &Accepted) -> Result<()> {
+    if accepted.media == Media::Yaml { Err(not_acceptable(STREAMABLE)) } else { Ok(()) }
 }
 
 fn wanted(headers: &HeaderMap) -> &str {
@@ -237,11 +244,12 @@ fn wants_pretty(headers: &HeaderMap, raw_query: &str) -> bool {
 /// # Errors
 /// 415 for an encoding that is not understood.
 pub fn content_media(headers: &HeaderMap) -> Result<Media> {
-    let essence = content_essence(headers);
-    if essence.is_empty() {
+    let header = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if header.is_empty() {
         return Ok(Media::Json);
     }
-    MEDIA.iter().map(|(m, ..)| *m).find(|m| m.content_type().eq_ignore_ascii_case(essence)).ok_or_else(|| unsupported(WRITABLE))
+    let essence = media_type::parse(header).ok_or_else(|| unsupported(WRITABLE))?;
+    MEDIA.iter().map(|(m, ..)| *m).find(|m| m.content_type() == essence).ok_or_else(|| unsupported(WRITABLE))
 }
 
 /// The content type without its parameters.
@@ -274,9 +282,9 @@ mod tests {
 
     #[test]
     fn the_router_refuses_types_and_the_handler_their_parameters() {
-        let refusal = |header: &str, streaming: bool, router: Router| {
+        let refusal = |header: &str, streams: bool, router: Router| {
             let headers = HeaderMap::from_iter([(header::ACCEPT, header.parse().unwrap())]);
-            accept(&headers, "", BUILTIN, streaming, router).unwrap_err()
+            accept(&headers, "", BUILTIN, streams, router).unwrap_err()
         };
         let router = refusal("text/html", false, Router::Restful);
         assert_eq!(router.message, format!("406: Not Acceptable\n\nAvailable representations: {WRITABLE}"));
@@ -285,7 +293,9 @@ mod tests {
         assert_eq!((handler.message, handler.details), (format!("only the following media types are accepted: {WRITABLE}"), None));
         let parameters = refusal("application/json;as=Nothing;g=meta.k8s.io;v=v1", false, Router::Restful);
         assert_eq!(parameters.message, format!("only the following media types are accepted: {WRITABLE}"));
-        assert_eq!(refusal("application/yaml", true, Router::Restful).message, format!("only the following media types are accepted: {STREAMABLE}"));
+        assert_eq!(refusal("text/html", true, Router::Restful).message, format!("{}, {STREAMABLE}", router.message));
+        let yaml = Accepted { media: Media::Yaml, ..Accepted::JSON };
+        assert_eq!(framed(&yaml).unwrap_err().message, format!("only the following media types are accepted: {STREAMABLE}"));
         assert_eq!(refusal("application/*", false, Router::Restful).message, router.message);
     }
 

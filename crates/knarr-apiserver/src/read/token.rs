@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 const VERSION: &str = "meta.k8s.io/v1";
 
 /// Where a list goes on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Token {
     #[serde(rename = "v")]
     version: String,
@@ -78,6 +79,8 @@ mod tests {
         // As kube-apiserver writes it.
         let upstream = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":5,"start":"b\u0000"}"#);
         assert_eq!(Token::decode(&upstream).unwrap().after(), "b");
+        let without_start = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":1}"#);
+        assert_eq!(Token::decode(&without_start).unwrap_err(), "continue key is not valid: encoded start key empty (version meta.k8s.io/v1)");
         for bad in ["!", "e30", &URL_SAFE_NO_PAD.encode(r#"{"v":"x","rv":5,"start":"b"}"#), &Token::new(1, "../x", None).encode()] {
             assert!(Token::decode(bad).unwrap_err().starts_with("continue key is not valid"), "{bad}");
         }

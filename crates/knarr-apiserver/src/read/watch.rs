@@ -28,7 +28,7 @@ use crate::{
     call::{Exchange, Outcome},
     catalog::Served,
     flowcontrol::{Registration, Seat},
-    request::validate_list_options,
+    request::{validate_list_options, watch_defaults},
 };
 
 /// How often a watcher that wants bookmarks gets one (upstream: `defaultBookmarkFrequency`).
@@ -92,7 +92,7 @@ pub struct Watching {
 /// # Errors
 /// `BadRequest` and `Invalid` for bad options. A revision that is gone is told by an event, as upstream does.
 pub async fn watch(ex: &Exchange<'_>) -> Result<Outcome> {
-    let options = &ex.call.options;
+    let options = &*watch_defaults(&ex.call.options);
     validate_list_options(options, true)?;
     let storage = &ex.server.storage;
     let indexed = storage.resource(&ex.served.key).indexed_field();
@@ -268,12 +268,18 @@ fn seen_through(served: &Served, selection: &Selection, change: Arc<Change>) -> 
     }
 }
 
+/// Kinds whose number of replicas is no pointer within upstream: one of nothing is sent with the zero that conversion finds there.
+const COUNTS_REPLICAS: [(&str, &str); 3] = [("apps", "Deployment"), ("apps", "ReplicaSet"), ("apps", "StatefulSet")];
+
 /// An object of the kind with nothing in it but the resource version.
 fn bookmark(served: &Served, revision: u64, initial_end: bool) -> Object {
     let GroupVersionKind { kind, .. } = &served.gvk;
     let mut value = json!({"kind": kind, "apiVersion": served.gvk.api_version(), "metadata": {"resourceVersion": revision.to_string()}});
     if initial_end {
         value.set(&["metadata", "annotations"], json!({INITIAL_EVENTS_END: "true"}));
+    }
+    if COUNTS_REPLICAS.contains(&(served.gvk.group.as_str(), kind.as_str())) {
+        value.set(&["spec", "replicas"], 0);
     }
     let (encoding, bytes) = if served.resource.custom.is_some() {
         (Encoding::Json, codec::encode_json(&value))

@@ -7,6 +7,6 @@ mod query;
 pub use info::RequestInfo;
 pub use options::{
     DeleteOptions, Preconditions, Propagation, delete_options_from_query, delete_options_from_value, options_from_query, validate_list_options,
-    validate_write_options,
+    validate_write_options, watch_defaults,
 };
 pub use query::{Query, parse_bool, percent_decode};

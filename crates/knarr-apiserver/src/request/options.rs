@@ -1,7 +1,7 @@
 //! The options of each verb, from the query or (for deletes) the body, and the rules between them
 //! (upstream: `metav1.*Options` and their validation).
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use knarr_core::{
     GroupVersionKind, Result, Status, Value, ValueExt,
@@ -15,11 +15,11 @@ use super::query::{Query, parse_bool};
 const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
 /// Reads the query parameters of a verb, as RBAC names it (deletes of one object have [`delete_options_from_query`]). What belongs to other
-/// verbs may be anything.
+/// verbs may be anything. `apply` tells that a patch is one.
 ///
 /// # Errors
 /// `BadRequest` for a number that is none, `Invalid` for a `dryRun` that is none, with all other broken rules.
-pub fn options_from_query(query: &Query, verb: &str) -> Result<Options> {
+pub fn options_from_query(query: &Query, verb: &str, apply: bool) -> Result<Options> {
     if query.is_empty() {
         return Ok(Options::default());
     }
@@ -44,7 +44,7 @@ pub fn options_from_query(query: &Query, verb: &str) -> Result<Options> {
         force: query.get("force").map(parse_bool),
     };
     match kind {
-        Some(kind) if runs.iter().any(|run| *run != "All") => Err(bad_dry_run(&options, kind, &runs)),
+        Some(kind) if runs.iter().any(|run| *run != "All") => Err(bad_dry_run(&options, (kind, apply), &runs)),
         _ => Ok(options),
     }
 }
@@ -73,9 +73,10 @@ fn meta_kind(kind: &str) -> GroupVersionKind {
     GroupVersionKind::new("meta.k8s.io", "v1", kind)
 }
 
-/// Whether a patch is an apply is not asked here: one with a bad `dryRun` is refused either way.
-fn bad_dry_run(options: &Options, kind: &str, runs: &[&str]) -> Status {
-    let mut errors = manager_problems(options);
+/// A `dryRun` that is none, told in its place among the other broken rules.
+fn bad_dry_run(options: &Options, (kind, apply): (&str, bool), runs: &[&str]) -> Status {
+    let mut errors = patch_problems(options, kind, apply);
+    errors.extend(manager_problems(options));
     errors.push(field::Error::not_supported(&Path::new("dryRun"), serde_json::json!(runs), &["All"]));
     errors.extend(validation_problem(options));
     Status::invalid(&meta_kind(kind), "", &errors)
@@ -88,6 +89,16 @@ fn bad_dry_run(options: &Options, kind: &str, runs: &[&str]) -> Status {
 pub fn validate_list_options(options: &Options, watch: bool) -> Result<()> {
     let errors = if watch { watch_problems(options) } else { list_problems(options) };
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind("ListOptions"), "", &errors)) }
+}
+
+/// A watch that begins at no version and says nothing of its first state asks for all of it (upstream: `SetListOptionsDefaults`).
+pub fn watch_defaults(options: &Options) -> Cow<'_, Options> {
+    let said = options.send_initial_events.is_some() || options.resource_version_match.is_some();
+    if said || !matches!(options.resource_version.as_deref(), None | Some("" | "0")) {
+        return Cow::Borrowed(options);
+    }
+    let complete = Options { send_initial_events: Some(true), resource_version_match: Some("NotOlderThan".into()), ..options.clone() };
+    Cow::Owned(complete)
 }
 
 const MATCH: &str = "resourceVersionMatch";
@@ -140,18 +151,23 @@ fn watch_problems(options: &Options) -> field::ErrorList {
 /// # Errors
 /// `Invalid` with every broken rule.
 pub fn validate_write_options(options: &Options, kind: &str, apply: bool) -> Result<()> {
-    let mut errors = Vec::new();
-    let manager = Path::new("fieldManager");
-    if kind == "PatchOptions" {
-        if !apply && options.force.is_some() {
-            errors.push(field::Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
-        } else if apply && options.field_manager.is_none() {
-            errors.push(field::Error::required(&manager, "is required for apply patch"));
-        }
-    }
+    let mut errors = patch_problems(options, kind, apply);
     errors.extend(manager_problems(options));
     errors.extend(validation_problem(options));
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&meta_kind(kind), "", &errors)) }
+}
+
+/// What goes with apply alone, and what apply cannot do without.
+fn patch_problems(options: &Options, kind: &str, apply: bool) -> field::ErrorList {
+    match kind {
+        "PatchOptions" if !apply && options.force.is_some() => {
+            vec![field::Error::forbidden(&Path::new("force"), "may not be specified for non-apply patch")]
+        }
+        "PatchOptions" if apply && options.field_manager.is_none() => {
+            vec![field::Error::required(&Path::new("fieldManager"), "is required for apply patch")]
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn manager_problems(options: &Options) -> field::ErrorList {
@@ -268,7 +284,8 @@ mod tests {
     use super::*;
 
     fn list_error(query: &str, watch: bool) -> String {
-        let options = options_from_query(&Query::parse(query), if watch { "watch" } else { "list" }).unwrap();
+        let options = options_from_query(&Query::parse(query), if watch { "watch" } else { "list" }, false).unwrap();
+        let options = if watch { watch_defaults(&options) } else { Cow::Borrowed(&options) };
         validate_list_options(&options, watch).err().map(|s| s.message).unwrap_or_default()
     }
 
@@ -281,24 +298,29 @@ mod tests {
         assert_eq!(list_error("resourceVersion=5&resourceVersionMatch=Exact&limit=3", false), "");
         assert_eq!(list_error("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", true), "");
         assert!(list_error("sendInitialEvents=true", true).contains("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
-        assert_eq!(options_from_query(&Query::parse("limit=x"), "list").unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert_eq!(list_error("", true), "");
+        let continued = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided";
+        assert_eq!(list_error("continue=x", true), continued);
+        assert_eq!(list_error("continue=x&resourceVersion=5", true), "");
+        assert_eq!(options_from_query(&Query::parse("limit=x"), "list", false).unwrap_err().message, "strconv.ParseInt: parsing \"x\": invalid syntax");
     }
 
     #[test]
     fn options_of_other_verbs_are_not_looked_at() {
         for (query, verb) in [("limit=x&dryRun=x", "get"), ("limit=x", "create"), ("dryRun=x", "list")] {
-            assert!(options_from_query(&Query::parse(query), verb).is_ok_and(|o| !o.dry_run), "{verb} {query}");
+            assert!(options_from_query(&Query::parse(query), verb, false).is_ok_and(|o| !o.dry_run), "{verb} {query}");
         }
     }
 
     #[test]
     fn a_bad_dry_run_is_told_with_the_verbs_own_kind_and_the_other_broken_rules() {
-        let message = |verb: &str| options_from_query(&Query::parse("dryRun=All&dryRun=x&fieldValidation=y"), verb).unwrap_err().message;
+        let message = |verb: &str| options_from_query(&Query::parse("dryRun=All&dryRun=x&fieldValidation=y"), verb, true).unwrap_err().message;
         assert_eq!(
             message("update"),
             "UpdateOptions.meta.k8s.io \"\" is invalid: [dryRun: Unsupported value: [\"All\",\"x\"]: supported values: \"All\", \
              fieldValidation: Unsupported value: \"y\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"]"
         );
+        assert!(message("patch").contains("[fieldManager: Required value: is required for apply patch, dryRun: "));
         assert!(message("patch").starts_with("PatchOptions.") && message("create").starts_with("CreateOptions."));
     }
 

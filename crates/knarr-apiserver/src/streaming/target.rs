@@ -74,6 +74,19 @@ fn pod(objects: &dyn Objects, namespace: &str, name: &str) -> Result<Value> {
     objects.value("", "pods", namespace, name).ok_or_else(|| Status::not_found(&GroupResource::new("", "pods"), name))
 }
 
+/// Whether a log is asked for of a pod that no node has yet: it is empty (upstream: `LogLocation`).
+///
+/// # Errors
+/// Pods and containers that are not there.
+pub fn has_no_log(objects: &dyn Objects, info: &RequestInfo, raw_query: &str) -> Result<bool> {
+    if info.subresource != "log" {
+        return Ok(false);
+    }
+    let pod = pod(objects, &info.namespace, &info.name)?;
+    container(&pod, &info.name, Query::parse(raw_query).get("container").unwrap_or_default())?;
+    Ok(pod.str_at(&["spec", "nodeName"]).is_none_or(str::is_empty))
+}
+
 fn pod_stream(objects: &dyn Objects, info: &RequestInfo, raw_query: &str) -> Result<Target> {
     let pod = pod(objects, &info.namespace, &info.name)?;
     let query = Query::parse(raw_query);

@@ -30,6 +30,9 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
         None => Wish::Put(decode::other(ex, &GroupVersionKind::new("autoscaling", "v1", "Scale"))?),
         Some(patch_type) => Wish::Patch(patch_type, patch::read(ex, patch_type)?),
     };
+    if let Wish::Put(scale) = &wish {
+        meta::require_name(scale, ex.name()?)?;
+    }
     let change = Rescale { paths, wish };
     match write::replace(&Writer::new(ex), ex.name()?, &change).await? {
         Outcome::Object { object, code, .. } => {
@@ -123,7 +126,7 @@ pub fn put(resource: &Resource, object: &mut Value, scale: &Value) {
 
 enum Wish {
     Put(Value),
-    Patch(PatchType, Value),
+    Patch(PatchType, patch::Sent),
 }
 
 struct Rescale {
@@ -137,20 +140,20 @@ impl Rescale {
     }
 
     fn wanted(&self, ex: &Exchange<'_>, old: &Value) -> Result<Value> {
-        let patched = match &self.wish {
+        let (patch_type, body) = match &self.wish {
             Wish::Put(scale) => return Ok(scale.clone()),
-            Wish::Patch(PatchType::Apply, p) => return Ok(patches::merge_patch(old, p)),
-            Wish::Patch(PatchType::Json, p) => patches::json_patch(old, p)?,
-            Wish::Patch(PatchType::StrategicMerge, p) => match types::of_kind("autoscaling", "v1", "Scale") {
-                Some(type_id) => patches::strategic_merge(type_id, old, p)?,
-                None => patches::merge_patch(old, p),
-            },
-            Wish::Patch(_, p) => patches::merge_patch(old, p),
+            Wish::Patch(patch_type, sent) => (*patch_type, sent.body()?),
+        };
+        let patched = match (patch_type, types::of_kind("autoscaling", "v1", "Scale")) {
+            (PatchType::Apply, _) => return Ok(patches::merge_patch(old, body)),
+            (PatchType::Json, _) => patches::json_patch(old, body)?,
+            (PatchType::StrategicMerge, Some(type_id)) => patches::strategic_merge(type_id, old, body)?,
+            _ => patches::merge_patch(old, body),
         };
         let json = serde_json::to_vec(&patched).map_err(Status::internal)?;
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
-        let shown = || match &self.wish {
-            Wish::Patch(PatchType::Merge, p) => patches::merge_patch_text(&codec::encode_json(old), p),
+        let shown = || match patch_type {
+            PatchType::Merge => patches::merge_patch_text(&codec::encode_json(old), body),
             _ => codec::encode_json(&patched),
         };
         let decoded = codec::decode_json_kind(&kind, &json, decode::field_validation(ex)).map_err(|e| patch::unreadable(&e, &shown()))?;

@@ -143,8 +143,15 @@ async fn try_once(writer: &Writer<'_>, mut object: Value) -> Result<Option<Objec
 
 /// The rules of all metadata, then the kind's own.
 fn create_errors(writer: &Writer<'_>, object: &Value) -> knarr_core::field::ErrorList {
-    let mut errors = knarr_kinds::validate_metadata(object, writer.ex.served.resource.namespaced, &*writer.behaviour);
     let served = &writer.ex.served;
+    if served.is("", "events") {
+        // Upstream does not look at their metadata before all else is right.
+        let errors = writer.behaviour.validate_create(&writer.context(), object);
+        if !errors.is_empty() {
+            return errors;
+        }
+    }
+    let mut errors = knarr_kinds::validate_metadata(object, served.resource.namespaced, &*writer.behaviour);
     if served.is("resource.k8s.io", "resourceclaims") || served.is("resource.k8s.io", "resourceclaimtemplates") {
         let namespace = writer.ex.server.storage.get_now(&ResourceKey::new("", "namespaces"), &ObjectKey::new("", writer.ex.namespace()));
         let namespace = namespace.and_then(|item| codec::to_value(&item.object).ok());

@@ -117,14 +117,10 @@ fn from_yaml(ex: &Exchange<'_>, body: &[u8]) -> Result<Value> {
     Ok(document.value)
 }
 
-/// Most bytes of a body that a message shows.
-const SHOWN_BYTES_MAX: usize = 20;
-
 fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
     if !body.starts_with(b"k8s\0") {
-        let shown = knarr_core::hex::encode(&body[..body.len().min(SHOWN_BYTES_MAX)]);
         let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
-        return Err(Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({shown})", resource.kind)));
+        return Err(codec::unrecognized(&resource.kind, why, body));
     }
     let (found, value) = codec::decode_protobuf(body)?;
     let wanted = resource.gvk();
@@ -170,40 +166,13 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     Ok(decoded.value)
 }
 
-/// Options are decoded by a codec that does not say what it was about to make of them.
-fn plainly(mut status: Status, kind: &GroupVersionKind) -> Status {
-    let prefix = format!("{0} in version {1} cannot be handled as a {0}: ", kind.kind, field::go_quote(&kind.version));
-    if let Some(why) = status.message.strip_prefix(&prefix) {
-        status.message = why.to_owned();
-    }
-    status
-}
-
-/// The body of a delete. Unlike [`other`] it is read by a codec that knows options only, which says less about what it cannot read
-/// and passes over fields that it does not know.
+/// The body of a delete. Unlike [`other`] it is read by a codec that knows options only.
 ///
 /// # Errors
 /// `BadRequest` for a body that cannot be read or is of another kind.
 pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     let Input::Encoded { media: Media::Json, bytes } = &ex.call.input else { return other(ex, kind) };
-    let mut value = codec::parse_json(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
-    let found = value.str_at(&["kind"]).unwrap_or_default();
-    if !found.is_empty() && found != kind.kind {
-        let version = field::go_quote(value.str_at(&["apiVersion"]).unwrap_or_default());
-        return Err(Status::bad_request(format!(
-            "no kind {} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"",
-            field::go_quote(found)
-        )));
-    }
-    // Every group has options by that name; typed clients send those of the group of what they delete.
-    if value.str_at(&["apiVersion"]).is_none_or(|version| version == kind.api_version()) {
-        let options = codec::decode_json_kind(kind, bytes, FieldValidation::Ignore).map_err(|e| plainly(e, kind))?.value;
-        ex.record_request(&options);
-        return Ok(options);
-    }
-    value.set(&["apiVersion"], kind.api_version());
-    let json = serde_json::to_vec(&value).map_err(Status::internal)?;
-    let options = codec::decode_json_kind(kind, &json, FieldValidation::Ignore).map_err(|e| plainly(e, kind))?.value;
+    let options = codec::decode_options(kind, bytes)?;
     ex.record_request(&options);
     Ok(options)
 }

@@ -47,6 +47,17 @@ pub fn ensure_name(object: &mut Value, name: &str) -> Result<()> {
     }
 }
 
+/// What replaces an object must say which one (upstream: `checkName`).
+///
+/// # Errors
+/// `BadRequest` when it has no name.
+pub fn require_name(object: &Value, name: &str) -> Result<()> {
+    if object.str_at(&["metadata", "name"]).is_some_and(|n| !n.is_empty()) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")))
+}
+
 /// What an update cannot change: generation, uid, birth and death (upstream: `rest.BeforeUpdate`). Call it before and after
 /// the strategy's own preparation.
 pub fn keep_generation(object: &mut Value, old: &Value) {

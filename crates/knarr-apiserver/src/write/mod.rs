@@ -13,7 +13,7 @@ mod update;
 
 use std::{sync::Arc, time::Duration};
 
-use knarr_core::{Result, Status, Value, ValueExt, field::ErrorList, time};
+use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field::ErrorList, time};
 use knarr_kinds::Context;
 use knarr_schema::apply::{self, Manager};
 use knarr_store::{Item, ObjectKey};
@@ -160,11 +160,16 @@ impl<'a> Writer<'a> {
             }
         });
         let errors: ErrorList = told.into_iter().cloned().collect();
-        // Events of both groups are one internal kind, that of the core group.
-        let kind = &self.ex.served.gvk;
-        let core = knarr_core::GroupVersionKind::new("", &kind.version, &kind.kind);
-        let kind = if self.ex.served.is("events.k8s.io", "events") { &core } else { kind };
-        Err(Status::invalid(kind, object.str_at(&["metadata", "name"]).unwrap_or_default(), &errors))
+        Err(Status::invalid(&self.refused_kind(object), object.str_at(&["metadata", "name"]).unwrap_or_default(), &errors))
+    }
+
+    /// The kind that an invalid object is called by. Events of both groups are one internal kind, that of the core group; a custom
+    /// resource says itself what it is.
+    fn refused_kind(&self, object: &Value) -> GroupVersionKind {
+        let GroupVersionKind { group, version, kind } = &self.ex.served.gvk;
+        let core = self.ex.served.is("events.k8s.io", "events");
+        let own = object.str_at(&["kind"]).filter(|_| self.ex.served.resource.custom.is_some());
+        GroupVersionKind::new(if core { "" } else { group }, version, own.unwrap_or(kind))
     }
 
     pub fn key(&self, name: &str) -> ObjectKey {

@@ -2,14 +2,14 @@
 //! when the swap was lost.
 
 use knarr_core::{
-    GroupVersionKind, Result, Status, Value, ValueExt,
+    GroupVersionKind, Map, Result, Status, Value, ValueExt,
     api::PatchType,
     field::{self, Path},
     yaml,
 };
 use knarr_schema::{
     apply,
-    codec::{self, FieldValidation},
+    codec::{self, Decoded, FieldValidation},
     patch as patches,
 };
 
@@ -25,68 +25,126 @@ use crate::{
 /// # Errors
 /// 415 for a kind of patch that the resource does not take; whatever refuses the result.
 pub async fn patch(ex: &Exchange<'_>) -> Result<Outcome> {
-    let patch_type = ex.call.patch.ok_or_else(unsupported)?;
+    let patch_type = ex.call.patch.ok_or_else(|| unsupported(ex))?;
     if patch_type == PatchType::StrategicMerge && ex.served.resource.custom.is_some() {
-        return Err(unsupported());
+        return Err(unsupported(ex));
     }
     let name = ex.name()?;
     validate_write_options(&ex.call.options, "PatchOptions", patch_type == PatchType::Apply)?;
-    let body = read(ex, patch_type)?;
+    let sent = read(ex, patch_type)?;
     if let Some(record) = &ex.call.record {
         record.request_patch(|| match &ex.call.input {
             Input::Encoded { bytes, .. } if patch_type != PatchType::Apply => bytes.clone(),
-            _ => codec::encode_json(&body).into(),
+            _ => sent.body().map(codec::encode_json).unwrap_or_default().into(),
         });
     }
-    replace(&Writer::new(ex), name, &Patch { patch_type, body }).await
+    replace(&Writer::new(ex), name, &Patch { patch_type, sent }).await
 }
+
+/// The types of patches that custom resources take.
+const CUSTOM_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 /// 415 of a patch that the resource does not take.
-pub fn unsupported() -> Status {
-    http::unsupported_patch()
+fn unsupported(ex: &Exchange<'_>) -> Status {
+    if ex.served.resource.custom.is_some() { http::unsupported(CUSTOM_TYPES) } else { http::unsupported_patch() }
 }
 
-/// The patch itself as a tree.
+/// A patch as the client sent it. What is wrong with it, as long as it is JSON at all, is told only where it is to be applied: who
+/// patches what is not there learns that.
+pub struct Sent {
+    body: Result<Value>,
+    /// What a strict decoder says of it.
+    complaints: Vec<String>,
+}
+
+impl Sent {
+    /// # Errors
+    /// `BadRequest` for what is no patch of its type.
+    pub fn body(&self) -> Result<&Value> {
+        self.body.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Reads the patch.
 ///
 /// # Errors
-/// `BadRequest` for what is no patch of its type.
-pub fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Value> {
+/// `BadRequest` for what is neither JSON nor, of an apply, YAML.
+pub fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Sent> {
     let bytes = match &ex.call.input {
-        Input::Tree(tree) => return Ok(tree.clone()),
+        Input::Tree(tree) => return Ok(Sent { body: Ok(tree.clone()), complaints: Vec::new() }),
         Input::None => &[][..],
         Input::Encoded { bytes, .. } => bytes,
     };
-    if patch_type != PatchType::Apply {
-        let patch = codec::parse_json(bytes).map_err(|_| Status::bad_request("invalid JSON patch"))?;
-        return match (patch_type, &patch) {
-            (PatchType::Json, Value::Array(_)) | (PatchType::Merge | PatchType::StrategicMerge, Value::Object(_)) => Ok(patch),
-            (PatchType::Json, _) => Err(not_a(&patch, "[]handlers.jsonPatchOp")),
-            _ => Err(not_a(&patch, "map[string]interface {}")),
-        };
+    let mut sent = if patch_type == PatchType::Apply { read_apply(bytes)? } else { read_json(bytes, patch_type)? };
+    if decode::field_validation(ex) == FieldValidation::Ignore {
+        sent.complaints.clear();
     }
-    let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
-    // Most appliers send JSON, which is read faster as such.
-    if let Ok(value @ Value::Object(_)) = codec::parse_json(bytes) {
-        return Ok(value);
+    Ok(sent)
+}
+
+fn read_json(bytes: &[u8], patch_type: PatchType) -> Result<Sent> {
+    if !codec::is_json(bytes) {
+        return Err(Status::bad_request("invalid JSON patch"));
     }
-    let text = std::str::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
-    let document = yaml::parse_document(text).map_err(|e| Status::bad_request(format!("error encoding patch: {}", without_line(&e))))?;
-    if !document.value.is_object() {
-        return Err(bad("error unmarshaling JSON: while decoding JSON: json: cannot unmarshal into Go value of type map[string]interface {}".into()));
+    let undecodable = |why: &str| {
+        let context = if patch_type == PatchType::StrategicMerge { "" } else { "error decoding patch: " };
+        Status::bad_request(format!("{context}{why}"))
+    };
+    let Decoded { value, warnings: mut complaints } = match codec::parse_json_strict(bytes) {
+        Ok(decoded) => decoded,
+        Err(why) => return Ok(Sent { body: Err(undecodable(&why)), complaints: Vec::new() }),
+    };
+    let body = match (patch_type, value) {
+        (PatchType::Json, patch @ Value::Array(_)) | (PatchType::Merge | PatchType::StrategicMerge, patch @ Value::Object(_)) => Ok(patch),
+        // Go makes nothing of null, and only the merge of JSON minds.
+        (PatchType::Json, Value::Null) => Ok(Value::Array(Vec::new())),
+        (PatchType::StrategicMerge, Value::Null) => Ok(Value::Object(Map::new())),
+        (_, Value::Null) => Err(Status::bad_request("Invalid JSON Patch")),
+        (PatchType::Json, other) => Err(undecodable(&not_a(&other, "[]handlers.jsonPatchOp"))),
+        (_, other) => Err(undecodable(&not_a(&other, MAP))),
+    };
+    if patch_type == PatchType::Json {
+        complaints.iter_mut().for_each(|c| c.insert_str(0, "json patch "));
     }
-    for duplicate in document.duplicates {
-        let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {duplicate}");
-        match decode::field_validation(ex) {
-            FieldValidation::Strict => return Err(Status::bad_request(format!("error strict decoding patch: {text}"))),
-            FieldValidation::Warn => ex.warn(text),
-            FieldValidation::Ignore => {}
+    Ok(Sent { body, complaints })
+}
+
+const MAP: &str = "map[string]interface {}";
+
+/// Most appliers send JSON, which is read faster as such, unless YAML's reader has something to say of it. Upstream turns what is
+/// no JSON into it before anything else, and reads what is as YAML in the end.
+fn read_apply(bytes: &[u8]) -> Result<Sent> {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(Decoded { value: value @ Value::Object(_), warnings }) = codec::parse_json_strict(bytes)
+        && warnings.is_empty()
+        && !yaml::has_surrogates(&text)
+    {
+        return Ok(Sent { body: Ok(value), complaints: Vec::new() });
+    }
+    let as_json = text.trim_start().starts_with('{');
+    let document = match yaml::parse_document(&text) {
+        Ok(_) if as_json && yaml::has_surrogates(&text) => Err("yaml: found invalid Unicode character escape code".to_owned()),
+        read => read,
+    };
+    let bad = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
+    let yaml::Document { value, duplicates } = match document {
+        Ok(document) => document,
+        Err(why) if as_json => {
+            let body = Err(bad(&format!("error converting YAML to JSON: {why}")));
+            return Ok(Sent { body, complaints: Vec::new() });
         }
-    }
-    Ok(document.value)
+        Err(why) => return Err(Status::bad_request(format!("error encoding patch: {why}"))),
+    };
+    let body = match value {
+        Value::Object(_) => Ok(value),
+        Value::Null => Ok(Value::Object(Map::new())),
+        other => Err(bad(&format!("error unmarshaling JSON: while decoding JSON: {}", not_a(&other, MAP)))),
+    };
+    Ok(Sent { body, complaints: duplicates })
 }
 
 /// What upstream's reader says of a document of the wrong type.
-fn not_a(value: &Value, go_type: &str) -> Status {
+fn not_a(value: &Value, go_type: &str) -> String {
     let what = match value {
         Value::Object(_) => "object",
         Value::Array(_) => "array",
@@ -95,18 +153,13 @@ fn not_a(value: &Value, go_type: &str) -> Status {
         Value::Bool(_) => "bool",
         Value::Null => "null",
     };
-    Status::bad_request(format!("error decoding patch: json: cannot unmarshal {what} into Go value of type {go_type}"))
-}
-
-/// Trouble on the first line is told without the line.
-fn without_line(why: &str) -> String {
-    why.replacen("yaml: line 1: ", "yaml: ", 1)
+    format!("json: cannot unmarshal {what} into Go value of type {go_type}")
 }
 
 /// A patch, ready to be applied as often as it takes.
-pub struct Patch {
-    pub patch_type: PatchType,
-    pub body: Value,
+struct Patch {
+    patch_type: PatchType,
+    sent: Sent,
 }
 
 impl Change for Patch {
@@ -116,7 +169,8 @@ impl Change for Patch {
             (PatchType::Apply, live) => self.server_side(writer, live)?,
             (_, None) => return Err(writer.not_found(&ex.call.info.name)),
             (_, Some(live)) => {
-                let mut new = checked(ex, &self.client_side(ex, live)?, || self.shown(live))?;
+                let body = self.sent.body()?;
+                let mut new = checked(ex, &self.client_side(ex, live, body)?, &self.sent.complaints, || self.shown(live, body))?;
                 writer.track(Some(live), &mut new);
                 new
             }
@@ -139,24 +193,30 @@ impl Change for Patch {
 }
 
 impl Patch {
-    fn client_side(&self, ex: &Exchange<'_>, live: &Value) -> Result<Value> {
+    fn client_side(&self, ex: &Exchange<'_>, live: &Value, body: &Value) -> Result<Value> {
         match (self.patch_type, ex.served.resource.type_id) {
-            (PatchType::Json, _) => patches::json_patch(live, &self.body),
-            (PatchType::StrategicMerge, Some(type_id)) => patches::strategic_merge(type_id, live, &self.body),
-            _ => Ok(patches::merge_patch(live, &self.body)),
+            (PatchType::Json, _) => patches::json_patch(live, body),
+            (PatchType::StrategicMerge, Some(type_id)) => patches::strategic_merge(type_id, live, body),
+            _ => Ok(patches::merge_patch(live, body)),
         }
     }
 
     /// The patched object as errors show it.
-    fn shown(&self, live: &Value) -> Option<Vec<u8>> {
-        (self.patch_type == PatchType::Merge).then(|| patches::merge_patch_text(&codec::encode_json(live), &self.body))
+    fn shown(&self, live: &Value, body: &Value) -> Option<Vec<u8>> {
+        (self.patch_type == PatchType::Merge).then(|| patches::merge_patch_text(&codec::encode_json(live), body))
     }
 
     /// Apply fills in what the schema declares first, so that map keys with defaults are found.
     fn server_side(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
         let ex = writer.ex;
         let force = ex.call.options.force.unwrap_or(false);
-        let mut new = apply::apply(&ex.served.resource, live, &self.body, writer.manager(), force)?;
+        let mut new = apply::apply(&ex.served.resource, live, self.sent.body()?, writer.manager(), force)?;
+        let complaints = &self.sent.complaints;
+        if decode::field_validation(ex) == FieldValidation::Strict && !complaints.is_empty() {
+            let why = complaints.join("\n  ");
+            return Err(Status::bad_request(format!("error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:\n  {why}")));
+        }
+        ex.warn_all(complaints.clone());
         new.set(&["kind"], ex.served.gvk.kind.as_str());
         new.set(&["apiVersion"], ex.served.gvk.api_version());
         decode::conform_applied(ex, &mut new)?;
@@ -165,11 +225,19 @@ impl Patch {
     }
 }
 
-/// Reads the patched object as if it had been sent: unknown fields go, types are checked.
-fn checked(ex: &Exchange<'_>, patched: &Value, shown: impl FnOnce() -> Option<Vec<u8>>) -> Result<Value> {
-    let decoded = codec::decode_value(&ex.served.resource, patched, decode::field_validation(ex))
-        .map_err(|e| unreadable(&e, &shown().unwrap_or_else(|| codec::encode_json(patched))))?;
-    ex.warn_all(decoded.warnings);
+/// Reads the patched object as if it had been sent: unknown fields go, types are checked. What a strict decoder said of the patch is
+/// told with what it says of the object.
+fn checked(ex: &Exchange<'_>, patched: &Value, complaints: &[String], shown: impl Fn() -> Option<Vec<u8>>) -> Result<Value> {
+    let shown = || shown().unwrap_or_else(|| codec::encode_json(patched));
+    let validation = decode::field_validation(ex);
+    let refused = validation == FieldValidation::Strict && !complaints.is_empty();
+    let decoded = codec::decode_value(&ex.served.resource, patched, if refused { FieldValidation::Warn } else { validation });
+    let decoded = decoded.map_err(|e| unreadable(&e, &shown()))?;
+    let told: Vec<String> = complaints.iter().cloned().chain(decoded.warnings).collect();
+    if refused {
+        return Err(invalid_patch(&format!("strict decoding error: {}", told.join(", ")), &shown()));
+    }
+    ex.warn_all(told);
     let mut value = decoded.value;
     decode::conform(ex, &mut value)?;
     decode::defaults(ex, &mut value);
@@ -178,7 +246,61 @@ fn checked(ex: &Exchange<'_>, patched: &Value, shown: impl FnOnce() -> Option<Ve
 
 /// A patch makes something that cannot be read.
 pub fn unreadable(why: &Status, shown: &[u8]) -> Status {
+    invalid_patch(why.message.split_once(": ").map_or(why.message.as_str(), |(_, why)| why), shown)
+}
+
+fn invalid_patch(why: &str, shown: &[u8]) -> Status {
     let shown = String::from_utf8_lossy(shown).into_owned();
-    let why = why.message.split_once(": ").map_or(why.message.as_str(), |(_, why)| why).to_owned();
     Status::invalid(&GroupVersionKind::new("", "", ""), "", &[field::Error::invalid(&Path::new("patch"), shown, why)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(body: &str, patch_type: PatchType) -> String {
+        let sent = if patch_type == PatchType::Apply { read_apply(body.as_bytes()) } else { read_json(body.as_bytes(), patch_type) };
+        match sent.map(|s| (s.body.map(|b| b.to_string()), s.complaints)) {
+            Err(at_once) => format!("at once: {}", at_once.message),
+            Ok((Err(later), _)) => format!("later: {}", later.message),
+            Ok((Ok(body), complaints)) => format!("{body} {}", complaints.join(", ")).trim_end().to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_patch_in_json_is_read_as_go_reads_each_type() {
+        use PatchType::{Json, Merge, StrategicMerge};
+        for (body, patch_type, wanted) in [
+            ("{", Merge, "at once: invalid JSON patch"),
+            ("null", Json, "[]"),
+            ("null", StrategicMerge, "{}"),
+            ("null", Merge, "later: Invalid JSON Patch"),
+            ("[]", Merge, "later: error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"),
+            ("[]", StrategicMerge, "later: json: cannot unmarshal array into Go value of type map[string]interface {}"),
+            ("{}", Json, "later: error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
+            (r#"{"a":1e400}"#, Merge, "later: error decoding patch: json: cannot unmarshal number 1e400 into Go value of type float64"),
+            (r#"{"a":1,"a":2}"#, Merge, r#"{"a":2} duplicate field "a""#),
+        ] {
+            assert_eq!(told(body, patch_type), wanted, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_apply_is_read_as_yaml_whatever_it_is() {
+        for (body, wanted) in [
+            ("", "{}"),
+            ("null", "{}"),
+            (r#"{"a":1}"#, r#"{"a":1}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"a":2} line 1: key "a" already set in map"#),
+            (r#"{"a":"\ud83d\ude00"}"#, "later: error decoding patch: error converting YAML to JSON: yaml: found invalid Unicode character escape code"),
+            ("{", "later: error decoding patch: error converting YAML to JSON: yaml: line 1: did not find expected node content"),
+            ("x: [", "at once: error encoding patch: yaml: line 1: did not find expected node content"),
+            (
+                "text",
+                "later: error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal string into Go value of type map[string]interface {}",
+            ),
+        ] {
+            assert_eq!(told(body, PatchType::Apply), wanted, "{body}");
+        }
+    }
 }

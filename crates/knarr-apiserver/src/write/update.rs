@@ -61,10 +61,7 @@ pub async fn update(ex: &Exchange<'_>) -> Result<Outcome> {
     let name = ex.name()?;
     let mut object = decode::object(ex)?;
     meta::ensure_namespace(&mut object, if ex.served.is("", "namespaces") { "" } else { ex.namespace() })?;
-    if object.str_at(&["metadata", "name"]).is_none_or(str::is_empty) {
-        let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
-        return Err(Status::bad_request(why));
-    }
+    meta::require_name(&object, name)?;
     meta::ensure_name(&mut object, name)?;
     meta::dedup_owners(ex, &mut object, false);
     replace(&Writer::new(ex), name, &Put(object)).await

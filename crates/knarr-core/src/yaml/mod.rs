@@ -3,6 +3,7 @@
 //! This is the one place that knows YAML. Plain scalars are resolved by the table of `goyaml.v2/resolve.go` (YAML 1.1:
 //! `yes`, `on` and `n` are booleans, `0644` is octal, `1_000` is a number), never by a Rust crate's own rules. `<<` merges.
 
+mod complaint;
 mod write;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Number, Value};
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
 
+pub use complaint::has_surrogates;
 pub use write::{key_order, to_string};
 
 /// Most nodes that aliases may add to a document (a guard against "billion laughs").
@@ -50,10 +52,11 @@ pub fn parse_all(text: &str) -> Result<Vec<Value>, String> {
 }
 
 fn read(text: &str, first_only: bool) -> Result<Vec<Document>, String> {
+    complaint::check_characters(text)?;
     let mut documents = Vec::new();
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| format!("yaml: line {}: {}", e.marker().line(), e.info()))?;
+        let (event, span) = event.map_err(|e| complaint::in_goyamls_words(text, e.marker().line(), &e.info().to_string()))?;
         if let Some(document) = builder.take(event, span.start.line())? {
             documents.push(document);
             if first_only {

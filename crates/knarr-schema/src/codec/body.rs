@@ -7,6 +7,7 @@ use knarr_core::field::go_quote;
 use knarr_core::{GroupVersion, GroupVersionKind, Result, Status, Value, ValueExt as _};
 
 use super::decode::{self, Read, Stop};
+use super::read::Scanner;
 use super::{Decoded, FieldValidation, read};
 use crate::types;
 
@@ -63,10 +64,14 @@ fn refused(given: &GroupVersionKind, wanted: Wanted<'_>, why: &str) -> Status {
     Status::bad_request(format!("{} in version {} cannot be handled as a {}: {why}", given.kind, go_quote(&given.version), wanted.kind.kind))
 }
 
+/// See [`super::unrecognized`].
+pub(super) fn unrecognized(kind: &str, why: &str, body: &[u8]) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)))
+}
+
 /// Finds out, in upstream's order, what is wrong with a body that cannot be taken.
 fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> Status {
-    let unrecognized =
-        |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {}): {why} ({})", wanted.kind.kind, summary(body)));
+    let unrecognized = |why: String| unrecognized(&wanted.kind.kind, &why, body);
     let given = match interpret(text) {
         Ok(given) => given,
         Err(why) => return unrecognized(why),
@@ -100,37 +105,59 @@ fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> S
     }
 }
 
-/// `kind` and `apiVersion` as upstream reads them before all else (`SimpleMetaFactory.Interpret`).
+/// `kind` and `apiVersion` as upstream reads them before all else (`SimpleMetaFactory.Interpret`). What else there is must be JSON.
 fn interpret(text: &str) -> std::result::Result<GroupVersionKind, String> {
     let failed = |why: &str| format!("couldn't get version/kind; json parse error: {why}");
     read::validate(text).map_err(|e| failed(&e.0))?;
-    let tree = match decode::untyped(text, false) {
-        Ok(read) => read.tree,
-        Err(Stop::Syntax(why) | Stop::Value(why)) => return Err(failed(&why)),
-    };
-    let described = |v: &Value| match v {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    if !tree.is_object() && !tree.is_null() {
-        let wanted = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        return Err(failed(&format!("json: cannot unmarshal {} into Go value of type {wanted}", described(&tree))));
+    let mut scanner = Scanner::new(text);
+    let (mut api_version, mut kind) = (String::new(), String::new());
+    match scanner.peek() {
+        b'{' => scanner.open(),
+        b'n' => return Ok(GroupVersionKind::new("", "", "")),
+        other => {
+            let wanted = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+            return Err(failed(&format!("json: cannot unmarshal {} into Go value of type {wanted}", decode::described(other))));
+        }
     }
-    let member = |key: &str| match tree.get(key) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(s)) => Ok(s.clone()),
-        Some(other) => Err(failed(&format!("json: cannot unmarshal {} into Go struct field .{key} of type string", described(other)))),
-    };
-    let (api_version, kind) = (member("apiVersion")?, member("kind")?);
+    let mut first = true;
+    while let Some(key) = scanner.key(first).map_err(|e| failed(&e.0))? {
+        first = false;
+        let value = scanner.skip().map_err(|e| failed(&e.0))?;
+        let member = match &*key {
+            "apiVersion" => &mut api_version,
+            "kind" => &mut kind,
+            _ => continue,
+        };
+        match value.as_bytes().first() {
+            Some(b'"') => *member = Scanner::new(value).string().map_err(|e| failed(&e.0))?.into_owned(),
+            Some(b'n') | None => {}
+            Some(other) => return Err(failed(&format!("json: cannot unmarshal {} into Go struct field .{key} of type string", decode::described(*other)))),
+        }
+    }
     let gv = match api_version.as_str() {
         "" | "/" => GroupVersion::new("", ""),
         _ => GroupVersion::parse(&api_version).ok_or_else(|| format!("unexpected GroupVersion string: {api_version}"))?,
     };
     Ok(GroupVersionKind::new(gv.group, gv.version, kind))
+}
+
+/// See [`super::decode_options`].
+pub(super) fn options(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    let text = String::from_utf8_lossy(body);
+    let given = interpret(&text).map_err(Status::bad_request)?;
+    if !given.kind.is_empty() && given.kind != kind.kind {
+        let (found, version) = (go_quote(&given.kind), go_quote(&given.api_version()));
+        return Err(Status::bad_request(format!("no kind {found} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"")));
+    }
+    let id = types::of_kind(&kind.group, &kind.version, &kind.kind).ok_or_else(|| Status::internal(format!("no type {}", kind.kind)))?;
+    match decode::typed(&text, types::get(id), false) {
+        Ok(Read { mut tree, .. }) => {
+            tree["kind"] = kind.kind.clone().into();
+            tree["apiVersion"] = kind.api_version().into();
+            Ok(tree)
+        }
+        Err(Stop::Syntax(why) | Stop::Value(why)) => Err(Status::bad_request(why)),
+    }
 }
 
 /// `gvkWithDefaults` of upstream's JSON serializer.

@@ -61,6 +61,8 @@ pub(super) struct Decoder<'a> {
     scanner: Scanner<'a>,
     path: Vec<Step<'a>>,
     depth: usize,
+    /// Whether what is nested too deep to be kept is read over. A tree of no known type may still lose it.
+    cuts: bool,
     /// Whether unknown and duplicate fields are told here.
     strict: bool,
     strict_errors: Vec<String>,
@@ -76,22 +78,23 @@ pub(super) struct Read {
 
 /// Decodes the JSON of a type.
 pub(super) fn typed(text: &str, t: &'static Type, strict: bool) -> Result<Read> {
-    read(text, strict, |decoder| {
-        if decoder.scanner.peek() == b'{' {
-            return decoder.object(t, Map::new());
+    read(text, strict, false, |decoder| match decoder.scanner.peek() {
+        b'{' => decoder.object(t, Map::new()),
+        b'n' => decoder.untouched(t),
+        _ => {
+            decoder.mismatch(&Shape::Struct(t.id))?;
+            Ok(Value::Object(Map::new()))
         }
-        decoder.mismatch(&Shape::Struct(t.id))?;
-        Ok(Value::Object(Map::new()))
     })
 }
 
-/// Decodes JSON of no known type.
+/// Decodes JSON of no known type. What is nested too deep is told by [`super::is_too_deep`] only: nobody may want it.
 pub(super) fn untyped(text: &str, strict: bool) -> Result<Read> {
-    read(text, strict, Decoder::any)
+    read(text, strict, true, Decoder::any)
 }
 
-fn read<'a>(text: &'a str, strict: bool, value: impl FnOnce(&mut Decoder<'a>) -> Result<Value>) -> Result<Read> {
-    let mut decoder = Decoder { scanner: Scanner::new(text), path: Vec::new(), depth: 0, strict, strict_errors: Vec::new(), type_error: None };
+fn read<'a>(text: &'a str, strict: bool, cuts: bool, value: impl FnOnce(&mut Decoder<'a>) -> Result<Value>) -> Result<Read> {
+    let mut decoder = Decoder { scanner: Scanner::new(text), path: Vec::new(), depth: 0, cuts, strict, strict_errors: Vec::new(), type_error: None };
     let tree = value(&mut decoder)?;
     decoder.scanner.end()?;
     match decoder.type_error {
@@ -115,6 +118,14 @@ impl<'a> Decoder<'a> {
     }
 
     // ---- objects of a known type
+
+    /// Null leaves the struct as Go has made it.
+    fn untouched(&mut self, t: &'static Type) -> Result<Value> {
+        self.scanner.literal("null")?;
+        let mut map = Map::new();
+        add_always_written(t, &mut map);
+        Ok(Value::Object(map))
+    }
 
     /// `map` is what a duplicate of the field has given before; Go decodes into the same struct again.
     fn object(&mut self, t: &'static Type, mut map: Map<String, Value>) -> Result<Value> {
@@ -390,6 +401,10 @@ impl<'a> Decoder<'a> {
 
     fn any(&mut self) -> Result<Value> {
         match self.scanner.peek() {
+            b'{' | b'[' if self.cuts && self.depth == DEPTH_MAX => {
+                self.scanner.skip_below(self.depth)?;
+                Ok(too_deep())
+            }
             b'{' => {
                 self.enter()?;
                 let mut map = Map::new();
@@ -567,7 +582,7 @@ fn zero(shape: &Shape) -> Value {
 }
 
 /// What Go calls a value that begins with this byte.
-fn described(first: u8) -> &'static str {
+pub(super) fn described(first: u8) -> &'static str {
     match first {
         b'{' => "object",
         b'[' => "array",
@@ -575,6 +590,11 @@ fn described(first: u8) -> &'static str {
         b't' | b'f' => "bool",
         _ => "number",
     }
+}
+
+/// Stands for what was read over: it is too deep itself, for all who look at it.
+fn too_deep() -> Value {
+    Value::Array(vec![Value::Array(Vec::new())])
 }
 
 /// `PodSpec`.

@@ -182,9 +182,36 @@ fn deep_bodies_neither_overflow_nor_pass() {
         }
     }
     let deep = format!("{{\"data\":{}1{}}}", "[".repeat(600), "]".repeat(600));
-    let summary = format!("{{\"data\":{} ...", "[".repeat(22));
-    let why = "couldn't get version/kind; json parse error: invalid character '[' exceeded max depth";
-    refused("controllerrevisions", &deep, &format!("the object provided is unrecognized (must be of type ControllerRevision): {why} ({summary})"));
+    let kind = "ControllerRevision";
+    refused("controllerrevisions", &deep, &format!("{kind} in version \"v1\" cannot be handled as a {kind}: invalid character '[' exceeded max depth"));
+}
+
+#[test]
+fn what_is_too_deep_to_be_kept_is_known_by_its_tree() {
+    let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+    for (depth, deep) in [(255, false), (256, true), (9_999, true)] {
+        assert_eq!(is_too_deep(&parse_json(nested(depth).as_bytes()).unwrap()), deep, "{depth}");
+    }
+    assert_eq!(parse_json(nested(10_000).as_bytes()).unwrap_err(), "invalid character '[' exceeded max depth");
+    assert!(is_json(nested(9_999).as_bytes()) && !is_json(b"[1,]"));
+}
+
+#[test]
+fn null_is_an_object_without_fields() {
+    assert_eq!(decode("configmaps", "null", FieldValidation::Strict).unwrap().value, decode("configmaps", "{}", FieldValidation::Strict).unwrap().value);
+}
+
+#[test]
+fn options_are_read_by_a_decoder_of_few_words() {
+    let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
+    let read = |body: &str| decode_options(&kind, body.as_bytes());
+    for body in ["null", "{}", r#"{"apiVersion":"apps/v1","kind":"DeleteOptions","unknown":1e400}"#] {
+        assert_eq!(read(body).unwrap(), serde_json::json!({"kind": "DeleteOptions", "apiVersion": "v1"}), "{body}");
+    }
+    let wanted = r#"Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+    assert_eq!(read("true").unwrap_err().message, format!("couldn't get version/kind; json parse error: json: cannot unmarshal bool into {wanted}"));
+    assert!(read(r#"{"kind":"Pod","apiVersion":"v1"}"#).unwrap_err().message.starts_with("no kind \"Pod\" is registered for version \"v1\""));
+    assert!(read(r#"{"gracePeriodSeconds":"x"}"#).unwrap_err().message.starts_with("json: cannot unmarshal string into Go struct field"));
 }
 
 #[test]

@@ -251,6 +251,11 @@ impl<'a> Scanner<'a> {
 
     /// Reads over a value, however deep, and gives its text.
     pub fn skip(&mut self) -> Result<&'a str> {
+        self.skip_below(0)
+    }
+
+    /// The same of a value that is this deep in the text already.
+    pub fn skip_below(&mut self, depth: usize) -> Result<&'a str> {
         self.peek();
         let start = self.at;
         // Whether each open bracket is an object's.
@@ -263,7 +268,7 @@ impl<'a> Scanner<'a> {
                 Some(false) if !self.item(fresh)? => _ = open.pop(),
                 _ => match self.peek() {
                     bracket @ (b'{' | b'[') => {
-                        if open.len() >= SKIP_DEPTH_MAX {
+                        if depth + open.len() >= SKIP_DEPTH_MAX {
                             return self.error("exceeded max depth");
                         }
                         self.open();
