@@ -139,9 +139,9 @@ impl Cluster {
     /// Kills the process of a role as hard as can be, and waits until somebody has started it again.
     pub fn kill(&self, role: &str) {
         let file = self.run().join(format!("{role}.pid"));
-        let pid = || std::fs::read_to_string(&file).ok().and_then(|t| t.split(' ').next().map(str::to_owned));
-        let before = pid().expect("a pid");
-        done(Command::new("kill").args(["-9", &before]));
+        let pid = || std::fs::read_to_string(&file).ok().and_then(|t| t.split(' ').next()?.parse().ok());
+        let before: u32 = pid().expect("a pid");
+        processes::kill_hard(before);
         wait_for(&format!("{role} to come back"), || pid().is_some_and(|p| p != before));
     }
 }

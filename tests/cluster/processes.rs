@@ -1,9 +1,11 @@
 //! The processes of a test's cluster, as a killer sees them: server, guard, agents, spawners of shims, and shims.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
+
+use knarr_sys::process::{open_pidfd, send_signal};
 
 use super::{Cluster, wait_for};
 
@@ -26,8 +28,15 @@ impl Process {
     }
 
     pub fn kill(&self) {
-        // It may have ended by itself: then there is nothing to do.
-        Command::new("kill").args(["-9", &self.pid.to_string()]).output().expect("kill");
+        kill_hard(self.pid);
+    }
+}
+
+/// Ends a process at once. It may have ended by itself: then there is nothing to do.
+pub fn kill_hard(pid: u32) {
+    let pid = i32::try_from(pid).expect("a pid");
+    if let Ok(process) = open_pidfd(pid) {
+        send_signal(process.as_fd(), libc::SIGKILL).expect("a signal (as root)");
     }
 }
 

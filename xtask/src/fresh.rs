@@ -70,8 +70,10 @@ fn remove_unmounted(root: &Path) -> Result<()> {
     std::fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))
 }
 
-/// Mounts the toolchains and the kernel's file systems into the root, and puts a clean clone there.
+/// Mounts the toolchains and the kernel's file systems into the root, and puts a clean clone there. The root becomes a mount point itself,
+/// as that of a machine is.
 fn populate(root: &Path) -> Result<()> {
+    mount("bind", root, root)?;
     for (source, target) in toolchains()? {
         mount("bind,ro", &source, &root.join(target))?;
     }

@@ -14,6 +14,8 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("the test suite")?;
+    // The containers of the runtime's tests have its programs.
+    tools::need_packages(&["busybox-static"])?;
     let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl", "etcd"]))?;
     if !options.no_lint {
         tools::step("lint", lint::run)?;

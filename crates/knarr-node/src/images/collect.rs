@@ -144,15 +144,7 @@ mod tests {
 
     #[test]
     fn the_image_that_was_used_longest_ago_goes_first() {
-        let image = |id: &str, pinned| Image {
-            id: id.into(),
-            repo_tags: vec![],
-            repo_digests: vec![],
-            size: 1,
-            uid: None,
-            username: String::new(),
-            pinned,
-        };
+        let image = |id: &str, pinned| Image { id: id.into(), repo_tags: vec![], repo_digests: vec![], size: 1, uid: None, username: String::new(), pinned };
         let images = [image("used", false), image("recent", false), image("old", false), image("young", false), image("pinned", true)];
         let known: Known = [("used", 0, 90), ("recent", 0, 80), ("old", 0, 10), ("young", 95, 0), ("pinned", 0, 0)]
             .into_iter()
