@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn every_request_of_a_scenario_has_a_name_of_its_own() {
         let tables = Tables::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap();
-        for scenario in scenarios(&tables) {
+        for scenario in tables.scenarios() {
             let names: BTreeSet<&str> = scenario.requests.iter().map(|r| r.id.as_str()).collect();
             assert_eq!(names.len(), scenario.requests.len(), "{}", scenario.name);
         }
