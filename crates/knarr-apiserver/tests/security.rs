@@ -267,7 +267,7 @@ async fn strange_bodies_get_upstreams_answer_and_never_a_failure() {
         ("a float that is too large", 400, json, meta("float", ",\"generation\":1e400")),
         ("a mark of byte order", 400, json, [b"\xef\xbb\xbf", &map("bom", "")[..]].concat()),
         ("nothing", 400, json, Vec::new()),
-        ("null", 400, json, b"null".to_vec()),
+        ("null", 422, json, b"null".to_vec()),
         ("a list", 400, json, b"[]".to_vec()),
         ("two documents", 400, json, [map("two", ""), map("too", "")].concat()),
         ("a hundred thousand labels", 0, json, meta("labels", &format!(",\"labels\":{{{}}}", many(100_000, "l")))),
