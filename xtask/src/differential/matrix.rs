@@ -148,6 +148,10 @@ fn renamed(mut sample: Sample) -> Sample {
     };
     merge(&mut sample.object, &patch);
     merge(&mut sample.object, &json!({"metadata": {"labels": {"app": "a", "differential": null, "matrix": "yes"}}}));
+    // An event lies where its object lies.
+    if sample.object["kind"] == "Event" {
+        merge(&mut sample.object, &json!({"involvedObject": {"namespace": namespace(&sample.resource)}}));
+    }
     sample
 }
 
