@@ -243,7 +243,7 @@ impl Cache {
         }
         for change in history.after(revision)?.rev() {
             match &change.previous {
-                Some(previous) => snapshot.set.insert(Entry(previous.clone())),
+                Some(previous) => snapshot.set.insert(Entry::new(previous.clone())),
                 None => snapshot.set.remove(change.item.path()),
             };
         }
@@ -270,7 +270,7 @@ impl Cache {
 fn change_set(set: &mut OrdSet<Entry>, change: &Change) {
     match change.kind {
         ChangeKind::Deleted => set.remove(change.item.path()),
-        ChangeKind::Added | ChangeKind::Modified => set.insert(Entry(change.item.clone())),
+        ChangeKind::Added | ChangeKind::Modified => set.insert(Entry::new(change.item.clone())),
     };
 }
 
@@ -297,11 +297,11 @@ impl Loader<'_> {
     pub fn put(&mut self, resource: &Arc<Resource>, path: &str, object: Object, expires_ms: u64) {
         let item = resource.make_item(path, object, expires_ms, None);
         self.expire_later(resource, &item);
-        self.sets[resource.id].insert(Entry(item));
+        self.sets[resource.id].insert(Entry::new(item));
     }
 
     pub fn get(&self, resource: &Resource, path: &str) -> Option<Arc<Item>> {
-        self.sets[resource.id].get(path).map(|entry| entry.0.clone())
+        self.sets[resource.id].get(path).map(|entry| entry.item.clone())
     }
 
     /// Makes a change again that happened `age` ago.

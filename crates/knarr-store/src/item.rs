@@ -132,31 +132,60 @@ impl<'a> LabelMatcher<'a> {
         Self { selector, wanted }
     }
 
+    /// Whether an item with these bits may match.
+    fn admits(&self, bits: u64) -> bool {
+        self.wanted.iter().all(|values| values.iter().any(|v| bits & v == *v))
+    }
+
     pub fn matches(&self, item: &Item) -> bool {
         if self.selector.is_everything() {
             return true;
         }
-        if self.selector.is_nothing() {
+        if self.selector.is_nothing() || !self.wanted.is_empty() && !self.admits(item.label_bits()) {
             return false;
-        }
-        if !self.wanted.is_empty() {
-            let bits = item.label_bits();
-            if !self.wanted.iter().all(|values| values.iter().any(|v| bits & v == *v)) {
-                return false;
-            }
         }
         let meta = codec::meta(&item.object);
         self.selector.matches_by(|key| meta.labels.iter().find(|(k, _)| *k == key).map(|(_, v)| *v))
     }
 }
 
-/// An item in the ordered set of its resource, compared by its path.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry(pub Arc<Item>);
+/// An item in the ordered set of its resource, compared by its path. Beside it stand the bits of its labels, so that whoever looks for a few of many
+/// need not go to each: it lies anywhere in memory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub item: Arc<Item>,
+    /// [`Item::label_bits`]; 0 until somebody asks.
+    label_bits: AtomicU64,
+}
+
+impl Entry {
+    pub fn new(item: Arc<Item>) -> Self {
+        Self { item, label_bits: AtomicU64::new(0) }
+    }
+
+    /// Whether its labels do not rule it out.
+    pub fn may_match(&self, labels: &LabelMatcher<'_>) -> bool {
+        if labels.wanted.is_empty() {
+            return true;
+        }
+        let mut bits = self.label_bits.load(Relaxed);
+        if bits == 0 {
+            bits = self.item.label_bits();
+            self.label_bits.store(bits, Relaxed);
+        }
+        labels.admits(bits)
+    }
+}
+
+impl Clone for Entry {
+    fn clone(&self) -> Self {
+        Self { item: self.item.clone(), label_bits: AtomicU64::new(self.label_bits.load(Relaxed)) }
+    }
+}
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        self.0.path == other.0.path
+        self.item.path == other.item.path
     }
 }
 
@@ -170,13 +199,13 @@ impl PartialOrd for Entry {
 
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.path.cmp(&other.0.path)
+        self.item.path.cmp(&other.item.path)
     }
 }
 
 impl Borrow<str> for Entry {
     fn borrow(&self) -> &str {
-        &self.0.path
+        &self.item.path
     }
 }
 

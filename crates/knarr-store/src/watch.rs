@@ -192,7 +192,7 @@ impl Initial {
     fn refill(&mut self, filter: &WatchFilter) -> bool {
         if let (Some(namespace), Some(name)) = (&filter.namespace, &filter.name) {
             let path = crate::ObjectKey::new(namespace, name).path();
-            let found = std::mem::take(&mut self.set).get(path.as_str()).map(|entry| entry.0.clone());
+            let found = std::mem::take(&mut self.set).get(path.as_str()).map(|entry| entry.item.clone());
             self.ready.extend(found.filter(|item| filter.matches(item)));
             return !self.ready.is_empty();
         }
@@ -203,7 +203,7 @@ impl Initial {
             (None, None) => Bound::Unbounded,
         };
         let rest = self.set.range::<(Bound<&str>, Bound<&str>), str>((start, Bound::Unbounded));
-        let batch: Vec<_> = rest.take(BATCH).map(|e| e.0.clone()).take_while(|i| prefix.as_ref().is_none_or(|p| i.path().starts_with(p.as_str()))).collect();
+        let batch: Vec<_> = rest.take(BATCH).map(|e| e.item.clone()).take_while(|i| prefix.as_ref().is_none_or(|p| i.path().starts_with(p.as_str()))).collect();
         let Some(last) = batch.last() else { return false };
         self.last = Some(last.clone());
         self.ready.extend(batch.into_iter().filter(|item| filter.matches(item)));

@@ -7,12 +7,18 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::streams::Streams;
 
 /// Most bytes that wait for the end of a turn: four TLS records, and all that rustls takes at once.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -46,31 +52,74 @@ pub fn cork<S>(stream: S) -> (Cork<S>, Turns<S>) {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Turns<S> {
-    /// Runs a connection that writes to the [`Cork`]. Once woken it lets everybody else who is ready go first: many streams of a connection are
-    /// woken by one change, and the first would have it write before the others have said what they have to say.
-    ///
-    /// Without `many` streams it is left alone.
-    pub async fn run<F: Future>(&self, connection: F, many: bool) -> F::Output {
-        if !many {
-            return connection.await;
-        }
+    /// Runs a connection that writes to the [`Cork`], and its streams: first those who have something to say, then the connection that says it, and so
+    /// on until all are quiet. Without streams it is left alone.
+    pub async fn run<F: Future>(&self, connection: F, streams: Option<&mut Streams>) -> F::Output {
+        let Some(streams) = streams else { return connection.await };
         let mut connection = pin!(connection);
-        let mut has_waited = false;
-        poll_fn(|cx| {
-            if !std::mem::replace(&mut has_waited, true) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            has_waited = false;
-            self.shared.lock().in_turn = true;
-            let polled = connection.as_mut().poll(cx);
-            let mut shared = self.shared.lock();
-            shared.in_turn = false;
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        poll_fn(|task| {
+            bell.task.register(task.waker());
+            let cx = &mut Context::from_waker(&waker);
+            let polled = self.turn(&bell, cx, |cx| {
+                streams.poll(cx);
+                let polled = connection.as_mut().poll(cx);
+                // Those that have begun by it.
+                streams.poll(cx);
+                polled
+            });
             // What cannot be written now wakes this task when it can; that the stream is broken is told to whoever uses it next.
-            let _ = shared.poll_let_go(cx);
+            let _ = self.shared.lock().poll_let_go(cx);
             polled
         })
         .await
+    }
+
+    /// Goes through the connection until nobody was woken by it any more.
+    fn turn<T>(&self, bell: &Bell, cx: &mut Context<'_>, mut round: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.shared.lock().in_turn = true;
+        let mut polled = Poll::Pending;
+        for _ in 0..ROUNDS_MAX {
+            bell.state.store(RUNNING, SeqCst);
+            polled = round(cx);
+            if polled.is_ready() || bell.state.compare_exchange(RUNNING, IDLE, SeqCst, SeqCst).is_ok() {
+                break;
+            }
+        }
+        if bell.state.swap(IDLE, SeqCst) == RUNG {
+            bell.task.wake();
+        }
+        self.shared.lock().in_turn = false;
+        polled
+    }
+}
+
+/// How often a connection that wakes itself is gone through before others come first.
+const ROUNDS_MAX: usize = 4;
+
+/// Wakes the task of a connection; but while it runs, only notes that it shall go on. Streams and connection wake each other with each frame, and a task
+/// that is woken while it runs is put in the queue of all, where another thread is called for it.
+#[derive(Default)]
+struct Bell {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+/// Woken while it ran, or about to run.
+const RUNG: u8 = 2;
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(RUNG, SeqCst) == IDLE {
+            self.task.wake();
+        }
     }
 }
 
@@ -126,8 +175,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<S> {
         self.shared.lock().poll_write(cx, bufs)
     }
 
+    /// No: HTTP/2 then puts small frames into one buffer, instead of handing on each by itself.
     fn is_write_vectored(&self) -> bool {
-        true
+        false
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -145,6 +195,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::streams::Begun;
+    use hyper::rt::Executor;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// A stream that counts what reaches it.
@@ -189,7 +241,7 @@ mod tests {
             tokio::task::yield_now().await;
             say(&mut near, b"d").await;
         };
-        turns.run(connection, true).await;
+        turns.run(connection, Some(&mut Streams::new(Begun::kept()))).await;
         assert_eq!(*writes.lock(), [3, 1]);
         say(&mut near, b"e").await;
         say(&mut near, b"f").await;
@@ -212,18 +264,33 @@ mod tests {
             near.shutdown().await.unwrap();
         };
         let mut got = Vec::new();
-        let (_, read) = tokio::join!(turns.run(connection, true), far.read_to_end(&mut got));
+        let mut streams = Streams::new(Begun::kept());
+        let (_, read) = tokio::join!(turns.run(connection, Some(&mut streams)), far.read_to_end(&mut got));
         read.unwrap();
         assert!(got == said);
     }
 
     #[tokio::test]
-    async fn others_who_are_ready_come_first() {
+    async fn a_connection_goes_on_as_long_as_it_is_woken_and_lets_others_in_between() {
         let (near, far) = tokio::io::duplex(64);
         let (_near, turns) = cork(near);
-        let order = Mutex::new(Vec::new());
-        tokio::join!(turns.run(async { order.lock().push("connection") }, true), async { order.lock().push("stream") });
-        assert_eq!(*order.lock(), ["stream", "connection"]);
+        let (order, begun) = (Mutex::new(Vec::new()), Begun::kept());
+        let woken = AtomicU8::new(0);
+        begun.execute(async {
+            tokio::task::yield_now().await;
+        });
+        let connection = poll_fn(|cx| {
+            order.lock().push("connection");
+            if woken.fetch_add(1, SeqCst) == 2 * ROUNDS_MAX as u8 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let mut streams = Streams::new(begun.clone());
+        tokio::join!(turns.run(connection, Some(&mut streams)), async { order.lock().push("other") });
+        let order = order.lock();
+        assert_eq!((order.len(), order.iter().position(|o| *o == "other")), (2 * ROUNDS_MAX + 2, Some(ROUNDS_MAX)));
         drop(far);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{io, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use futures::future::Either;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use rustls::ServerConfig;
@@ -17,7 +18,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{body::Body, cork::cork, edge::Peer};
+use super::{
+    body::Body,
+    cork::cork,
+    edge::Peer,
+    streams::{Answer, Begun, Streams},
+};
 use crate::{authn, server::Server};
 
 /// Lines of headers of an HTTP/1.1 request: each group that a user is impersonated with takes one.
@@ -71,7 +77,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<ServerConfig>>, limits: Limits) -> io::Result<()> {
     let stop = server.inner.shutdown.clone();
     let acceptor = tls.map(TlsAcceptor::from);
-    let builder = Arc::new(builder(limits));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -80,7 +85,7 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<Server
         };
         match accepted {
             Ok((tcp, _)) => {
-                let one = connection(server.clone(), tcp, acceptor.clone(), builder.clone(), limits, stop.clone());
+                let one = connection(server.clone(), tcp, acceptor.clone(), limits, stop.clone());
                 connections.spawn(one);
             }
             Err(error) => {
@@ -97,8 +102,8 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<Server
     Ok(())
 }
 
-fn builder(limits: Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: Limits, begun: Begun) -> Builder<Begun> {
+    let mut builder = Builder::new(begun);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
     builder
         .http2()
@@ -112,34 +117,27 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection(
-    server: Server,
-    tcp: TcpStream,
-    acceptor: Option<TlsAcceptor>,
-    builder: Arc<Builder<TokioExecutor>>,
-    limits: Limits,
-    stop: CancellationToken,
-) {
+async fn connection(server: Server, tcp: TcpStream, acceptor: Option<TlsAcceptor>, limits: Limits, stop: CancellationToken) {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let mut peer = Peer { address: tcp.peer_addr().ok(), ..Peer::default() };
-    let Some(acceptor) = acceptor else { return exchange(server, tcp, false, peer, &builder, stop).await };
+    let Some(acceptor) = acceptor else { return exchange(server, tcp, false, peer, limits, stop).await };
     match timeout(limits.handshake, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => {
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             peer.certificates = Arc::new(certificates.iter().map(|c| c.to_vec()).collect());
             peer.expires = peer.certificates.first().and_then(|der| authn::expires(der));
             let is_http2 = tls.get_ref().1.alpn_protocol() == Some(HTTP2);
-            exchange(server, tls, is_http2, peer, &builder, stop).await;
+            exchange(server, tls, is_http2, peer, limits, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, peer = ?peer.address, "TLS handshake failed"),
         Err(_) => tracing::debug!(peer = ?peer.address, "TLS handshake took too long"),
     }
 }
 
-/// `many` says that the connection has many streams, whose writes are then sent together.
-async fn exchange<S>(server: Server, stream: S, many: bool, peer: Peer, builder: &Builder<TokioExecutor>, stop: CancellationToken)
+/// `many` says that the connection has many streams: then it runs them, and their writes are sent together.
+async fn exchange<S>(server: Server, stream: S, many: bool, peer: Peer, limits: Limits, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -148,16 +146,22 @@ where
     let peer = Arc::new(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
-        async move { Ok::<Response<Body>, std::convert::Infallible>(server.handle(request, &peer).await) }
+        let answer = async move { server.handle(request, &peer).await };
+        // Streams of one connection share a task, the work for them must not.
+        let answer = if many { Either::Left(Answer::of(answer)) } else { Either::Right(answer) };
+        async move { Ok::<Response<Body>, std::convert::Infallible>(answer.await) }
     });
     let (stream, turns) = cork(stream);
+    let begun = if many { Begun::kept() } else { Begun::default() };
+    let mut streams = many.then(|| Streams::new(begun.clone()));
+    let builder = builder(limits, begun);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let result = tokio::select! {
-        result = turns.run(serving.as_mut(), many) => result,
+        result = turns.run(serving.as_mut(), streams.as_mut()) => result,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            turns.run(serving, many).await
+            turns.run(serving, streams.as_mut()).await
         }
     };
     if let Err(error) = result {

@@ -11,6 +11,7 @@ mod listen;
 mod negotiate;
 mod paths;
 mod respond;
+mod streams;
 mod traced;
 mod watch;
 mod zpages;

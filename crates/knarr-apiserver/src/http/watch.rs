@@ -7,8 +7,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use knarr_core::{Object, Result, api::EventType};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     body::{Body, BoxError},
@@ -25,7 +27,21 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 pub fn body(served: Arc<Served>, watching: Box<Watching>, format: Format) -> Body {
     let form = form(&served, &format);
-    Body::Stream(Box::pin(Frames { served, watching, format, form, headers: true, ended: false }))
+    let waits = served.asks_a_webhook();
+    let frames = Frames { served, watching, format, form, headers: true, ended: false, has_gone_on: false };
+    if waits { apart(frames) } else { Body::Stream(Box::pin(frames)) }
+}
+
+/// The body of a watch whose frames are made by a task of its own: a webhook is waited for by the thread, and other streams of the connection may
+/// be what the webhook waits for.
+fn apart(mut frames: Frames) -> Body {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let task = tokio::spawn(async move {
+        while let Some(frame) = frames.next().await
+            && sender.send(frame).await.is_ok()
+        {}
+    });
+    Body::Stream(Box::pin(futures::stream::poll_fn(move |cx| receiver.poll_recv(cx)))).holding(Box::new(AbortOnDropHandle::new(task)))
 }
 
 /// Says everything that the bytes of an event depend on, but for its type.
@@ -49,6 +65,8 @@ struct Frames {
     /// The next table shows its columns.
     headers: bool,
     ended: bool,
+    /// The last batch was full: others come first.
+    has_gone_on: bool,
 }
 
 impl Frames {
@@ -109,6 +127,10 @@ impl Stream for Frames {
     type Item = std::result::Result<Bytes, BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if std::mem::take(&mut self.has_gone_on) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let first = match std::task::ready!(self.poll_frame(cx)) {
             None => return Poll::Ready(None),
             Some(frame) => frame,
@@ -123,6 +145,7 @@ impl Stream for Frames {
         {
             batch.extend_from_slice(&frame);
         }
+        self.has_gone_on = batch.len() >= BATCH_BYTES_MAX;
         Poll::Ready(Some(Ok(batch.freeze())))
     }
 }

@@ -117,7 +117,7 @@ fn cut(ex: &Exchange<'_>, selection: &Selection, snapshot: &Snapshot, token: Opt
     let any = ex.call.options.resource_version.as_deref() == Some("0");
     let limit = ex.call.options.limit.filter(|l| *l > 0 && (!any || token.is_some())).and_then(|l| usize::try_from(l).ok());
     let Some(limit) = limit else {
-        let items = if everything { objects.cloned().collect() } else { objects.filter(|i| matcher.matches_in_namespace(i)).cloned().collect() };
+        let items = if everything { objects.cloned().collect() } else { matcher.among(snapshot, namespace, after.as_deref()) };
         return Page { meta, items };
     };
     let mut items = Vec::with_capacity(limit.min(1024));

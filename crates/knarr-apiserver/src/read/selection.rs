@@ -1,11 +1,13 @@
 //! Which objects a list or a watch is about.
 
+use std::sync::Arc;
+
 use knarr_core::{
     Object, Result, Status,
     api::Options,
     selector::{FieldSelector, LabelSelector},
 };
-use knarr_store::{Item, LabelMatcher, WatchFilter};
+use knarr_store::{Item, LabelMatcher, Snapshot, WatchFilter};
 
 use crate::catalog::Served;
 
@@ -161,6 +163,11 @@ impl Matcher<'_> {
             && s.indexed.as_ref().is_none_or(|v| v == item.indexed())
             && self.labels.matches(item)
             && (s.fields.terms.is_empty() || self.fields_match(item))
+    }
+
+    /// All selected items of a namespace, or of all, that come after `after`.
+    pub fn among(&self, snapshot: &Snapshot, namespace: Option<&str>, after: Option<&str>) -> Vec<Arc<Item>> {
+        snapshot.iter_labelled(namespace, after, &self.labels).filter(|i| self.matches_in_namespace(i)).cloned().collect()
     }
 
     fn fields_match(&self, item: &Item) -> bool {

@@ -308,7 +308,7 @@ impl Shared {
         let loaded = loaded.map_err(|e| if e.is_compacted() { Error::TooOld { asked: revision, oldest: 0 } } else { refused(&e) })?;
         let items = loaded.kvs.iter().filter_map(|kv| {
             let (_, path) = self.places.find(&kv.key).filter(|(key, _)| *key == resource.key)?;
-            Some(Entry(resource.make_item(&path, self.object(kv)?, 0, None)))
+            Some(Entry::new(resource.make_item(&path, self.object(kv)?, 0, None)))
         });
         Ok(Snapshot { revision, set: items.collect() })
     }

@@ -42,7 +42,7 @@ pub fn write(disk: &dyn Disk, source: &Source, records: &Records, stop: &AtomicB
         writer.add()?;
         let Some(set) = source.world.sets.get(resource.id) else { continue };
         for entry in set {
-            records.write_item(&mut writer.frame, &resource.key, &entry.0)?;
+            records.write_item(&mut writer.frame, &resource.key, &entry.item)?;
             writer.add()?;
             if stop.load(Relaxed) {
                 return Ok(None);
