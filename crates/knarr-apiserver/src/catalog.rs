@@ -56,7 +56,7 @@ pub struct Served {
     /// Behaviour of the object itself.
     pub strategy: Behaviour,
     /// Behaviour of a custom resource in each of its served versions: objects at rest may be of any.
-    at_rest: BTreeMap<String, Arc<CustomStrategy>>,
+    at_rest: AtRest,
     /// Its way between versions.
     converter: Option<Arc<Converter>>,
     /// Tells this line of this catalog from all others, for caches of encoded events.
@@ -67,14 +67,17 @@ pub struct Served {
     pub collects_garbage: bool,
 }
 
+/// Behaviours by version.
+type AtRest = Arc<BTreeMap<String, Arc<CustomStrategy>>>;
+
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
 
 impl Served {
-    fn new(resource: Arc<Resource>, registry: &Registry, converter: Option<Arc<Converter>>) -> Self {
+    fn new(resource: Arc<Resource>, at_rest: AtRest, converter: Option<Arc<Converter>>) -> Self {
         let gvk = resource.gvk();
-        let strategy = match &resource.custom {
+        let strategy = match at_rest.get(&resource.version).filter(|_| resource.custom.is_some()) {
             None => Behaviour::BuiltIn(knarr_kinds::strategy(&resource.group, &resource.plural, "")),
-            Some(_) => Behaviour::Custom(Arc::new(CustomStrategy::new(resource.clone()))),
+            Some(custom) => Behaviour::Custom(custom.clone()),
         };
         Self {
             key: ResourceKey { group: resource.storage.0.clone(), resource: resource.plural.clone() },
@@ -84,7 +87,7 @@ impl Served {
             id: NEXT_ID.fetch_add(1, Relaxed),
             returns_deleted: returns_deleted(&resource),
             collects_garbage: resource.plural != "events",
-            at_rest: strategies_at_rest(&resource, registry),
+            at_rest,
             converter,
             strategy,
             gvk,
@@ -226,11 +229,13 @@ impl Served {
     }
 }
 
-/// What a custom resource does in each of its served versions.
-fn strategies_at_rest(resource: &Resource, registry: &Registry) -> BTreeMap<String, Arc<CustomStrategy>> {
-    let same = |r: &&Arc<Resource>| r.custom.is_some() && r.group == resource.group && r.plural == resource.plural;
-    let versions = registry.all().iter().filter(|_| resource.custom.is_some()).filter(same);
-    versions.map(|r| (r.version.clone(), Arc::new(CustomStrategy::new(r.clone())))).collect()
+/// What custom resources do in each of their served versions, by group and name.
+fn strategies_at_rest(registry: &Registry) -> HashMap<(&str, &str), AtRest> {
+    let mut all: HashMap<(&str, &str), BTreeMap<String, Arc<CustomStrategy>>> = HashMap::new();
+    for r in registry.all().iter().filter(|r| r.custom.is_some()) {
+        all.entry((&r.group, &r.plural)).or_default().insert(r.version.clone(), Arc::new(CustomStrategy::new(r.clone())));
+    }
+    all.into_iter().map(|(of, versions)| (of, Arc::new(versions))).collect()
 }
 
 /// Custom resources are validated and admitted in the version of the request, as are definitions.
@@ -271,17 +276,31 @@ pub struct Catalog {
 
 impl Catalog {
     pub fn new(registry: Registry) -> Self {
-        Self::with_custom(registry, BTreeSet::new(), &HashMap::new(), String::new())
+        Self::with_custom(registry, BTreeSet::new(), &HashMap::new(), String::new(), None)
     }
 
-    /// A catalog whose registry has custom resources. `converters` are named by the definitions.
-    pub fn with_custom(registry: Registry, terminating: BTreeSet<String>, converters: &HashMap<String, Arc<Converter>>, tag: String) -> Self {
+    /// A catalog whose registry has custom resources. `converters` are named by the definitions. Resources that `before` had, too, are served as
+    /// they were, with all that has been read and compiled for them.
+    pub fn with_custom(
+        registry: Registry,
+        terminating: BTreeSet<String>,
+        converters: &HashMap<String, Arc<Converter>>,
+        tag: String,
+        before: Option<&Self>,
+    ) -> Self {
+        let at_rest = strategies_at_rest(&registry);
         let mut served: HashMap<String, HashMap<String, ByResource>> = HashMap::new();
         for resource in registry.all() {
             let version = served.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default();
-            let converter = resource.custom.as_ref().and_then(|c| converters.get(&c.definition)).cloned();
-            version.insert(resource.plural.clone(), Arc::new(Served::new(resource.clone(), &registry, converter)));
+            let known = before.and_then(|b| b.find(&resource.group, &resource.version, &resource.plural)).filter(|s| Arc::ptr_eq(&s.resource, resource));
+            let made = || {
+                let converter = resource.custom.as_ref().and_then(|c| converters.get(&c.definition)).cloned();
+                let at_rest = at_rest.get(&(&*resource.group, &*resource.plural)).cloned().unwrap_or_default();
+                Arc::new(Served::new(resource.clone(), at_rest, converter))
+            };
+            version.insert(resource.plural.clone(), known.cloned().unwrap_or_else(made));
         }
+        drop(at_rest);
         Self { registry, tag, terminating, served, documents: OnceLock::new() }
     }
 

@@ -1,6 +1,7 @@
 //! The resources that are served. One entry a resource; routes, discovery, OpenAPI, tables and CLI names follow from it.
 
 mod builtin;
+mod custom;
 mod index;
 
 use std::cmp::Ordering;
@@ -11,6 +12,7 @@ use base64::Engine as _;
 use knarr_core::{GroupVersionKind, GroupVersionResource};
 use sha2::{Digest as _, Sha256};
 
+pub use self::custom::CustomSchema;
 use self::index::Index;
 use crate::types::TypeId;
 
@@ -42,7 +44,7 @@ pub struct Custom {
     /// Name of its CustomResourceDefinition.
     pub definition: String,
     /// `spec.versions[].schema.openAPIV3Schema`.
-    pub schema: Arc<serde_json::Value>,
+    pub schema: Arc<CustomSchema>,
     pub selectable_fields: Vec<String>,
     pub status_subresource: bool,
     /// `(specReplicasPath, statusReplicasPath, labelSelectorPath)`.
@@ -145,10 +147,10 @@ impl Registry {
     /// The same registry with these custom resources instead of the ones it had. They follow the built-in ones: groups by
     /// name, versions by their priority (`v1` before `v1beta1`), then by plural.
     #[must_use]
-    pub fn with_custom(&self, mut custom: Vec<Resource>) -> Self {
+    pub fn with_custom(&self, mut custom: Vec<Arc<Resource>>) -> Self {
         custom.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| version_order(&a.version, &b.version)).then_with(|| a.plural.cmp(&b.plural)));
         let builtin = self.resources.iter().filter(|r| r.custom.is_none()).cloned();
-        Self::of(builtin.chain(custom.into_iter().map(Arc::new)).collect())
+        Self::of(builtin.chain(custom).collect())
     }
 
     /// Groups in discovery's order, each with its versions, the preferred first.
@@ -241,18 +243,20 @@ mod tests {
 
     #[test]
     fn custom_resources_come_and_go_behind_the_built_in_ones() {
-        let custom = |version: &str| Resource {
-            group: "example.com".into(),
-            version: version.into(),
-            custom: Some(Arc::new(Custom {
-                definition: "pods.example.com".into(),
-                schema: Arc::new(serde_json::Value::Null),
-                selectable_fields: vec![],
-                status_subresource: true,
-                scale: None,
-                preserve_unknown_fields: false,
-            })),
-            ..(**Registry::builtin().by_resource("", "v1", "pods").unwrap()).clone()
+        let custom = |version: &str| {
+            Arc::new(Resource {
+                group: "example.com".into(),
+                version: version.into(),
+                custom: Some(Arc::new(Custom {
+                    definition: "pods.example.com".into(),
+                    schema: Arc::new((&serde_json::Value::Null).into()),
+                    selectable_fields: vec![],
+                    status_subresource: true,
+                    scale: None,
+                    preserve_unknown_fields: false,
+                })),
+                ..(**Registry::builtin().by_resource("", "v1", "pods").unwrap()).clone()
+            })
         };
         let registry = Registry::builtin().with_custom(vec![custom("v1beta1"), custom("v1"), custom("v10alpha1")]);
         assert_eq!(registry.groups().last().unwrap(), &("example.com".into(), vec!["v1".into(), "v1beta1".into(), "v10alpha1".into()]));

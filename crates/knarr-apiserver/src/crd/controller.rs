@@ -1,7 +1,7 @@
 //! Follows the definitions: accepts names, swaps catalogs, and empties a resource whose definition goes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
 };
 
@@ -10,7 +10,10 @@ use knarr_core::{
     api::{Request, Transport, Verb},
     time,
 };
-use knarr_schema::apply::{self, Manager};
+use knarr_schema::{
+    apply::{self, Manager},
+    registry::Resource,
+};
 use knarr_store::{ChangeKind, Error, ObjectKey, ResourceKey, WatchFilter, WatchFrom, WatchItem, Watcher};
 
 use super::{
@@ -21,6 +24,7 @@ use super::{
 use crate::{
     authn::{MASTERS, User},
     catalog::Catalog,
+    discovery::hash,
     server::{Inner, Server},
     stored::Stored,
 };
@@ -37,7 +41,7 @@ fn key() -> ResourceKey {
 /// Starts following. Definitions that are stored already are served when this returns.
 pub fn start(server: &Server) {
     let inner = &server.inner;
-    let mut follower = Follower { inner: Arc::downgrade(inner), known: BTreeMap::new(), emptying: BTreeMap::new() };
+    let mut follower = Follower { inner: Arc::downgrade(inner), known: BTreeMap::new(), touched: BTreeSet::new(), emptying: BTreeMap::new() };
     let watcher = match inner.storage.watch(&key(), WatchFrom::State, WatchFilter::default()) {
         Ok(watcher) => watcher,
         Err(error) => {
@@ -60,8 +64,9 @@ pub fn start(server: &Server) {
 
 struct Follower {
     inner: Weak<Inner>,
-    /// In the served version, by name.
-    known: BTreeMap<String, Value>,
+    known: BTreeMap<String, Known>,
+    /// Groups of which a definition has come, gone or changed: names are given anew there.
+    touched: BTreeSet<String>,
     /// Resources that are being emptied, by name of their definition.
     emptying: BTreeMap<String, tokio::task::JoinHandle<()>>,
 }
@@ -106,54 +111,110 @@ impl Follower {
     fn take(&mut self, name: &str, stored: Option<&Object>) {
         let Some(inner) = self.inner.upgrade() else { return };
         let served = inner.catalog.load().need(GROUP, PLURAL).cloned();
-        let definition = stored.and_then(|object| served.ok()?.load(object).ok());
-        match definition {
-            Some(definition) => drop(self.known.insert(name.to_owned(), definition)),
-            None => drop(self.known.remove(name)),
+        let definition = stored.and_then(|object| Some((object, served.ok()?.load(object).ok()?)));
+        let before = self.known.remove(name);
+        self.touched.extend(before.iter().map(|k| k.group().to_owned()));
+        if let Some((object, definition)) = definition {
+            let known = Known::new(&inner, object.clone(), definition, before.as_ref());
+            self.touched.insert(known.group().to_owned());
+            self.known.insert(name.to_owned(), known);
         }
     }
 
-    /// Writes the statuses that have changed, then serves what is established.
+    /// Writes the statuses that have changed, then serves what is established. Names matter within a group only.
     async fn settle(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
-        let names: Vec<String> = self.known.keys().cloned().collect();
+        let touched = std::mem::take(&mut self.touched);
+        let names: Vec<String> = self.known.iter().filter(|(_, k)| touched.contains(k.group())).map(|(n, _)| n.clone()).collect();
         for name in &names {
-            let Some(before) = self.known.get(name) else { continue };
-            let mut definition = before.clone();
-            let others: Vec<&Value> = self.known.iter().filter(|(other, _)| *other != name).map(|(_, d)| d).collect();
-            if accept(&mut definition, &others, inner.env.now()) {
-                track(&inner, before, &mut definition);
+            let Some(known) = self.known.get(name) else { continue };
+            let mut outline = known.outline.clone();
+            let others: Vec<&Value> = names.iter().filter(|other| *other != name).filter_map(|other| Some(&self.known.get(other)?.outline)).collect();
+            if accept(&mut outline, &others, inner.env.now())
+                && let Some(before) = known.whole(&inner)
+            {
+                let mut definition = before.clone();
+                definition.set(&["status"], outline.at(&["status"]).cloned().unwrap_or_default());
+                track(&inner, &before, &mut definition);
                 write(&inner, name, &definition).await;
-                self.known.insert(name.clone(), definition);
+                let known = Known::new(&inner, known.object.clone(), definition, Some(known));
+                self.known.insert(name.clone(), known);
             }
         }
         self.swap();
-        let going = self.known.iter().filter(|(_, d)| d.list_at(&["metadata", "finalizers"]).iter().any(|f| f == CLEANUP) && is_terminating(d));
-        let going: Vec<(String, Value)> = going.map(|(n, d)| (n.clone(), d.clone())).collect();
+        let is_going = |d: &Value| d.list_at(&["metadata", "finalizers"]).iter().any(|f| f == CLEANUP) && is_terminating(d);
+        let going: Vec<(String, Value)> = self.known.iter().filter(|(_, k)| is_going(&k.outline)).map(|(n, k)| (n.clone(), k.outline.clone())).collect();
         self.emptying.retain(|_, task| !task.is_finished());
-        for (name, definition) in going {
-            self.emptying.entry(name).or_insert_with(|| tokio::spawn(empty(Server { inner: inner.clone() }, definition)));
+        for (name, outline) in going {
+            self.emptying.entry(name).or_insert_with(|| tokio::spawn(empty(Server { inner: inner.clone() }, outline)));
         }
     }
 
     /// Puts a new catalog in place when the served definitions have changed.
     fn swap(&self) {
         let Some(inner) = self.inner.upgrade() else { return };
-        let established: Vec<&Value> = self.known.values().filter(|d| is_true(d, "Established")).collect();
-        let terminating = established.iter().filter(|d| is_terminating(d)).filter_map(|d| d.str_at(&["metadata", "name"])).map(str::to_owned).collect();
-        let custom: Vec<_> = established.iter().flat_map(|d| resources(d)).collect();
-        let current = inner.catalog.load();
-        let name = |d: &Value| d.str_at(&["metadata", "name"]).unwrap_or_default().to_owned();
-        let conversions: BTreeMap<String, &Value> = established.iter().filter_map(|d| Some((name(d), d.at(&["spec", "conversion"])?))).collect();
-        let tag = format!("{custom:?} {terminating:?} {conversions:?}");
+        let established: Vec<(&String, &Known)> = self.known.iter().filter(|(_, k)| is_true(&k.outline, "Established")).collect();
+        let terminating: BTreeSet<String> = established.iter().filter(|(_, k)| is_terminating(&k.outline)).map(|(n, _)| (*n).clone()).collect();
+        let mut facts = format!("{terminating:?}");
+        established.iter().for_each(|(name, known)| facts += &format!(" {name} {}", known.tag));
+        let (current, tag) = (inner.catalog.load(), hash(facts.as_bytes()));
         if tag != current.tag {
-            let registry = current.registry.with_custom(custom);
-            let objects = || Arc::new(Stored(inner.storage.clone()));
-            let converters = established.iter().map(|d| (name(d), Arc::new(Converter::new(d, objects())))).collect();
-            inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, &converters, tag)));
+            let registry = current.registry.with_custom(established.iter().flat_map(|(_, k)| k.resources.iter().cloned()).collect());
+            let converters = established.iter().map(|(n, k)| ((*n).clone(), k.converter.clone())).collect();
+            inner.catalog.store(Arc::new(Catalog::with_custom(registry, terminating, &converters, tag, Some(&current))));
             inner.aggregation.catalog_changed.notify_one();
         }
     }
+}
+
+/// What is kept of a definition. Its schemas are a hundred times as large as all the rest: they are in `resources`, compressed, and in the stored object.
+struct Known {
+    /// As it is stored.
+    object: Object,
+    /// The definition in the served version without its schemas, and without what only its owners want to know.
+    outline: Value,
+    /// Its served versions.
+    resources: Vec<Arc<Resource>>,
+    converter: Arc<Converter>,
+    /// Tells what follows from it from what would follow from another.
+    tag: String,
+}
+
+impl Known {
+    /// What is the same as before stays as it is, so that what was made of it need not be made again.
+    fn new(inner: &Inner, object: Object, definition: Value, before: Option<&Self>) -> Self {
+        let resources = resources(&definition);
+        let outline = outline(definition);
+        let tag = hash(format!("{resources:?} {:?}", outline.at(&["spec", "conversion"])).as_bytes());
+        match before.filter(|b| b.tag == tag) {
+            Some(before) => Self { object, outline, resources: before.resources.clone(), converter: before.converter.clone(), tag },
+            None => {
+                let converter = Arc::new(Converter::new(&outline, Arc::new(Stored(inner.storage.clone()))));
+                Self { object, outline, resources: resources.into_iter().map(Arc::new).collect(), converter, tag }
+            }
+        }
+    }
+
+    fn group(&self) -> &str {
+        self.outline.str_at(&["spec", "group"]).unwrap_or_default()
+    }
+
+    /// All of it, read once more.
+    fn whole(&self, inner: &Inner) -> Option<Value> {
+        inner.catalog.load().need(GROUP, PLURAL).ok()?.load(&self.object).ok()
+    }
+}
+
+/// The annotation in which kubectl keeps all that was applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+fn outline(mut definition: Value) -> Value {
+    drop(definition.remove(&["metadata", "managedFields"]));
+    drop(definition.remove(&["metadata", "annotations", LAST_APPLIED]));
+    if let Some(versions) = definition.get_mut("spec").and_then(|s| s.get_mut("versions")).and_then(Value::as_array_mut) {
+        versions.iter_mut().for_each(|v| drop(v.remove(&["schema"])));
+    }
+    definition
 }
 
 /// Who writes statuses, as `managedFields` name it.
@@ -204,7 +265,7 @@ async fn empty(server: Server, definition: Value) {
     }
 }
 
-async fn delete_all(server: &Server, resource: &knarr_schema::registry::Resource) -> Result<()> {
+async fn delete_all(server: &Server, resource: &Resource) -> Result<()> {
     let transport = server.transport(User { name: "system:apiserver".into(), groups: vec![MASTERS.into()], ..User::default() });
     let stored = ResourceKey::new(&resource.storage.0, &resource.plural);
     let storage = &server.inner.storage;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use knarr_core::{Value, ValueExt};
-use knarr_schema::registry::{Column, Custom, Resource, Subresource};
+use knarr_schema::registry::{Column, Custom, CustomSchema, Resource, Subresource};
 
 /// As discovery lists them.
 const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
@@ -79,7 +79,7 @@ fn custom(definition: &Value, version: &Value, selectable_fields: Vec<String>) -
     });
     Custom {
         definition: definition.str_at(&["metadata", "name"]).unwrap_or_default().to_owned(),
-        schema: Arc::new(version.at(&["schema", "openAPIV3Schema"]).cloned().unwrap_or_default()),
+        schema: Arc::new(CustomSchema::from(version.at(&["schema", "openAPIV3Schema"]).unwrap_or(&Value::Null))),
         selectable_fields,
         status_subresource: version.at(&["subresources", "status"]).is_some(),
         scale,

@@ -47,8 +47,8 @@ impl CustomStrategy {
 
     fn schema(&self) -> &Schema {
         self.schema.get_or_init(|| match &self.resource.custom {
-            Some(custom) if custom.schema.is_object() => {
-                let mut schema = Schema::new(&custom.schema);
+            Some(custom) if custom.schema.is_given() => {
+                let mut schema = Schema::new(&custom.schema.whole());
                 schema.preserves_unknown |= custom.preserve_unknown_fields;
                 schema
             }
@@ -58,7 +58,7 @@ impl CustomStrategy {
 
     fn expressions(&self) -> Option<&Expressions> {
         let source = self.resource.custom.as_ref().map(|c| &c.schema);
-        self.expressions.get_or_init(|| Expressions::new(source?, true)).as_ref()
+        self.expressions.get_or_init(|| Expressions::new(&source?.whole(), true)).as_ref()
     }
 
     /// A patch may have changed what the object says it is (upstream: `customResourceValidator.ValidateTypeMeta`).

@@ -90,7 +90,7 @@ impl<'a> Schema<'a> {
         match (&resource.type_id, &resource.custom) {
             (Some(id), _) => Self::Table(Shape::Struct(*id), None),
             (None, Some(custom)) => {
-                let custom = Custom { node: &custom.schema, preserves_unknown: custom.preserve_unknown_fields, is_resource: true };
+                let custom = Custom { node: custom.schema.merging(), preserves_unknown: custom.preserve_unknown_fields, is_resource: true };
                 Self::Custom(custom.entered())
             }
             (None, None) => Self::Deduced,

@@ -346,7 +346,7 @@ fn custom_resources_merge_as_their_schema_says() {
     }}, "status": {"type": "object", "properties": {"n": {"type": "integer"}}}}});
     let custom = crate::registry::Custom {
         definition: "widgets.example.com".into(),
-        schema: Arc::new(schema),
+        schema: Arc::new((&schema).into()),
         selectable_fields: Vec::new(),
         status_subresource: true,
         scale: None,

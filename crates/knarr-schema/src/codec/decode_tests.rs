@@ -157,7 +157,7 @@ fn custom_resources_keep_everything_and_tell_duplicates() {
     (resource.group, resource.kind, resource.type_id) = ("example.com".into(), "Widget".into(), None);
     resource.custom = Some(std::sync::Arc::new(crate::registry::Custom {
         definition: String::new(),
-        schema: std::sync::Arc::new(Value::Null),
+        schema: std::sync::Arc::new((&Value::Null).into()),
         selectable_fields: vec![],
         status_subresource: false,
         scale: None,

@@ -42,12 +42,13 @@ fn selectable(schema: &mut Value, resource: &Resource) {
 
 fn object(definitions: &mut Definitions, resource: &Resource, custom: &Custom) -> Value {
     let v2 = definitions.dialect == Dialect::V2;
-    let open = custom.preserve_unknown_fields || custom.schema["x-kubernetes-preserve-unknown-fields"] == true;
+    let source = custom.schema.whole();
+    let open = custom.preserve_unknown_fields || source["x-kubernetes-preserve-unknown-fields"] == true;
     // Without a schema kubectl would take the three fields of every object for all there are.
-    let mut schema = if !custom.schema.is_object() || (v2 && open) {
+    let mut schema = if !source.is_object() || (v2 && open) {
         json!({"type": "object"})
     } else {
-        let mut schema = (*custom.schema).clone();
+        let mut schema = source;
         unfold(&mut schema);
         if v2 {
             reduce(&mut schema);

@@ -118,7 +118,7 @@ fn every_reference_leads_somewhere() {
             _ => {}
         }
     }
-    let registry = Registry::builtin().with_custom(vec![widget()]);
+    let registry = Registry::builtin().with_custom(vec![Arc::new(widget())]);
     let v2 = v2(&registry);
     check(&v2, &v2);
     for path in v3_paths(&registry) {
@@ -144,7 +144,7 @@ fn widget() -> Resource {
         subresources: vec![],
         custom: Some(Arc::new(Custom {
             definition: "widgets.stable.example.com".into(),
-            schema: Arc::new(schema),
+            schema: Arc::new((&schema).into()),
             selectable_fields: vec![".spec.size".into()],
             status_subresource: false,
             scale: None,
@@ -156,7 +156,7 @@ fn widget() -> Resource {
 
 #[test]
 fn a_custom_resource_is_published_as_far_as_each_dialect_goes() {
-    let registry = Registry::builtin().with_custom(vec![widget()]);
+    let registry = Registry::builtin().with_custom(vec![Arc::new(widget())]);
     assert!(v3_paths(&registry).contains(&"apis/stable.example.com/v1".to_owned()));
     let (v2, v3) = (bare(&v2(&registry), false), bare(&v3(&registry, "apis/stable.example.com/v1").unwrap(), false));
     let (v2, v3) = (&v2["definitions"]["com.example.stable.v1.Widget"], &v3["components"]["schemas"]["com.example.stable.v1.Widget"]);

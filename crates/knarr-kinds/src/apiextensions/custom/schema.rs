@@ -2,6 +2,7 @@
 //! `apiextensions-apiserver/pkg/apiserver/schema`). Patterns that cannot be compiled are refused with the definition.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use knarr_core::{Value, ValueExt};
 use regex::Regex;
@@ -50,7 +51,7 @@ pub struct Rules {
     pub enum_values: Vec<Value>,
     /// Empty where the type has no such format.
     pub format: String,
-    pub pattern: Option<(String, Option<Regex>)>,
+    pub pattern: Option<Pattern>,
     pub maximum: Option<f64>,
     pub minimum: Option<f64>,
     pub exclusive_maximum: bool,
@@ -144,7 +145,7 @@ impl Rules {
             required: source.list_at(&["required"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             enum_values: source.list_at(&["enum"]).to_vec(),
             format: source.str_at(&["format"]).filter(|f| is_supported_format(f, types)).unwrap_or_default().to_owned(),
-            pattern: source.str_at(&["pattern"]).filter(|p| !p.is_empty()).map(|p| (p.to_owned(), compile(p))),
+            pattern: source.str_at(&["pattern"]).filter(|p| !p.is_empty()).map(Pattern::of),
             maximum: number("maximum"),
             minimum: number("minimum"),
             exclusive_maximum: flag("exclusiveMaximum"),
@@ -162,6 +163,40 @@ impl Rules {
             one_of: schemas("oneOf"),
             not: source.at(&["not"]).map(|s| Box::new(Schema::new(s))),
         }
+    }
+}
+
+/// A pattern, compiled when the first value comes, and once for all places that have it: definitions that embed a pod's template repeat one of
+/// quantities a hundred times, and each takes more room compiled than all that stands around it.
+#[derive(Clone, Debug)]
+pub struct Pattern(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
+    text: String,
+    regex: OnceLock<Option<Regex>>,
+}
+
+impl Pattern {
+    fn of(text: &str) -> Self {
+        static KNOWN: Mutex<BTreeMap<String, Weak<Compiled>>> = Mutex::new(BTreeMap::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = known.get(text).and_then(Weak::upgrade) {
+            return Self(compiled);
+        }
+        known.retain(|_, pattern| pattern.strong_count() > 0);
+        let compiled = Arc::new(Compiled { text: text.to_owned(), regex: OnceLock::new() });
+        known.insert(text.to_owned(), Arc::downgrade(&compiled));
+        Self(compiled)
+    }
+
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Absent for what cannot be compiled.
+    pub fn regex(&self) -> Option<&Regex> {
+        self.0.regex.get_or_init(|| compile(&self.0.text)).as_ref()
     }
 }
 

@@ -139,10 +139,10 @@ fn string_error(text: &str, schema: &Schema, path: &str) -> Option<Error> {
     if let Some(min) = rules.min_length.filter(|min| length() < *min) {
         return Some(invalid(path, text, in_body(path, format_args!("should be at least {min} chars long"))));
     }
-    if let Some((pattern, Some(compiled))) = &rules.pattern
-        && !compiled.is_match(text)
+    if let Some(pattern) = &rules.pattern
+        && pattern.regex().is_some_and(|compiled| !compiled.is_match(text))
     {
-        return Some(invalid(path, text, in_body(path, format_args!("should match '{pattern}'"))));
+        return Some(invalid(path, text, in_body(path, format_args!("should match '{}'", pattern.text()))));
     }
     if !rules.format.is_empty() && !formats::is_valid(&rules.format, text) {
         let why = in_body(path, format_args!("must be of type {}: {}", rules.format, knarr_core::field::go_quote(text)));
