@@ -103,7 +103,7 @@ pub fn differences(theirs: &Answer, ours: &Answer) -> Vec<Difference> {
 }
 
 /// How much of a text is kept: the reasons look for what they explain in it.
-const SHOWN_MAX: usize = 6_000;
+const SHOWN_MAX: usize = 64_000;
 
 fn head(text: &str) -> String {
     text.chars().take(SHOWN_MAX).collect()

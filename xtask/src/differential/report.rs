@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Exchange;
-use super::compare::differences;
+use super::compare::{Difference, differences};
 
 /// How many kinds of difference are printed.
 const PRINTED: usize = 60;
@@ -23,11 +23,36 @@ struct Accepted {
     /// What upstream says; absent: anything.
     #[serde(default)]
     upstream: String,
+    /// What the two texts differ in: they are the same when all of it is taken away. Absent: anything.
+    alike: Option<String>,
     reason: String,
 }
 
+/// The same, ready to be asked.
+struct Explanation {
+    id: Regex,
+    kind: Regex,
+    upstream: Regex,
+    alike: Option<Regex>,
+    reason: String,
+}
+
+impl Explanation {
+    fn new(line: &str) -> Result<Self> {
+        let Accepted { id, kind, upstream, alike, reason } = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let alike = alike.as_deref().map(Regex::new).transpose()?;
+        Ok(Self { id: Regex::new(&id)?, kind: Regex::new(&kind)?, upstream: Regex::new(&upstream)?, alike, reason })
+    }
+
+    fn covers(&self, id: &str, difference: &Difference) -> bool {
+        let Difference { kind, theirs, ours } = difference;
+        let alike = |alike: &Regex| alike.replace_all(theirs, "") == alike.replace_all(ours, "");
+        self.id.is_match(id) && self.kind.is_match(kind) && self.upstream.is_match(theirs) && self.alike.as_ref().is_none_or(alike)
+    }
+}
+
 pub struct Report {
-    accepted: Vec<(Regex, Regex, Regex, String)>,
+    accepted: Vec<Explanation>,
     compared: usize,
     different: usize,
     explained: BTreeMap<String, usize>,
@@ -39,12 +64,8 @@ impl Report {
     pub fn new(repository: &Path) -> Result<Self> {
         let path = repository.join("conformance/differential/accepted.jsonl");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let accepted = text.lines().map(|line| {
-            let a: Accepted = serde_json::from_str(line).with_context(|| line.to_owned())?;
-            Ok((Regex::new(&a.id)?, Regex::new(&a.kind)?, Regex::new(&a.upstream)?, a.reason))
-        });
         Ok(Self {
-            accepted: accepted.collect::<Result<_>>()?,
+            accepted: text.lines().map(Explanation::new).collect::<Result<_>>()?,
             compared: 0,
             different: 0,
             explained: BTreeMap::new(),
@@ -57,12 +78,8 @@ impl Report {
         self.compared += 1;
         let mut unexplained = false;
         for difference in differences(&theirs.answer, &ours.answer) {
-            if let Some((.., reason)) = self
-                .accepted
-                .iter()
-                .find(|(id, kind, upstream, _)| id.is_match(&theirs.id) && kind.is_match(&difference.kind) && upstream.is_match(&difference.theirs))
-            {
-                *self.explained.entry(reason.clone()).or_default() += 1;
+            if let Some(explanation) = self.accepted.iter().find(|a| a.covers(&theirs.id, &difference)) {
+                *self.explained.entry(explanation.reason.clone()).or_default() += 1;
                 continue;
             }
             unexplained = true;
@@ -89,5 +106,22 @@ impl Report {
         }
         println!("{} answers compared, {} the same, {} different; see {}", self.compared, self.compared - self.different, self.different, file.display());
         Ok(self.different)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_covers_what_it_names_and_no_more() {
+        let line = r#"{"id": "^a ", "kind": "message$", "upstream": "\\{\\}", "alike": "\\{\\}|null", "reason": "empty"}"#;
+        let explanation = Explanation::new(line).unwrap();
+        let covers = |id: &str, theirs: &str, ours: &str| {
+            let difference = Difference { kind: "body .message".into(), theirs: theirs.into(), ours: ours.into() };
+            explanation.covers(id, &difference)
+        };
+        assert!(covers("a b", "x: {}", "x: null"));
+        assert!(!covers("a b", "x: {}, y", "x: null, z") && !covers("b", "x: {}", "x: null") && !covers("a b", "x: 1", "x: null"));
     }
 }

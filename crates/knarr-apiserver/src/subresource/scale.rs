@@ -208,7 +208,6 @@ fn owned(scale: &mut Value, live: &Value, replicas: &[String]) {
     let own = |entry: &&Value| at(entry, &place).is_some();
     let entries = live.list_at(&["metadata", "managedFields"]).iter().filter(own).map(|entry| {
         let mut entry = entry.clone();
-        entry.remove(&["subresource"]);
         entry.set(&["apiVersion"], "autoscaling/v1");
         entry.set(&["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
         entry
