@@ -9,6 +9,11 @@ use std::ffi::{c_int, c_void};
 pub fn let_go() {
     // SAFETY: the callback has the signature that is wanted, and is called before this returns.
     unsafe { libc::dl_iterate_phdr(Some(let_go_of_segments), std::ptr::null_mut()) };
+    free_heap();
+}
+
+/// Gives free heap back to the kernel: after work that needed many times what stays of it. Takes a millisecond or a few.
+pub fn free_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer; glibc does its own locking.
     unsafe {
@@ -45,6 +50,21 @@ mod tests {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("RssFile:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn free_heap_goes_back_to_the_kernel() {
+        let heap_kb = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap().split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        };
+        // Small pieces, of which the last stays: the heap cannot simply end earlier.
+        let mut pieces: Vec<Box<[u8; 1000]>> = (0..40_000).map(|i| Box::new([i as u8; 1000])).collect();
+        pieces.drain(..39_999);
+        let before = heap_kb();
+        free_heap();
+        assert!(heap_kb() + 20_000 < before, "{} after {before}", heap_kb());
+        assert_eq!(pieces[0][0], std::hint::black_box(39_999_u32 as u8));
     }
 
     #[test]

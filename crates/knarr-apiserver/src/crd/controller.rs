@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use knarr_core::{
@@ -62,6 +63,9 @@ pub fn start(server: &Server) {
     });
 }
 
+/// When no definition has come for so long, memory is tidied up.
+const QUIET: Duration = Duration::from_secs(5);
+
 struct Follower {
     inner: Weak<Inner>,
     known: BTreeMap<String, Known>,
@@ -74,7 +78,15 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut watcher: Watcher) {
         loop {
-            let item = match watcher.next().await {
+            let next = match tokio::time::timeout(QUIET, watcher.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    // Definitions came as trees, of which nothing is left.
+                    drop(tokio::task::spawn_blocking(knarr_sys::memory::free_heap).await);
+                    watcher.next().await
+                }
+            };
+            let item = match next {
                 Ok(item) => item,
                 Err(error) => {
                     let Some(inner) = self.inner.upgrade() else { return };

@@ -30,7 +30,12 @@ impl OpenApi {
 
     /// `/openapi/v2`.
     pub fn v2(&self) -> &Document {
-        self.v2.get_or_init(|| plain(&openapi::v2(&self.registry)))
+        self.v2.get_or_init(|| made(|| plain(&openapi::v2(&self.registry))))
+    }
+
+    /// The tag of `/openapi/v2` in all its forms.
+    pub fn v2_tag(&self) -> String {
+        self.tag("v2", |_| true)
     }
 
     /// `/openapi/v3/PATH`.
@@ -38,8 +43,8 @@ impl OpenApi {
         if let Some(document) = self.v3.lock().get(path) {
             return Some(document.clone());
         }
-        let mut document = plain(&openapi::v3(&self.registry, path)?);
-        document.etag = self.tag(path);
+        let mut document = made(|| Some(plain(&openapi::v3(&self.registry, path)?)))?;
+        document.etag = self.v3_tag(path);
         let document = Arc::new(document);
         self.v3.lock().insert(path.to_owned(), document.clone());
         Some(document)
@@ -47,18 +52,21 @@ impl OpenApi {
 
     /// A tag that changes when the document does, without making the document: of this build and of the definitions of the
     /// custom resources in it.
-    fn tag(&self, path: &str) -> String {
-        let mut facts = format!("{KUBERNETES_VERSION} {} {path}", env!("CARGO_PKG_VERSION"));
-        let in_path = |r: &&Arc<Resource>| r.custom.is_some() && path == format!("apis/{}/{}", r.group, r.version);
-        for resource in self.registry.all().iter().filter(in_path) {
+    fn tag(&self, of: &str, is_in: impl Fn(&Resource) -> bool) -> String {
+        let mut facts = format!("{KUBERNETES_VERSION} {} {of}", env!("CARGO_PKG_VERSION"));
+        for resource in self.registry.all().iter().filter(|r| r.custom.is_some() && is_in(r)) {
             facts += &format!(" {resource:?}");
         }
         hash(facts.as_bytes())
     }
 
+    fn v3_tag(&self, path: &str) -> String {
+        self.tag(path, |r| path == format!("apis/{}/{}", r.group, r.version))
+    }
+
     /// `/openapi/v2` in the binary form that client-go asks for.
     pub fn v2_protobuf(&self) -> &Bytes {
-        self.v2_protobuf.get_or_init(|| openapi::v2_protobuf(&self.registry).into())
+        self.v2_protobuf.get_or_init(|| made(|| openapi::v2_protobuf(&self.registry).into()))
     }
 
     pub fn v3_paths(&self) -> Vec<String> {
@@ -68,11 +76,18 @@ impl OpenApi {
     /// `/openapi/v3`: where each document is, under a URL that changes with its contents.
     pub fn v3_index(&self) -> Value {
         let entry = |path: String| {
-            let url = format!("/openapi/v3/{path}?hash={}", self.tag(&path));
+            let url = format!("/openapi/v3/{path}?hash={}", self.v3_tag(&path));
             (path, json!({"serverRelativeURL": url}))
         };
         json!({"paths": openapi::v3_paths(&self.registry).into_iter().map(entry).collect::<serde_json::Map<_, _>>()})
     }
+}
+
+/// A document made: as a tree it took ten times the memory of its bytes.
+fn made<T>(make: impl FnOnce() -> T) -> T {
+    let made = make();
+    knarr_sys::memory::free_heap();
+    made
 }
 
 fn plain(tree: &Value) -> Document {

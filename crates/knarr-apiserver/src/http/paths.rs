@@ -252,8 +252,7 @@ async fn openapi_v2(inner: &Inner, headers: &HeaderMap) -> Result<Response<Body>
     let proto = wants(headers, &OPENAPI_V2_PROTO);
     let work = move || {
         let openapi = &catalog.documents().openapi;
-        let document = openapi.v2();
-        (if proto { openapi.v2_protobuf().clone() } else { document.bytes(&Accepted::JSON) }, document.etag.clone())
+        (if proto { openapi.v2_protobuf().clone() } else { openapi.v2().bytes(&Accepted::JSON) }, openapi.v2_tag())
     };
     let (bytes, etag) = tokio::task::spawn_blocking(work).await.map_err(Status::internal)?;
     let mut response = tagged(bytes, &etag, if proto { OPENAPI_V2_PROTO[0] } else { JSON }, headers).await;
