@@ -25,6 +25,9 @@ pub struct Options {
     /// Speak protobuf
     #[arg(long)]
     protobuf: bool,
+    /// Then store pods until there are so many, and tell the resident memory that each takes: 50000,150000
+    #[arg(long, value_delimiter = ',')]
+    stored_pods: Vec<usize>,
     /// Leave out upstream: print knarr's figures alone
     #[arg(long)]
     alone: bool,
@@ -127,7 +130,30 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
     if !options.no_pods {
         podbench(bin, kubeconfig, measured)?;
     }
-    apibench(bin, kubeconfig, pids, options, &mut measured.api)
+    apibench(bin, kubeconfig, pids, options, &mut measured.api)?;
+    stored_pods(bin, kubeconfig, pids, options, measured)
+}
+
+/// Creates pods that no node fits, in a namespace for each number of them, and looks at the resident memory of every server process.
+fn stored_pods(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, measured: &mut Measured) -> Result<()> {
+    let (mut stored, before) = (0, resident_kb(pids));
+    for wanted in &options.stored_pods {
+        let more = wanted.saturating_sub(stored);
+        let mut command = driver(bin, kubeconfig, pids, options, more);
+        let printed = tools::output(command.arg("-namespace").arg(format!("stored-{wanted}")).arg("pods"))?;
+        ensure!(printed.contains("failed=0"), "pods could not be stored: {printed}");
+        stored += more;
+        measured.value(&format!("resident memory for each of {stored} stored pods, KB"), (resident_kb(pids) - before) / stored.max(1) as f64);
+    }
+    Ok(())
+}
+
+fn resident_kb(pids: &[String]) -> f64 {
+    let of = |pid: &String| -> Option<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        text.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+    };
+    pids.iter().filter_map(of).sum()
 }
 
 /// `USER_HZ`, which is 100 on every Linux that Rust runs on.
@@ -192,17 +218,22 @@ fn pids(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn apibench(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, figures: &mut Figures) -> Result<()> {
-    let mut command = Command::new(bin.join("apibench"));
-    command.arg("-kubeconfig").arg(kubeconfig).args(["-n", &options.objects.to_string(), "-pids", &pids.join(",")]);
-    if options.protobuf {
-        command.arg("-protobuf");
-    }
+    let mut command = driver(bin, kubeconfig, pids, options, options.objects);
     for line in tools::output(command.args(WORK))?.lines() {
         if let Some((name, figure)) = parse(line) {
             figures.entry(name).or_default().push(figure);
         }
     }
     Ok(())
+}
+
+fn driver(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, objects: usize) -> Command {
+    let mut command = Command::new(bin.join("apibench"));
+    command.arg("-kubeconfig").arg(kubeconfig).args(["-n", &objects.to_string(), "-pids", &pids.join(",")]);
+    if options.protobuf {
+        command.arg("-protobuf");
+    }
+    command
 }
 
 /// Reads `create n=3000 rate=1460/s … cpu=1.02ms/op rss=300MB`.
@@ -283,6 +314,7 @@ mod tests {
         let me = std::process::id();
         assert!(with_descendants(&[me.to_string()]).unwrap().contains(&me));
         assert!(pss_kb(me).unwrap() > 100.0);
+        assert!(resident_kb(&[me.to_string(), "none".into()]) > 100.0);
         let spun = Instant::now();
         let before = cpu_ticks(&[me]);
         while cpu_ticks(&[me]) == before {
