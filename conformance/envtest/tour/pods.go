@@ -81,14 +81,18 @@ func scaled(ctx context.Context, t *tour) error {
 	return available(1)
 }
 
-// ready waits for a pod as client-go's own helpers do, in a watch that outlives its connections.
 func ready(ctx context.Context, t *tour) error {
+	return runs(ctx, t, "tools", podOf("sleep", "100000"))
+}
+
+// runs makes a pod and waits for it as client-go's own helpers do, in a watch that outlives its connections.
+func runs(ctx context.Context, t *tour, name string, spec corev1.PodSpec) error {
 	pods := t.client.CoreV1().Pods(t.namespace)
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "tools", Labels: map[string]string{"app": "tools"}}, Spec: podOf("sleep", "100000")}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}}, Spec: spec}
 	if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	selector := fields.OneTermEqualSelector("metadata.name", "tools").String()
+	selector := fields.OneTermEqualSelector("metadata.name", name).String()
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = selector
@@ -159,14 +163,10 @@ func followed(ctx context.Context, t *tour) error {
 	pods := t.client.CoreV1().Pods(t.namespace)
 	spec := podOf("cat")
 	spec.Containers[0].Stdin = true
-	if _, err := pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "parrot"}, Spec: spec}, metav1.CreateOptions{}); err != nil {
+	if err := runs(ctx, t, "parrot", spec); err != nil {
 		return err
 	}
-	var stream io.ReadCloser
-	err := eventually(ctx, func() (err error) {
-		stream, err = pods.GetLogs("parrot", &corev1.PodLogOptions{Follow: true, Timestamps: true}).Stream(ctx)
-		return err
-	})
+	stream, err := pods.GetLogs("parrot", &corev1.PodLogOptions{Follow: true, Timestamps: true}).Stream(ctx)
 	if err != nil {
 		return err
 	}
@@ -178,8 +178,10 @@ func followed(ctx context.Context, t *tour) error {
 		return err
 	}
 	read, write := io.Pipe()
-	attached := make(chan error, 1)
-	go func() { attached <- attach.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: read}) }()
+	go func() {
+		// Nobody reads any more: who writes is told why.
+		read.CloseWithError(errors.Join(errors.New("attach has ended"), attach.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: read})))
+	}()
 	if _, err := io.WriteString(write, "polly\n"); err != nil {
 		return err
 	}
