@@ -5,6 +5,7 @@
 #[path = "cluster/mod.rs"]
 mod cluster;
 
+use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -18,6 +19,7 @@ use knarr_sys::netlink::{NetNs, RouteSocket};
 use knarr_sys::nft::{Family, KernelNft, Nft};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{chroot, fchdir};
 
 /// What a machine has for itself; everything else is shared.
 const OWN_FOLDERS: &[&str] = &["/run", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers", "/var/lib/knarr"];
@@ -27,8 +29,7 @@ const STATIC: u8 = 4;
 
 struct Machine {
     netns: NetNs,
-    /// Its mounts: own folders over the real ones.
-    mounts: std::fs::File,
+    mounts: Mounts,
     folder: tempfile::TempDir,
 }
 
@@ -79,8 +80,8 @@ impl Machine {
         command.args(args).env("KUBECONFIG", self.folder.path().join("kubeconfig")).env("NO_PROXY", "*").env("HOME", self.folder.path());
         self.netns.run_there(&mut command).expect("its network");
         let mounts = self.mounts.try_clone().expect("its mounts");
-        // SAFETY: a plain system call on a descriptor that the closure owns, in a child with one thread.
-        unsafe { command.pre_exec(move || Ok(setns(&mounts, CloneFlags::CLONE_NEWNS)?)) };
+        // SAFETY: plain system calls on descriptors that the closure owns, in a child with one thread.
+        unsafe { command.pre_exec(move || mounts.enter()) };
         command.output().expect("the program runs")
     }
 
@@ -131,13 +132,32 @@ fn place(folder: &Path, own: &str) -> PathBuf {
     folder.join(own.trim_start_matches('/').replace('/', "-"))
 }
 
-fn own_mounts(mounts: &[(PathBuf, PathBuf)]) -> std::io::Result<std::fs::File> {
+/// A machine's own folders over the real ones.
+struct Mounts {
+    namespace: File,
+    /// This test's root in there. In a chroot it is not the root of the namespace, where one that enters it would be.
+    root: File,
+}
+
+impl Mounts {
+    fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self { namespace: self.namespace.try_clone()?, root: self.root.try_clone()? })
+    }
+
+    fn enter(&self) -> std::io::Result<()> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+        fchdir(&self.root)?;
+        Ok(chroot(".")?)
+    }
+}
+
+fn own_mounts(mounts: &[(PathBuf, PathBuf)]) -> std::io::Result<Mounts> {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
     mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&Path>)?;
     for (from, to) in mounts {
         mount(Some(from.as_path()), to.as_path(), None::<&Path>, MsFlags::MS_BIND, None::<&Path>)?;
     }
-    std::fs::File::open("/proc/thread-self/ns/mnt")
+    Ok(Mounts { namespace: File::open("/proc/thread-self/ns/mnt")?, root: File::open("/")? })
 }
 
 /// Pods of the second machine behind a Service.
