@@ -149,11 +149,7 @@ fn stored_pods(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options
 }
 
 fn resident_kb(pids: &[String]) -> f64 {
-    let of = |pid: &String| -> Option<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        text.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
-    };
-    pids.iter().filter_map(of).sum()
+    pids.iter().filter_map(|pid| kilobytes(pid, "status", "VmRSS:")).sum()
 }
 
 /// `USER_HZ`, which is 100 on every Linux that Rust runs on.
@@ -187,8 +183,13 @@ fn cpu_ticks(pids: &[u32]) -> u64 {
 }
 
 fn pss_kb(pid: u32) -> Option<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    text.lines().find_map(|l| l.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
+    kilobytes(&pid.to_string(), "smaps_rollup", "Pss:")
+}
+
+/// What a file of a process in `/proc` says of its memory.
+fn kilobytes(pid: &str, file: &str, key: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
 }
 
 fn podbench(bin: &Path, kubeconfig: &Path, measured: &mut Measured) -> Result<()> {

@@ -76,7 +76,7 @@ fn descriptor(media_type: &str, blob: &[u8]) -> Value {
 
 fn digest(blob: &[u8]) -> String {
     let hash = Sha256::digest(blob);
-    format!("sha256:{}", hash.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    format!("sha256:{}", knarr_core::hex::encode(hash))
 }
 
 fn architecture() -> &'static str {

@@ -108,3 +108,13 @@ func expect[T comparable](what string, got, wanted T) error {
 	}
 	return nil
 }
+
+// await takes what comes next, which must be what is wanted, before the step's time is over.
+func await(ctx context.Context, what string, from <-chan string, wanted string) error {
+	select {
+	case got := <-from:
+		return expect(what, got, wanted)
+	case <-ctx.Done():
+		return fmt.Errorf("%s: waited in vain for %s", what, wanted)
+	}
+}

@@ -277,15 +277,7 @@ func informed(ctx context.Context, t *tour) error {
 	if err != nil {
 		return err
 	}
-	await := func(wanted string) error {
-		select {
-		case got := <-seen:
-			return expect("the informer", got, wanted)
-		case <-ctx.Done():
-			return fmt.Errorf("the informer does not see the %s", wanted)
-		}
-	}
-	if err := await("add"); err != nil {
+	if err := await(ctx, "the informer", seen, "add"); err != nil {
 		return err
 	}
 	if hits, err := informer.GetIndexer().ByIndex("data", "x"); err != nil || len(hits) != 1 {
@@ -295,13 +287,13 @@ func informed(ctx context.Context, t *tour) error {
 	if _, err := all.Update(ctx, made, metav1.UpdateOptions{}); err != nil {
 		return err
 	}
-	if err := await("update"); err != nil {
+	if err := await(ctx, "the informer", seen, "update"); err != nil {
 		return err
 	}
 	if err := all.Delete(ctx, "informed", metav1.DeleteOptions{}); err != nil {
 		return err
 	}
-	if err := await("delete"); err != nil {
+	if err := await(ctx, "the informer", seen, "delete"); err != nil {
 		return err
 	}
 	if left, err := factory.Core().V1().ConfigMaps().Lister().ConfigMaps(t.namespace).List(labels.SelectorFromSet(labels.Set{"of": "informed"})); err != nil || len(left) != 0 {
@@ -323,25 +315,17 @@ func elected(ctx context.Context, t *tour) error {
 			Callbacks:       leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) { order <- name }, OnStoppedLeading: func() {}},
 		})
 	}
-	await := func(wanted string) error {
-		select {
-		case got := <-order:
-			return expect("the leader", got, wanted)
-		case <-ctx.Done():
-			return fmt.Errorf("%s does not lead", wanted)
-		}
-	}
 	first, stopFirst := context.WithCancel(ctx)
 	defer stopFirst()
 	go candidate(first, "first")
-	if err := await("first"); err != nil {
+	if err := await(ctx, "the leader", order, "first"); err != nil {
 		return err
 	}
 	second, stopSecond := context.WithCancel(ctx)
 	defer stopSecond()
 	go candidate(second, "second")
 	stopFirst()
-	if err := await("second"); err != nil {
+	if err := await(ctx, "the leader", order, "second"); err != nil {
 		return err
 	}
 	var lease *coordinationv1.Lease

@@ -113,7 +113,7 @@ impl Connection<'_> {
             headers.entry(name).and_modify(|v| *v = format!("{v}\n{value}")).or_insert_with(|| value.to_owned());
         }
         let bytes = self.body(method, status, &headers)?;
-        let body = String::from_utf8(bytes).unwrap_or_else(|e| format!("hex:{}", e.as_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()));
+        let body = String::from_utf8(bytes).unwrap_or_else(|e| format!("hex:{}", knarr_core::hex::encode(e.as_bytes())));
         Ok(Answer { status, headers, body })
     }
 

@@ -129,7 +129,7 @@ fn kept(only: &[String], file: &Path) -> Result<Vec<Exchange>> {
 
 fn hash(scenarios: &[Scenario]) -> Result<String> {
     let digest = Sha256::digest(serde_json::to_vec(scenarios)?);
-    Ok(digest.iter().take(6).map(|b| format!("{b:02x}")).collect())
+    Ok(knarr_core::hex::encode(&digest[..6]))
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, Exchange>> {

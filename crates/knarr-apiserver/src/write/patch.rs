@@ -115,15 +115,16 @@ const MAP: &str = "map[string]interface {}";
 /// no JSON into it before anything else, and reads what is as YAML in the end.
 fn read_apply(bytes: &[u8]) -> Result<Sent> {
     let text = String::from_utf8_lossy(bytes);
+    let has_surrogates = yaml::has_surrogates(&text);
     if let Ok(Decoded { value: value @ Value::Object(_), warnings }) = codec::parse_json_strict(bytes)
         && warnings.is_empty()
-        && !yaml::has_surrogates(&text)
+        && !has_surrogates
     {
         return Ok(Sent { body: Ok(value), complaints: Vec::new() });
     }
     let as_json = text.trim_start().starts_with('{');
     let document = match yaml::parse_document(&text) {
-        Ok(_) if as_json && yaml::has_surrogates(&text) => Err("yaml: found invalid Unicode character escape code".to_owned()),
+        Ok(_) if as_json && has_surrogates => Err("yaml: found invalid Unicode character escape code".to_owned()),
         read => read,
     };
     let bad = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
