@@ -5,9 +5,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use knarr_sys::nft::{Compare, Expression, MetaKey, PayloadBase, Register};
 
-/// Priorities of base chains, as `nft` names them: raw, dstnat, srcnat.
+/// Priorities of base chains, as `nft` names them: raw, dstnat, filter, srcnat.
 pub(crate) const PRIORITY_RAW: i32 = -300;
 pub(crate) const PRIORITY_DNAT: i32 = -100;
+pub(crate) const PRIORITY_FILTER: i32 = 0;
 pub(crate) const PRIORITY_SNAT: i32 = 100;
 
 /// Offsets of the addresses in an IPv4 header.
@@ -42,10 +43,16 @@ pub(crate) fn load_front(first: u8, any_address: bool) -> Vec<Expression> {
 
 /// Goes on only for packets to an address of this machine. Uses register 0.
 pub(crate) fn destination_is_local() -> Vec<Expression> {
-    vec![
-        Expression::AddressType { of_source: false, to: reg(0) },
-        Expression::Compare { register: reg(0), op: Compare::Equal, value: ROUTE_TYPE_LOCAL.to_ne_bytes().to_vec() },
-    ]
+    local_destination(Compare::Equal)
+}
+
+/// Goes on only for packets to anywhere else. Uses register 0.
+pub(crate) fn destination_is_not_local() -> Vec<Expression> {
+    local_destination(Compare::NotEqual)
+}
+
+fn local_destination(op: Compare) -> Vec<Expression> {
+    vec![Expression::AddressType { of_source: false, to: reg(0) }, Expression::Compare { register: reg(0), op, value: ROUTE_TYPE_LOCAL.to_ne_bytes().to_vec() }]
 }
 
 /// Goes on only for packets that did not come from this machine itself. Uses register 0.

@@ -105,6 +105,26 @@ impl Machine {
         })
     }
 
+    /// Like [`Self::ask`], from a port of the caller's choice.
+    pub fn ask_from(&self, port: u16, to: &str) -> Result<String, std::io::ErrorKind> {
+        use tokio::io::AsyncReadExt;
+        let to: SocketAddr = to.parse().unwrap();
+        let asking = async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            // The kernel keeps the port of an earlier connection for a minute.
+            socket.set_reuseaddr(true)?;
+            socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
+            let mut answer = String::new();
+            socket.connect(to).await?.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        self.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) })
+        })
+        .map_err(|e: std::io::Error| e.kind())
+    }
+
     /// A UDP socket for one peer.
     pub fn udp(&self, to: &str) -> UdpSocket {
         let to: SocketAddr = to.parse().unwrap();

@@ -91,12 +91,7 @@ fn follow(own: Own, kernel: Kernel, informers: &SharedInformers, stop: Cancellat
     });
     let synced = sender.subscribe();
     let worker = Worker { own, nodes, kernel: Arc::new(Mutex::new(kernel)), reach: BTreeMap::new(), synced: sender };
-    tokio::spawn(async move {
-        tokio::select! {
-            () = worker.run(&changed) => {}
-            () = stop.cancelled() => {}
-        }
-    });
+    tokio::spawn(async move { worker.run(&changed, &stop).await });
     Ok(NodeRoutes { synced })
 }
 
@@ -109,6 +104,11 @@ impl NodeRoutes {
     /// Counts the times that everything known was brought into the kernel.
     pub fn synced(&self) -> watch::Receiver<u64> {
         self.synced.clone()
+    }
+
+    /// Waits for the end: from then on nothing is changed in the kernel any more.
+    pub async fn ended(mut self) {
+        while self.synced.changed().await.is_ok() {}
     }
 }
 
@@ -142,19 +142,20 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, changed: &(Mutex<Vec<Key>>, Notify)) {
-        self.nodes.wait_synced().await;
-        loop {
+    /// Stops between two changes, never within one.
+    async fn run(mut self, changed: &(Mutex<Vec<Key>>, Notify), stop: &CancellationToken) {
+        let mut waited = stop.run_until_cancelled(self.nodes.wait_synced()).await;
+        while waited.is_some() {
             let keys = std::mem::take(&mut *changed.0.lock());
             if let Err(error) = self.sync().await {
                 tracing::warn!(%error, "cannot bring the routes to other nodes about");
                 changed.0.lock().extend(keys);
                 // Ways may have changed.
                 self.reach.clear();
-                tokio::time::sleep(RETRY_PAUSE).await;
+                waited = stop.run_until_cancelled(tokio::time::sleep(RETRY_PAUSE)).await;
                 continue;
             }
-            changed.1.notified().await;
+            waited = stop.run_until_cancelled(changed.1.notified()).await;
         }
     }
 

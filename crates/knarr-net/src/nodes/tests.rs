@@ -55,7 +55,11 @@ impl Cluster {
     }
 
     fn wait(&self, agent: &Agent) {
-        let mut synced = agent.routes.synced();
+        self.wait_for(&agent.routes);
+    }
+
+    fn wait_for(&self, routes: &NodeRoutes) {
+        let mut synced = routes.synced();
         let done = async { tokio::time::timeout(Duration::from_secs(5), synced.wait_for(|n| *n > 0)).await.unwrap().map(|n| *n) };
         self.runtime.block_on(done).unwrap();
     }
@@ -178,12 +182,8 @@ fn nodes_inside_a_machine_are_reached_from_others_near_and_far_and_reach_them() 
         })
     };
     let first = cluster.stop.child_token();
-    let wait_for = |routes: &NodeRoutes| {
-        let mut synced = routes.synced();
-        let done = async { tokio::time::timeout(Duration::from_secs(5), synced.wait_for(|n| *n > 0)).await.unwrap().map(|n| *n) };
-        cluster.runtime.block_on(done).unwrap();
-    };
-    wait_for(&ways(&first));
+    let (first_ways, second) = (ways(&first), cluster.stop.child_token());
+    cluster.wait_for(&first_ways);
     agents.iter().for_each(|agent| cluster.wait(agent));
     let within = |node: &local::LocalNode| Machine { netns: netlink::NetNs::open(&node.netns).unwrap() };
     let machines = [&within(&inner.0), &within(&inner.1), &near, &far];
@@ -204,11 +204,17 @@ fn nodes_inside_a_machine_are_reached_from_others_near_and_far_and_reach_them() 
     assert!(near.ask("10.88.0.2:81").is_ok() && far.ask("10.88.0.2:81").is_ok() && pods[3].ask("10.88.0.2:81").is_ok());
     // Whoever comes next finds what was made; a cluster of other addresses takes nothing away.
     first.cancel();
-    wait_for(&ways(&cluster.stop.child_token()));
+    cluster.runtime.block_on(first_ways.ended());
+    let second_ways = ways(&second);
+    cluster.wait_for(&second_ways);
     machine.run(|| remove_machine(&["10.243.0.0/16".parse().unwrap()]).unwrap());
     assert!(pods[0].ask("10.244.4.2:80").is_ok() && pods[3].ask("10.244.1.2:80").is_ok());
     cluster.stop.cancel();
-    drop((pods, agents));
+    drop(pods);
+    cluster.runtime.block_on(second_ways.ended());
+    for agent in agents {
+        cluster.runtime.block_on(agent.routes.ended());
+    }
     machine.run(|| {
         remove_machine(&cidrs).unwrap();
         nodes.delete_all().unwrap();

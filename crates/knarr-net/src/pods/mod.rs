@@ -3,6 +3,7 @@
 //! ```text
 //! pod:   eth0 10.244.1.5/32, default via 169.254.1.1 (a neighbour that is always the other end of the pair)
 //! node:  knarr1a2b3c4d5e ── route 10.244.1.5/32      lo 10.244.1.1/32: the node's own address towards its pods
+//!        lo ── route 10.244.1.0/24: addresses that no pod has
 //! ```
 //!
 //! The node routes; nothing floods, nothing is learnt, and replies on one node need no `br_netfilter`. What leaves the
@@ -173,7 +174,8 @@ impl PodNetwork {
             return Ok(());
         }
         let pool = AddressPool::open(cidr, &self.0.config.folder)?;
-        state.host.apply(&[netlink::route::add_address(link::LOOPBACK, IpNet::from(IpAddr::V4(pool.gateway())), netlink::route::Scope::Universe)])?;
+        let own = netlink::route::add_address(link::LOOPBACK, IpNet::from(IpAddr::V4(pool.gateway())), netlink::route::Scope::Universe);
+        state.host.apply(&[own, netlink::route::set_route(&way_of_the_gone(cidr))])?;
         state.pool = Some(pool);
         self.install_rules(&mut state)?;
         self.0.problem.send_replace(None);
@@ -342,9 +344,16 @@ pub fn remove(config: &Config) -> Result<()> {
     host.remove(&[netlink::link::delete_group(DEAD_GROUP)])?;
     let inside = |net: &IpNet| config.cluster_cidrs.iter().any(|cidr| cidr.contains(net));
     let own = host.addresses()?.into_iter().filter(|(index, net, _)| *index == link::LOOPBACK && inside(net));
-    let own: Vec<_> = own.map(|(_, net, _)| netlink::route::delete_address(link::LOOPBACK, net)).collect();
+    let mut own: Vec<_> = own.map(|(_, net, _)| netlink::route::delete_address(link::LOOPBACK, net)).collect();
+    let ways = host.own_routes(false)?.into_iter().filter(|way| way.link == link::LOOPBACK && inside(&way.destination));
+    own.extend(ways.map(|way| netlink::route::delete_route(&way)));
     host.remove(&own)?;
     Ok(KernelNft::open()?.apply(nft::Batch::new(nft::Family::Ip, &config.table).remove_table())?)
+}
+
+/// The way of packets to addresses that no pod has now; [`rules`] answers them.
+fn way_of_the_gone(pod_cidr: Ipv4Net) -> netlink::route::Route {
+    netlink::route::Route::direct(IpNet::V4(pod_cidr), link::LOOPBACK)
 }
 
 fn ipv4_of(sandbox: &Sandbox) -> Option<Ipv4Addr> {

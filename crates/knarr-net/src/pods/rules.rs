@@ -1,14 +1,15 @@
-//! The packet rules of the pod network: masquerading, host ports, and a guard for 127.0.0.0/8.
+//! The packet rules of the pod network: masquerading, host ports, a guard for 127.0.0.0/8, and an answer in the name of pods
+//! that are gone.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, MetaKey, PayloadBase, Set, Verdict};
+use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, MetaKey, PayloadBase, RejectWith, Set, Verdict};
 
-use super::HostPort;
+use super::{HostPort, Protocol};
 use crate::rules::{
-    DESTINATION, PRIORITY_DNAT, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, destination_is_local, dnat, if_address_within, load_front, not_from_loopback_link, reg,
-    tuple_key,
+    DESTINATION, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, destination_is_local, destination_is_not_local, dnat, if_address_within,
+    load_front, not_from_loopback_link, reg, tuple_key,
 };
 
 const HOST_PORTS: &str = "host-ports";
@@ -21,13 +22,14 @@ pub(super) fn table<'a>(
     cluster_cidrs: &[IpNet],
     attached: impl Iterator<Item = &'a (Ipv4Addr, Vec<HostPort>)>,
 ) -> Batch {
-    use DataType::{Ipv4Address, Protocol, Service};
+    use DataType::{Ipv4Address, Service};
     let mut batch = Batch::new(Family::Ip, name);
     batch.recreate_table("knarr pod network");
-    batch.push(Change::AddSet(Set::map(HOST_PORTS, &[Ipv4Address, Protocol, Service], &[Ipv4Address, Service])));
+    batch.push(Change::AddSet(Set::map(HOST_PORTS, &[Ipv4Address, DataType::Protocol, Service], &[Ipv4Address, Service])));
     batch.push(Change::AddSet(Set::new(HAIRPIN, &[Ipv4Address, Ipv4Address])));
     chains(&mut batch);
     if let Some(pod_cidr) = pod_cidr {
+        refuse_for_the_gone(&mut batch, pod_cidr);
         masquerade(&mut batch, pod_cidr, cluster_cidrs);
     }
     for (address, ports) in attached {
@@ -67,21 +69,41 @@ fn chains(batch: &mut Batch) {
             Expression::Masquerade { random: true },
         ],
     );
-    let mut from_localhost = not_to_loopback_link();
+    let mut from_localhost = link_is(MetaKey::OutgoingLink, Compare::NotEqual);
     from_localhost.extend(if_address_within(SOURCE, &loopback(), Compare::Equal));
     from_localhost.push(Expression::Masquerade { random: true });
     batch.rule("nat-postrouting", from_localhost);
+}
+
+/// Addresses that no pod has lead to the loopback link ([`super::way_of_the_gone`]): what others send there is refused while
+/// it is passed on, what the node itself sends when it arrives. A client learns at once that its pod is gone instead of
+/// asking again for minutes, and no flow to it stays behind in the memory of any node: the next connection from the same
+/// port would follow it there.
+fn refuse_for_the_gone(batch: &mut Batch, pod_cidr: Ipv4Net) {
+    // Behind network policies: who may not reach a pod is not told that it is gone.
+    const BEHIND_POLICIES: i32 = PRIORITY_FILTER + 2;
+    batch.push(Change::AddChain(Chain::base("forward", ChainKind::Filter, Hook::Forward, BEHIND_POLICIES)));
+    let gone = |key| [link_is(key, Compare::Equal), if_address_within(DESTINATION, &pod_cidr, Compare::Equal)].concat();
+    batch.rule("forward", [gone(MetaKey::OutgoingLink), is_tcp(), vec![Expression::Reject(RejectWith::TcpReset)]].concat());
+    batch.rule("forward", [gone(MetaKey::OutgoingLink), vec![Expression::Reject(RejectWith::PortUnreachable)]].concat());
+    let arrived = [gone(MetaKey::IncomingLink), destination_is_not_local(), is_tcp(), vec![Expression::Reject(RejectWith::TcpReset)]];
+    batch.rule("raw-prerouting", arrived.concat());
+}
+
+fn is_tcp() -> Vec<Expression> {
+    vec![
+        Expression::Meta { key: MetaKey::Protocol, to: reg(0) },
+        Expression::Compare { register: reg(0), op: Compare::Equal, value: vec![Protocol::Tcp as u8] },
+    ]
 }
 
 fn loopback() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
 }
 
-fn not_to_loopback_link() -> Vec<Expression> {
-    vec![
-        Expression::Meta { key: MetaKey::OutgoingLink, to: reg(0) },
-        Expression::Compare { register: reg(0), op: Compare::NotEqual, value: super::link::LOOPBACK.to_ne_bytes().to_vec() },
-    ]
+/// Goes on only if the link is the loopback one, or is not. Uses register 0.
+fn link_is(key: MetaKey, op: Compare) -> Vec<Expression> {
+    vec![Expression::Meta { key, to: reg(0) }, Expression::Compare { register: reg(0), op, value: super::link::LOOPBACK.to_ne_bytes().to_vec() }]
 }
 
 /// What pods of this node send out of the cluster gets the node's address.
@@ -135,7 +157,6 @@ fn hairpin_element(address: Ipv4Addr, ports: &[HostPort]) -> Vec<Element> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Protocol;
     use super::*;
 
     #[test]

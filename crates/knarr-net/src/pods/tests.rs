@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::testbed::Machine;
+use crate::testbed::{Machine, say};
 
 fn network(machine: &Machine, folder: &Path) -> PodNetwork {
     let cidr: IpNet = "10.244.0.0/16".parse().unwrap();
@@ -90,6 +90,30 @@ fn a_host_port_leads_to_the_pod_from_outside_the_node_localhost_and_the_pod_itse
     assert_eq!(machine.ask("127.0.0.1:9090"), Err(ErrorKind::ConnectionRefused));
     network.detach_now("a").unwrap();
     assert_eq!(outside.ask("192.168.50.1:8080"), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn whoever_asks_a_pod_that_is_gone_is_told_so_at_once() {
+    let (machine, outside, folder) = (Machine::new(), Machine::new(), tempfile::tempdir().unwrap());
+    machine.cable(&outside, "cable", "192.168.50.1/24", "192.168.50.2/24");
+    outside.route("10.244.1.0/24", "192.168.50.1");
+    let network = network(&machine, folder.path());
+    let (gone, other) = (machine.pod(&network, "a"), machine.pod(&network, "b"));
+    gone.serve_tcp(80, "a");
+    gone.serve_udp(53, "a");
+    let askers: [&Machine; 3] = [&outside, &other, &machine];
+    // The node's own datagrams are lost, as anywhere.
+    let udp: Vec<_> = askers[..2].iter().map(|asker| asker.udp("10.244.1.2:53")).collect();
+    assert!(askers.iter().all(|asker| asker.ask("10.244.1.2:80").unwrap().starts_with("a ")));
+    assert!(udp.iter().all(|socket| say(socket).unwrap().starts_with("a ")));
+    network.detach_now("a").unwrap();
+    for never_or_no_more in ["10.244.1.77:80", "10.244.1.2:80"] {
+        assert!(askers.iter().all(|asker| asker.ask(never_or_no_more) == Err(ErrorKind::ConnectionRefused)));
+    }
+    assert!(udp.iter().all(|socket| say(socket) == Err(ErrorKind::ConnectionRefused)));
+    let next = machine.pod(&network, "c");
+    next.serve_tcp(80, "c");
+    assert!(askers.iter().all(|asker| asker.ask(&format!("{}:80", next.ip)).unwrap().starts_with("c ")));
 }
 
 #[test]

@@ -7,10 +7,8 @@ use knarr_sys::nft::expression::{CtKey, ct_state};
 use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, Nft, PayloadBase, Result, Set, Verdict};
 
 use super::model::{Members, Model};
-use crate::rules::{DESTINATION, SOURCE, reg};
+use crate::rules::{DESTINATION, PRIORITY_FILTER, SOURCE, reg};
 
-/// Where filters stand; egress is asked first.
-const PRIORITY_FILTER: i32 = 0;
 /// Pods that talk to themselves.
 const SELF: &str = "self";
 
@@ -78,6 +76,7 @@ impl Table {
 fn base(batch: &mut Batch) {
     batch.recreate_table("knarr network policies");
     batch.push(Change::AddSet(Set::new(SELF, &[DataType::Ipv4Address, DataType::Ipv4Address])));
+    // Egress is asked first.
     for (name, offset, priority) in [("egress", SOURCE, PRIORITY_FILTER), ("ingress", DESTINATION, PRIORITY_FILTER + 1)] {
         batch.push(Change::AddSet(Set::verdict_map(name, &[DataType::Ipv4Address])));
         batch.push(Change::AddChain(Chain::base(name, ChainKind::Filter, Hook::Forward, priority)));

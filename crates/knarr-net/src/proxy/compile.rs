@@ -44,13 +44,13 @@ struct Slots {
     external: Vec<Front>,
     cluster: Vec<SocketAddrV4>,
     local: Vec<SocketAddrV4>,
-    /// For UDP: all endpoints that serve, where an old flow may go on.
+    /// All endpoints that serve, where an old flow may go on.
     serving: BTreeSet<SocketAddrV4>,
 }
 
-/// UDP flows to a front must end at one of these endpoints.
+/// Flows to a front must end at one of these endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct UdpFront {
+pub(super) struct FlowEnds {
     pub front: Front,
     pub endpoints: BTreeSet<SocketAddrV4>,
 }
@@ -87,7 +87,7 @@ pub(super) fn compile(service: &Service, slices: &[&Slice], node: &NodeView, own
             external: external_fronts(service, port),
             cluster: keep_slots(old.map_or(&[][..], |o| &o.cluster), &targets.cluster, limit),
             local: keep_slots(old.map_or(&[][..], |o| &o.local), &targets.local, limit),
-            serving: candidates.iter().filter(|c| c.serving && port.protocol == Protocol::Udp).map(|c| c.address).collect(),
+            serving: candidates.iter().filter(|c| c.serving).map(|c| c.address).collect(),
         };
         let port = Port { service, slots: &slots, targets: &targets };
         if !own_fronts.contains(&(front.address, front.protocol, front.port)) {
@@ -221,11 +221,21 @@ fn sorted(mut entries: Vec<Entry>) -> Arc<[Entry]> {
 }
 
 impl Compiled {
-    /// Its UDP fronts and where their flows may end.
-    pub fn udp_fronts(&self) -> Vec<UdpFront> {
-        let udp = self.ports.iter().filter(|p| p.front.protocol == Protocol::Udp);
-        let fronts = udp.flat_map(|p| std::iter::once(&p.front).chain(&p.external).map(|front| UdpFront { front: *front, endpoints: p.serving.clone() }));
-        fronts.collect()
+    /// Fronts whose flows may have lost their way since `before`, and where they may end now. Those of UDP also when endpoints
+    /// came: until then their packets went through untranslated.
+    pub fn lost_since(&self, before: &Self) -> Vec<FlowEnds> {
+        let nothing = BTreeSet::new();
+        let mut all = Vec::new();
+        for port in &self.ports {
+            let old = before.ports.iter().find(|p| p.front == port.front);
+            let was = old.map_or(&nothing, |p| &p.serving);
+            let udp = port.front.protocol == Protocol::Udp;
+            let is_lost = if udp { old.is_none_or(|old| old.serving != port.serving || old.external != port.external) } else { !was.is_subset(&port.serving) };
+            if is_lost {
+                all.extend(std::iter::once(&port.front).chain(&port.external).map(|front| FlowEnds { front: *front, endpoints: port.serving.clone() }));
+            }
+        }
+        all
     }
 }
 

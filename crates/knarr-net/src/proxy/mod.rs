@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pods::Protocol;
 use crate::view::{self, SLICES_BY_SERVICE};
-use compile::{Compiled, OwnFronts, UdpFront, compile};
+use compile::{Compiled, FlowEnds, OwnFronts, compile};
 use endpoints::NodeView;
 use health::{Health, HealthCheckPorts};
 use table::Table;
@@ -158,11 +158,11 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn sync(&mut self, changes: Vec<(Key, Compiled)>, udp: Vec<UdpFront>, node: &NodeView) -> Result<()> {
+    fn sync(&mut self, changes: Vec<(Key, Compiled)>, lost: Vec<FlowEnds>, node: &NodeView) -> Result<()> {
         self.table.sync(changes)?;
-        if !udp.is_empty() {
-            let forgotten = flows::forget_stale(&mut self.conntrack, udp, &node.ips)?;
-            tracing::debug!(forgotten, "looked through UDP flows");
+        if !lost.is_empty() {
+            let forgotten = flows::forget_stale(&mut self.conntrack, lost, &node.ips)?;
+            tracing::debug!(forgotten, "looked through flows");
         }
         Ok(())
     }
@@ -257,13 +257,13 @@ impl Worker {
         let Some(mut kernel) = self.kernel.take() else { return false };
         let node = self.node();
         let changes: Vec<_> = services.iter().map(|key| (key.clone(), self.compile(key, &node, &kernel.table))).collect();
-        let udp = changes.iter().filter(|(key, new)| kernel.table.compiled(key).map(Compiled::udp_fronts).unwrap_or_default() != new.udp_fronts());
-        let udp: Vec<_> = udp.flat_map(|(_, new)| new.udp_fronts()).collect();
+        let nothing = Compiled::default();
+        let lost = changes.iter().flat_map(|(key, new)| new.lost_since(kernel.table.compiled(key).unwrap_or(&nothing))).collect();
         for (key, compiled) in &changes {
             self.health_checks.set(key, compiled.health_check);
         }
         let work = tokio::task::spawn_blocking(move || {
-            let done = kernel.sync(changes, udp, &node);
+            let done = kernel.sync(changes, lost, &node);
             (kernel, done)
         });
         let done = match work.await {

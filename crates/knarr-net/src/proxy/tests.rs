@@ -216,6 +216,24 @@ fn a_udp_client_moves_on_when_its_endpoint_goes_away() {
 }
 
 #[test]
+fn a_tcp_client_moves_on_when_its_endpoint_died_under_it() {
+    const PORT: u16 = 40_000;
+    let world = World::new();
+    let (a, b) = (world.pod("a"), world.pod("b"));
+    world.service(json!({}), &[&a]);
+    world.network.detach_now("a").unwrap();
+    assert_eq!(world.outside.ask_from(PORT, "10.96.0.5:80"), Err(ErrorKind::ConnectionRefused));
+    // A pod of another node, which is gone itself: no endpoint answers, and that the packet comes back does not end the flow.
+    let lost = Pod { ip: "10.244.9.9".into(), machine: Machine::new(), sandbox: a.sandbox.clone() };
+    world.set_endpoints(&[&lost]);
+    assert_eq!(world.outside.ask_from(PORT, "10.96.0.5:80"), Err(ErrorKind::NetworkUnreachable));
+    world.set_endpoints(&[&b]);
+    // The rules come first, then the flows are forgotten.
+    let moved = (0..20).any(|_| world.outside.ask_from(PORT, "10.96.0.5:80").is_ok_and(|s| s.starts_with("b ")));
+    assert!(moved);
+}
+
+#[test]
 fn an_open_connection_survives_every_change() {
     use std::io::{Read, Write};
     let world = World::new();

@@ -1,5 +1,6 @@
-//! Connection tracking: finding and ending flows. A UDP flow has no end of its own, so when an endpoint goes away its flows
-//! must be ended, or their packets go on to nowhere until they time out.
+//! Connection tracking: finding and ending flows. A UDP flow has no end of its own, and neither has the beginning of a
+//! connection that nobody answers: when an endpoint goes away such flows must be ended, or their packets go on to nowhere
+//! until they time out.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,11 @@ const GET: u16 = SUBSYSTEM << 8 | 1;
 const DELETE: u16 = SUBSYSTEM << 8 | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
+const CTA_STATUS_MASK: u16 = 26;
+/// Bit of the status: packets were seen in both directions.
+const SEEN_REPLY: u32 = 1 << 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -38,7 +43,17 @@ pub struct Tuple {
 pub struct Flow {
     pub original: Tuple,
     pub reply: Tuple,
+    /// Whether packets came in both directions.
+    pub answered: bool,
     id: Option<u32>,
+}
+
+/// Which flows to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// Those without an answer. Newer kernels (5.15) pick them themselves, which is much cheaper where many flows are.
+    Unanswered,
 }
 
 /// A socket for connection tracking in the network namespace of the thread that opened it.
@@ -50,9 +65,16 @@ impl ConntrackSocket {
     }
 
     /// The flows of a family that `wanted` picks.
-    pub fn flows(&mut self, ipv6: bool, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
+    pub fn flows(&mut self, ipv6: bool, which: Which, wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>> {
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET } as u8;
-        let request = Request::new("list connections", GET, 0, |m| m.fixed(&[family, 0, 0, 0]));
+        let request = Request::new("list connections", GET, 0, |m| {
+            m.fixed(&[family, 0, 0, 0]);
+            if which == Which::Unanswered {
+                m.be32(CTA_STATUS, 0);
+                m.be32(CTA_STATUS_MASK, SEEN_REPLY);
+            }
+        });
+        let wanted = |flow: &Flow| (which == Which::All || !flow.answered) && wanted(flow);
         self.0.dump(&request, |found: &mut Vec<Flow>, _, body| found.extend(read_flow(body).filter(|f| wanted(f))))
     }
 
@@ -68,6 +90,7 @@ fn read_flow(body: &[u8]) -> Option<Flow> {
     Some(Flow {
         original: read_tuple(attributes.find(CTA_TUPLE_ORIG)?)?,
         reply: read_tuple(attributes.find(CTA_TUPLE_REPLY)?)?,
+        answered: attributes.find_be32(CTA_STATUS).is_some_and(|status| status & SEEN_REPLY != 0),
         id: attributes.find_be32(CTA_ID),
     })
 }
