@@ -85,6 +85,11 @@ pub trait Authorizer: Send + Sync {
 
     fn authorize<'a>(&'a self, attributes: &'a Attributes) -> Opinion<'a>;
 
+    /// Whether an opinion may be one that has to be waited for.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// Why something is allowed, where the verdict leaves that out: most requests ask for no reason, and it takes time to find.
     fn explain(&self, _attributes: &Attributes) -> String {
         String::new()
@@ -169,6 +174,10 @@ impl Authorizer for Union {
             }
         }
         Opinion::Formed(heard.nothing())
+    }
+
+    fn may_wait(&self) -> bool {
+        self.0.iter().any(|a| a.may_wait())
     }
 
     fn explain(&self, attributes: &Attributes) -> String {

@@ -90,6 +90,10 @@ impl Authorizer for Webhook {
         }
     }
 
+    fn may_wait(&self) -> bool {
+        true
+    }
+
     fn rules(&self, _: &User, _: &str) -> Rules {
         Rules { incomplete: true, error: "webhook authorizer does not support user rule resolution".into(), ..Rules::default() }
     }

@@ -49,18 +49,51 @@ pub struct Peer {
 
 const AUDIT_ID: &str = "audit-id";
 
+/// A request off the wire, as far as its first line tells.
+pub struct Arrived<B> {
+    request: Request<B>,
+    query: Query,
+    info: Result<RequestInfo>,
+    started: Instant,
+}
+
+impl<B: HttpBody> Arrived<B> {
+    pub fn new(request: Request<B>) -> Self {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        Self { request, query, info, started: Instant::now() }
+    }
+}
+
+/// Among no more objects than these those that a list wants are found within some tens of microseconds.
+const BRIEF_LIST_OBJECTS_MAX: usize = 4096;
+
 impl Server {
+    /// Whether an answer takes the processor for a moment only, and never makes its thread wait. Such a one costs less than
+    /// telling another thread of it. Writes are none: they wait for the disk, and are many at once when it matters.
+    pub fn is_brief<B>(&self, arrived: &Arrived<B>) -> bool {
+        let Ok(info) = &arrived.info else { return true };
+        let inner = &self.inner;
+        if !matches!(info.verb.as_str(), "get" | "list") || !info.subresource.is_empty() || inner.authorizer.load().may_wait() {
+            return false;
+        }
+        let catalog = inner.catalog.load();
+        // Custom resources may be converted by a webhook, which the thread waits for.
+        let Some(served) = catalog.find(&info.group, &info.version, &info.resource).filter(|s| s.resource.custom.is_none()) else { return false };
+        info.verb == "get" || served.resource.is_stored() && inner.storage.snapshot(&served.key).len() <= BRIEF_LIST_OBJECTS_MAX
+    }
+
     /// Answers one request. Whatever happens, there is an answer.
-    pub async fn handle<B>(&self, request: Request<B>, peer: &Peer) -> Response<Body>
+    pub async fn handle<B>(&self, arrived: Arrived<B>, peer: &Peer) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
-        let (started, arrived) = (Instant::now(), tokio::time::Instant::now());
+        let Arrived { request, query, info, started } = arrived;
+        let arrived = tokio::time::Instant::from_std(started);
         let audit_id = audit_id(inner, request.headers());
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let info = match RequestInfo::parse(request.method(), request.uri().path(), &query) {
+        let info = match info {
             Ok(info) => info,
             Err(status) => return finish(audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     body::Body,
     cork::cork,
-    edge::Peer,
+    edge::{Arrived, Peer},
     streams::{Answer, Begun, Streams},
 };
 use crate::{authn, server::Server};
@@ -146,9 +146,11 @@ where
     let peer = Arc::new(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
-        let answer = async move { server.handle(request, &peer).await };
-        // Streams of one connection share a task, the work for them must not.
-        let answer = if many { Either::Left(Answer::of(answer)) } else { Either::Right(answer) };
+        let arrived = Arrived::new(request);
+        // Streams of one connection share a task; what takes longer must not hold the others up.
+        let apart = many && !server.is_brief(&arrived);
+        let answer = async move { server.handle(arrived, &peer).await };
+        let answer = if apart { Either::Left(Answer::of(answer)) } else { Either::Right(Box::pin(answer)) };
         async move { Ok::<Response<Body>, std::convert::Infallible>(answer.await) }
     });
     let (stream, turns) = cork(stream);

@@ -2,7 +2,8 @@
 //!
 //! A stream does little but hand on what it is given, and a change that a hundred watches of one client are told wakes a hundred of them. As tasks of
 //! their own each would have to be scheduled, perhaps by another thread, only to wait for the lock under which the connection writes. Here they
-//! are polled one after the other by whoever writes next. What works for an answer is not run here but in a task of its own ([`Answer`]).
+//! are polled one after the other by whoever writes next. An answer that takes a moment only is made here too; what works longer for it has a task of
+//! its own ([`Answer`]).
 
 use std::{
     panic::AssertUnwindSafe,
@@ -12,12 +13,16 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker, ready},
+    time::{Duration, Instant},
 };
 
 use futures::{FutureExt, future::BoxFuture, task::AtomicWaker};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
+
+/// How long streams are polled before the connection may write.
+const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// Where hyper puts the streams that begin.
 #[derive(Clone, Default)]
@@ -101,14 +106,20 @@ impl Streams {
         Self { begun, ready: Arc::default(), running: Vec::new(), free: Vec::new(), turn: Vec::new() }
     }
 
-    /// Polls those that have begun or were woken, each once.
+    /// Polls those that have begun or were woken, each once. When that takes long, what is said already goes out before the rest.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
         self.ready.connection.register(cx.waker());
         for future in self.begun.take() {
             self.start(future);
         }
         std::mem::swap(&mut *self.ready.places.lock(), &mut self.turn);
+        let began = Instant::now();
         for at in 0..self.turn.len() {
+            if began.elapsed() > TURN_MAX {
+                self.ready.places.lock().extend_from_slice(&self.turn[at..]);
+                cx.waker().wake_by_ref();
+                break;
+            }
             self.poll_one(self.turn[at]);
         }
         self.turn.clear();
