@@ -222,6 +222,24 @@ mod tests {
         assert!(streams.running.iter().flatten().count() == 0);
     }
 
+    #[test]
+    fn streams_that_take_long_let_the_connection_write_in_between() {
+        let (begun, woken) = (Begun::kept(), Arc::new(Woken::default()));
+        let mut streams = Streams::new(begun.clone());
+        let waker = waker(woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        for _ in 0..3 {
+            begun.execute(async {
+                let began = Instant::now();
+                while began.elapsed() <= TURN_MAX {}
+            });
+        }
+        for left in [2, 1, 0] {
+            streams.poll(cx);
+            assert_eq!((streams.running.iter().flatten().count(), woken.0.load(SeqCst)), (left, 3 - left.max(1)));
+        }
+    }
+
     #[tokio::test]
     async fn an_answer_that_nobody_waits_for_is_given_up() {
         let (kept, mut given_up) = oneshot::channel::<()>();
