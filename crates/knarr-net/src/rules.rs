@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use knarr_sys::nft::{Compare, Expression, MetaKey, PayloadBase, Register};
 
+use crate::pods::link::LOOPBACK;
+
 /// Priorities of base chains, as `nft` names them: raw, dstnat, filter, srcnat.
 pub(crate) const PRIORITY_RAW: i32 = -300;
 pub(crate) const PRIORITY_DNAT: i32 = -100;
@@ -15,7 +17,6 @@ pub(crate) const PRIORITY_SNAT: i32 = 100;
 pub(crate) const SOURCE: u32 = 12;
 pub(crate) const DESTINATION: u32 = 16;
 const ROUTE_TYPE_LOCAL: u32 = libc::RTN_LOCAL as u32;
-const LOOPBACK_LINK: u32 = 1;
 
 pub(crate) fn reg(number: u8) -> Register {
     Register(number)
@@ -41,26 +42,14 @@ pub(crate) fn load_front(first: u8, any_address: bool) -> Vec<Expression> {
     ]
 }
 
-/// Goes on only for packets to an address of this machine. Uses register 0.
-pub(crate) fn destination_is_local() -> Vec<Expression> {
-    local_destination(Compare::Equal)
-}
-
-/// Goes on only for packets to anywhere else. Uses register 0.
-pub(crate) fn destination_is_not_local() -> Vec<Expression> {
-    local_destination(Compare::NotEqual)
-}
-
-fn local_destination(op: Compare) -> Vec<Expression> {
+/// Goes on only for packets to an address of this machine (or to anywhere else, with `NotEqual`). Uses register 0.
+pub(crate) fn destination_is_local(op: Compare) -> Vec<Expression> {
     vec![Expression::AddressType { of_source: false, to: reg(0) }, Expression::Compare { register: reg(0), op, value: ROUTE_TYPE_LOCAL.to_ne_bytes().to_vec() }]
 }
 
-/// Goes on only for packets that did not come from this machine itself. Uses register 0.
-pub(crate) fn not_from_loopback_link() -> Vec<Expression> {
-    vec![
-        Expression::Meta { key: MetaKey::IncomingLink, to: reg(0) },
-        Expression::Compare { register: reg(0), op: Compare::NotEqual, value: LOOPBACK_LINK.to_ne_bytes().to_vec() },
-    ]
+/// Goes on only if a packet's link is the loopback one (or is not, with `NotEqual`). Uses register 0.
+pub(crate) fn link_is_loopback(key: MetaKey, op: Compare) -> Vec<Expression> {
+    vec![Expression::Meta { key, to: reg(0) }, Expression::Compare { register: reg(0), op, value: LOOPBACK.to_ne_bytes().to_vec() }]
 }
 
 /// Goes on only if the address at `offset` is in the network (or is not, with `NotEqual`). Uses register 0.

@@ -190,10 +190,15 @@ mod tests {
         }
     }
 
+    /// Where streams begin, who runs them, and how often that one was woken.
+    fn connection() -> (Begun, Streams, Arc<Woken>) {
+        let begun = Begun::kept();
+        (begun.clone(), Streams::new(begun), Arc::default())
+    }
+
     #[test]
     fn streams_run_when_they_are_woken_and_wake_their_connection_once() {
-        let (begun, woken) = (Begun::kept(), Arc::new(Woken::default()));
-        let mut streams = Streams::new(begun.clone());
+        let (begun, mut streams, woken) = connection();
         let waker = waker(woken.clone());
         let cx = &mut Context::from_waker(&waker);
         streams.poll(cx);
@@ -224,8 +229,7 @@ mod tests {
 
     #[test]
     fn streams_that_take_long_let_the_connection_write_in_between() {
-        let (begun, woken) = (Begun::kept(), Arc::new(Woken::default()));
-        let mut streams = Streams::new(begun.clone());
+        let (begun, mut streams, woken) = connection();
         let waker = waker(woken.clone());
         let cx = &mut Context::from_waker(&waker);
         for _ in 0..3 {

@@ -29,6 +29,7 @@ use knarr_sys::netlink::{self, RouteSocket, route};
 use tokio_util::sync::CancellationToken;
 
 use crate::pods::Protocol;
+use crate::pods::link::LOOPBACK;
 use directory::Informed;
 use prepared::Prepared;
 use respond::Responder;
@@ -36,7 +37,6 @@ use upstream::{Source, Upstream};
 use zone::Zone;
 
 pub const PORT: u16 = 53;
-const LOOPBACK_LINK: u32 = 1;
 /// Sockets for each address at most, one for each processor: the kernel spreads clients over them.
 const SOCKETS_MAX: usize = 4;
 
@@ -156,9 +156,9 @@ pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &Canc
 }
 
 fn add_addresses(addresses: &[IpAddr]) -> Result<(), Error> {
-    let changes = addresses.iter().map(|a| route::add_address(LOOPBACK_LINK, IpNet::from(*a), route::Scope::Host));
+    let changes = addresses.iter().map(|a| route::add_address(LOOPBACK, IpNet::from(*a), route::Scope::Host));
     let mut socket = RouteSocket::open()?;
-    socket.apply(&[netlink::link::set_up(LOOPBACK_LINK)])?;
+    socket.apply(&[netlink::link::set_up(LOOPBACK)])?;
     Ok(socket.apply(&changes.collect::<Vec<_>>())?)
 }
 
@@ -167,7 +167,7 @@ fn add_addresses(addresses: &[IpAddr]) -> Result<(), Error> {
 /// # Errors
 /// The kernel's refusal.
 pub fn remove(config: &Config) -> Result<(), Error> {
-    let changes: Vec<_> = config.addresses.iter().map(|a| route::delete_address(LOOPBACK_LINK, IpNet::from(*a))).collect();
+    let changes: Vec<_> = config.addresses.iter().map(|a| route::delete_address(LOOPBACK, IpNet::from(*a))).collect();
     Ok(RouteSocket::open()?.remove(&changes)?)
 }
 

@@ -8,8 +8,8 @@ use knarr_sys::nft::{Batch, Chain, ChainKind, Change, Compare, DataType, Element
 
 use super::{HostPort, Protocol};
 use crate::rules::{
-    DESTINATION, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, destination_is_local, destination_is_not_local, dnat, if_address_within,
-    load_front, not_from_loopback_link, reg, tuple_key,
+    DESTINATION, PRIORITY_DNAT, PRIORITY_FILTER, PRIORITY_RAW, PRIORITY_SNAT, SOURCE, destination_is_local, dnat, if_address_within, link_is_loopback,
+    load_front, reg, tuple_key,
 };
 
 const HOST_PORTS: &str = "host-ports";
@@ -41,14 +41,14 @@ pub(super) fn table<'a>(
 
 fn chains(batch: &mut Batch) {
     batch.push(Change::AddChain(Chain::base("raw-prerouting", ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW)));
-    let mut guard = not_from_loopback_link();
+    let mut guard = link_is_loopback(MetaKey::IncomingLink, Compare::NotEqual);
     guard.extend(if_address_within(DESTINATION, &loopback(), Compare::Equal));
     guard.push(Expression::Verdict(Verdict::Drop));
     batch.rule("raw-prerouting", guard);
 
     batch.push(Change::AddChain(Chain::regular("to-host-ports")));
     for any in [false, true] {
-        let mut rule = if any { destination_is_local() } else { Vec::new() };
+        let mut rule = if any { destination_is_local(Compare::Equal) } else { Vec::new() };
         rule.extend(load_front(0, any));
         rule.push(Expression::Lookup { map: HOST_PORTS.into(), key: reg(0), to: reg(4) });
         rule.push(dnat(4));
@@ -69,7 +69,7 @@ fn chains(batch: &mut Batch) {
             Expression::Masquerade { random: true },
         ],
     );
-    let mut from_localhost = link_is(MetaKey::OutgoingLink, Compare::NotEqual);
+    let mut from_localhost = link_is_loopback(MetaKey::OutgoingLink, Compare::NotEqual);
     from_localhost.extend(if_address_within(SOURCE, &loopback(), Compare::Equal));
     from_localhost.push(Expression::Masquerade { random: true });
     batch.rule("nat-postrouting", from_localhost);
@@ -83,10 +83,10 @@ fn refuse_for_the_gone(batch: &mut Batch, pod_cidr: Ipv4Net) {
     // Behind network policies: who may not reach a pod is not told that it is gone.
     const BEHIND_POLICIES: i32 = PRIORITY_FILTER + 2;
     batch.push(Change::AddChain(Chain::base("forward", ChainKind::Filter, Hook::Forward, BEHIND_POLICIES)));
-    let gone = |key| [link_is(key, Compare::Equal), if_address_within(DESTINATION, &pod_cidr, Compare::Equal)].concat();
+    let gone = |key| [link_is_loopback(key, Compare::Equal), if_address_within(DESTINATION, &pod_cidr, Compare::Equal)].concat();
     batch.rule("forward", [gone(MetaKey::OutgoingLink), is_tcp(), vec![Expression::Reject(RejectWith::TcpReset)]].concat());
     batch.rule("forward", [gone(MetaKey::OutgoingLink), vec![Expression::Reject(RejectWith::PortUnreachable)]].concat());
-    let arrived = [gone(MetaKey::IncomingLink), destination_is_not_local(), is_tcp(), vec![Expression::Reject(RejectWith::TcpReset)]];
+    let arrived = [gone(MetaKey::IncomingLink), destination_is_local(Compare::NotEqual), is_tcp(), vec![Expression::Reject(RejectWith::TcpReset)]];
     batch.rule("raw-prerouting", arrived.concat());
 }
 
@@ -99,11 +99,6 @@ fn is_tcp() -> Vec<Expression> {
 
 fn loopback() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
-}
-
-/// Goes on only if the link is the loopback one, or is not. Uses register 0.
-fn link_is(key: MetaKey, op: Compare) -> Vec<Expression> {
-    vec![Expression::Meta { key, to: reg(0) }, Expression::Compare { register: reg(0), op, value: super::link::LOOPBACK.to_ne_bytes().to_vec() }]
 }
 
 /// What pods of this node send out of the cluster gets the node's address.

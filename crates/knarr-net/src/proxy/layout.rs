@@ -86,7 +86,7 @@ fn find_service(batch: &mut Batch) {
     for (chain, map) in [("inside", "services"), ("outside", "services-for-outsiders")] {
         batch.push(Change::AddChain(Chain::regular(chain)));
         for node_port in [false, true] {
-            let mut find = if node_port { destination_is_local() } else { Vec::new() };
+            let mut find = if node_port { destination_is_local(Compare::Equal) } else { Vec::new() };
             find.extend(load_front(0, node_port));
             find.push(Expression::Lookup { map: map.into(), key: reg(0), to: reg(0) });
             find.push(Expression::SetPriority { from: reg(0) });
