@@ -1,16 +1,46 @@
-//! What things cost. Not run with the tests: they would say nothing while anything else runs.
+//! What things cost: durable writes, a restart, memory, selector lists and watches. Says little while anything else runs.
 //!
 //! ```sh
-//! cargo test -p knarr-store --config 'profile.dev.package.knarr-store.opt-level=3' \
-//!     --config 'profile.dev.package.knarr-schema.opt-level=3' measure -- --ignored --nocapture --test-threads 1
+//! cargo run --release -p knarr-store --example measure -- writes|restart|memory|selector|watches
 //! ```
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use knarr_core::clock::Env;
+use knarr_core::json;
 use knarr_core::selector::LabelSelector;
+use knarr_store::history::Limits;
+use knarr_store::log::Options;
+use knarr_store::{LabelMatcher, LogEngine, MemoryEngine, ObjectKey, ResourceKey, Storage, WatchFilter, WatchFrom, disk};
 
-use super::*;
-use crate::log::Options;
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<(), &'static str> {
+    match std::env::args().nth(1).as_deref() {
+        Some("writes") => durable_writes().await,
+        Some("restart") => restart_with_100_000_objects().await,
+        Some("memory") => memory_of_an_object().await,
+        Some("selector") => selector_list_of_30_among_3000().await,
+        Some("watches") => fan_out_to_waiting_watchers().await,
+        _ => return Err("usage: measure writes|restart|memory|selector|watches"),
+    }
+    Ok(())
+}
+
+fn pods() -> ResourceKey {
+    ResourceKey::new("", "pods")
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("default", name)
+}
+
+fn in_memory(limits: Limits) -> Arc<Storage> {
+    let env = Env::system();
+    Storage::open_with(Arc::new(MemoryEngine::new(env.clock.clone())), env, limits).unwrap()
+}
 
 fn on_disk(folder: &std::path::Path) -> Arc<Storage> {
     let env = Env::system();
@@ -21,7 +51,7 @@ fn on_disk(folder: &std::path::Path) -> Arc<Storage> {
 /// An object of about `size` bytes with two labels.
 fn object(n: usize, size: usize) -> Bytes {
     let meta = json!({"name": format!("pod-{n}"), "namespace": "default", "labels": {"app": format!("app-{}", n % 100), "tier": "back"}});
-    bytes(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "data": "x".repeat(size - 120)}))
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "data": "x".repeat(size - 120)}).to_string().into()
 }
 
 /// Resident memory in bytes.
@@ -36,7 +66,7 @@ async fn fill(s: &Arc<Storage>, count: usize, size: usize) {
         let s = s.clone();
         tokio::spawn(async move {
             for n in (t..count).step_by(64) {
-                s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, size), None).await.unwrap();
+                s.create(&pods(), &key(&format!("pod-{n}")), object(n, size), None).await.unwrap();
             }
         })
     });
@@ -45,8 +75,6 @@ async fn fill(s: &Arc<Storage>, count: usize, size: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
 async fn durable_writes() {
     for producers in [1, 16, 64, 256] {
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
@@ -59,7 +87,7 @@ async fn durable_writes() {
                 let mut times = Vec::new();
                 for n in 0..each {
                     let start = Instant::now();
-                    s.create(&pods(), &key(&format!("default/{p}-{n}")), object(n, 1024), None).await.unwrap();
+                    s.create(&pods(), &key(&format!("{p}-{n}")), object(n, 1024), None).await.unwrap();
                     times.push(start.elapsed());
                     if producers == 1 {
                         // What a client and the handlers take between two writes.
@@ -82,8 +110,6 @@ async fn durable_writes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
 async fn restart_with_100_000_objects() {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let s = on_disk(folder.path());
@@ -104,24 +130,18 @@ async fn restart_with_100_000_objects() {
     s.stop();
 }
 
-#[tokio::test]
-#[ignore = "a measurement"]
 async fn memory_of_an_object() {
-    let env = Env::system();
-    let limits = Limits { changes_max: 0, ..Limits::default() };
-    let s = Storage::open_with(Arc::new(MemoryEngine::new(env.clock.clone())), env, limits).unwrap();
+    let s = in_memory(Limits { changes_max: 0, ..Limits::default() });
     let before = resident();
     fill(&s, 50_000, 1000).await;
     let bytes: usize = s.snapshot(&pods()).iter(None, None).map(|i| i.object.bytes.len()).sum();
     println!("{} B of memory beside {} B of object", (resident() - before - bytes) / 50_000, bytes / 50_000);
 }
 
-#[tokio::test]
-#[ignore = "a measurement"]
 async fn selector_list_of_30_among_3000() {
-    let s = storage();
+    let s = in_memory(Limits::default());
     for n in 0..3000 {
-        s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, 1000), None).await.unwrap();
+        s.create(&pods(), &key(&format!("pod-{n}")), object(n, 1000), None).await.unwrap();
     }
     let selector = LabelSelector::parse("app=app-7").unwrap();
     for _ in 0..3 {
@@ -138,26 +158,24 @@ fn cpu_seconds() -> f64 {
     threads.map(|text| text.split(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>() / 1e9
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
 async fn fan_out_to_waiting_watchers() {
     for count in [100, 1000] {
-        let s = storage_with(Limits::default());
-        let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let s = in_memory(Limits::default());
+        let seen = Arc::new(AtomicUsize::new(0));
         for _ in 0..count {
             let (mut w, seen) = (s.watch(&pods(), WatchFrom::Now, WatchFilter::default()).unwrap(), seen.clone());
             tokio::spawn(async move {
                 while w.next().await.is_ok() {
-                    seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    seen.fetch_add(1, Relaxed);
                 }
             });
         }
         let (start, cpu, mut writing) = (Instant::now(), cpu_seconds(), Duration::ZERO);
         for n in 0..500 {
             let begin = Instant::now();
-            s.create(&pods(), &key(&format!("default/pod-{n}")), object(n, 1000), None).await.unwrap();
+            s.create(&pods(), &key(&format!("pod-{n}")), object(n, 1000), None).await.unwrap();
             writing += begin.elapsed();
-            while seen.load(std::sync::atomic::Ordering::Relaxed) < count * (n + 1) {
+            while seen.load(Relaxed) < count * (n + 1) {
                 tokio::task::yield_now().await;
             }
         }

@@ -432,8 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    #[ignore = "a measurement"]
-    async fn a_request_that_finds_a_seat_costs_next_to_nothing() {
+    async fn a_request_that_no_schema_is_made_for_gets_seats_of_the_default_level() {
         let flow = FlowControl::new(600);
         let levels: Vec<_> = ensure::defaults().into_iter().filter(|o| o["kind"] == "PriorityLevelConfiguration").collect();
         let schemas: Vec<_> = ensure::defaults().into_iter().filter(|o| o["kind"] == "FlowSchema").collect();
@@ -454,19 +453,13 @@ mod tests {
             resource: "pods".into(),
             ..RequestInfo::default()
         };
-        let (info, rounds) = (Arc::new(info), 1_000_000);
-        let began = std::time::Instant::now();
-        for _ in 0..rounds {
-            flow.classify(&user, &info);
-        }
-        println!("classified in {:?}", began.elapsed() / rounds);
+        let info = Arc::new(info);
         let class = flow.classify(&user, &info);
         assert_eq!(class.spec.name, "global-default");
-        let began = std::time::Instant::now();
-        for _ in 0..rounds {
+        // More of them than there are seats: each gives its own back.
+        for _ in 0..1000 {
             let entered = flow.enter(&class, &user, &info, Asked::default(), &Nothing, (Instant::now(), Duration::from_secs(1))).await;
             assert!(entered.is_ok());
         }
-        println!("seated and risen in {:?}", began.elapsed() / rounds);
     }
 }

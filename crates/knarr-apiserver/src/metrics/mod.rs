@@ -375,18 +375,14 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "a measurement"]
-    fn counting_costs_next_to_nothing() {
+    fn sizes_of_answers_are_counted_under_the_labels_of_their_request() {
         let metrics = Metrics::default();
-        let rounds = 1_000_000;
-        let started = Instant::now();
-        for _ in 0..rounds {
+        for _ in 0..3 {
             let requests = metrics.requests(&PODS);
             requests.observe(200, Duration::from_millis(1), Duration::ZERO);
             requests.sized(1000);
         }
-        println!("one request is counted in {:?}", started.elapsed() / rounds);
-        assert_eq!(metrics.requests(&PODS).sizes.count(), u64::from(rounds));
+        assert_eq!(metrics.requests(&PODS).sizes.count(), 3);
     }
 
     #[test]

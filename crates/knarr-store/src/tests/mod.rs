@@ -2,7 +2,6 @@
 
 pub mod contract;
 mod kills;
-mod measure;
 mod reads;
 mod watches;
 
