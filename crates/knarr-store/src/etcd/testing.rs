@@ -116,9 +116,16 @@ impl Etcd {
     }
 }
 
-/// Ports that were free a moment ago.
+/// Ports that are free, below those that the kernel gives to connections: one of these could take the port before etcd
+/// listens, or, asking whether it does, meet itself.
 fn free_ports() -> [u16; 2] {
-    [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port")).map(|l| l.local_addr().expect("its address").port())
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that run side by side begin apart.
+    let next = || FIRST + (std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    [(); 2].map(|()| (0..COUNT).map(|_| next()).find(is_free).expect("a free port"))
 }
 
 impl Drop for Etcd {
