@@ -26,7 +26,8 @@ pub struct Allocators {
     families: Vec<&'static str>,
 }
 
-/// What one write has taken and given up. Dropped without a commit, everything taken goes back.
+/// What one write has taken and given up. What a write has taken that came to nothing goes back before it is answered
+/// ([`Self::give_back`]), or, when nobody waits for the answer any more, after a drop.
 #[must_use]
 pub struct Reserved {
     storage: Arc<Storage>,
@@ -38,10 +39,10 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    fn new(ex: &Exchange<'_>, ports: &Arc<Ports>) -> Self {
+    pub fn new(ex: &Exchange<'_>) -> Self {
         Self {
             storage: ex.server.storage.clone(),
-            ports: ports.clone(),
+            ports: ex.server.allocators.ports.clone(),
             taken_addresses: Vec::new(),
             freed_addresses: Vec::new(),
             taken_ports: Vec::new(),
@@ -58,12 +59,21 @@ impl Reserved {
     }
 
     /// The write succeeded: what it took stays taken, what it gave up is free.
-    pub async fn commit(mut self) {
+    pub async fn commit(&mut self) {
         self.taken_addresses.clear();
         self.ports.settle(&std::mem::take(&mut self.taken_ports));
         self.ports.release(&std::mem::take(&mut self.freed_ports));
         for address in std::mem::take(&mut self.freed_addresses) {
             addresses::release(&self.storage, &address).await;
+        }
+    }
+
+    /// The write has ended: what it took without a commit is free again.
+    pub async fn give_back(mut self) {
+        self.ports.release(&std::mem::take(&mut self.taken_ports));
+        while let Some(address) = self.taken_addresses.last() {
+            addresses::release(&self.storage, address).await;
+            self.taken_addresses.pop();
         }
     }
 }
@@ -147,34 +157,32 @@ impl Allocators {
     ///
     /// # Errors
     /// `Invalid` when what the object wants cannot be had.
-    pub async fn begin_create(&self, ex: &Exchange<'_>, service: &mut Value) -> Result<Reserved> {
-        let mut reserved = Reserved::new(ex, &self.ports);
+    pub async fn begin_create(&self, ex: &Exchange<'_>, service: &mut Value, reserved: &mut Reserved) -> Result<()> {
         // A status that makes a Service passes by where addresses are given.
         if is_service(ex) && ex.call.info.subresource.is_empty() {
             normalize_cluster_ips(service, None);
             check_addresses(service, None)?;
             init_ip_families(service, None, &self.families).map_err(|e| invalid(service, &e))?;
-            self.take_addresses(ex, service, &mut reserved).await?;
-            self.create_ports(ex, service, &mut reserved)?;
+            self.take_addresses(ex, service, reserved).await?;
+            self.create_ports(ex, service, reserved)?;
         }
-        Ok(reserved)
+        Ok(())
     }
 
     /// Before an update is validated.
     ///
     /// # Errors
     /// As [`Self::begin_create`].
-    pub async fn begin_update(&self, ex: &Exchange<'_>, service: &mut Value, old: &Value) -> Result<Reserved> {
-        let mut reserved = Reserved::new(ex, &self.ports);
+    pub async fn begin_update(&self, ex: &Exchange<'_>, service: &mut Value, old: &Value, reserved: &mut Reserved) -> Result<()> {
         if is_service(ex) {
             keep_allocated(service, old);
             normalize_cluster_ips(service, Some(old));
             check_addresses(service, Some(old))?;
             init_ip_families(service, Some(old), &self.families).map_err(|e| invalid(service, &e))?;
-            self.update_addresses(ex, service, old, &mut reserved).await?;
-            self.update_ports(ex, service, old, &mut reserved)?;
+            self.update_addresses(ex, service, old, reserved).await?;
+            self.update_ports(ex, service, old, reserved)?;
         }
-        Ok(reserved)
+        Ok(())
     }
 
     /// After a delete.

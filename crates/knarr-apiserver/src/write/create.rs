@@ -7,6 +7,7 @@ use knarr_store::{Error, ObjectKey, ResourceKey, Write};
 use super::{Writer, decode, meta};
 use crate::{
     admission::Operation,
+    alloc::Reserved,
     call::{Exchange, Outcome},
     read::store_error,
     request::validate_write_options,
@@ -93,7 +94,14 @@ fn moved() -> Status {
 }
 
 /// One try. `None`: another server has given of what this object was to have.
-async fn try_once(writer: &Writer<'_>, mut object: Value) -> Result<Option<Object>> {
+async fn try_once(writer: &Writer<'_>, object: Value) -> Result<Option<Object>> {
+    let mut reserved = Reserved::new(writer.ex);
+    let done = try_with(writer, object, &mut reserved).await;
+    reserved.give_back().await;
+    done
+}
+
+async fn try_with(writer: &Writer<'_>, mut object: Value, reserved: &mut Reserved) -> Result<Option<Object>> {
     let ex = writer.ex;
     meta::fill_system_fields(&mut object, &ex.server.env);
     let generated = needs_name(&object);
@@ -104,7 +112,7 @@ async fn try_once(writer: &Writer<'_>, mut object: Value) -> Result<Option<Objec
         let name = format!("{}{tail}", &base[..cut]);
         object.set(&["metadata", "name"], name);
     }
-    let reserved = ex.server.allocators.begin_create(ex, &mut object).await?;
+    ex.server.allocators.begin_create(ex, &mut object, reserved).await?;
     let cx = writer.context();
     writer.behaviour.prepare_for_create(&cx, &mut object);
     let errors = create_errors(writer, &object);

@@ -12,6 +12,7 @@ use knarr_store::{Error, Item, Write};
 use super::{ATTEMPTS_MAX, Writer, create, decode, meta};
 use crate::{
     admission::Operation,
+    alloc::Reserved,
     call::{Exchange, Outcome},
     read::store_error,
     request::validate_write_options,
@@ -135,6 +136,13 @@ fn uid_mismatch(writer: &Writer<'_>, name: &str, wanted: &str, found: &str) -> S
 
 /// One try. `None`: somebody else was faster.
 async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &impl Change) -> Result<Option<Outcome>> {
+    let mut reserved = Reserved::new(writer.ex);
+    let done = attempt_with(writer, name, item, change, &mut reserved).await;
+    reserved.give_back().await;
+    done
+}
+
+async fn attempt_with(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &impl Change, reserved: &mut Reserved) -> Result<Option<Outcome>> {
     let ex = writer.ex;
     let old = ex.served.load(&item.object)?;
     if let Some(wanted) = change.uid() {
@@ -151,7 +159,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &imp
     };
     let mut new = writer.mutate(Operation::Update, new, Some(&old)).await?;
     check_version(writer, name, &mut new, item.revision())?;
-    let reserved = ex.server.allocators.begin_update(ex, &mut new, &old).await?;
+    ex.server.allocators.begin_update(ex, &mut new, &old, reserved).await?;
     prepare(writer, &mut new, &old)?;
     keep_times_of_unchanged_fields(&mut new, &old);
     let new = writer.admit(Operation::Update, Some(new), Some(&old)).await?.unwrap_or_default();
