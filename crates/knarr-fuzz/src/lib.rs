@@ -146,6 +146,9 @@ mod tests {
         });
         let why = failed.expect_err("found").downcast::<String>().expect("a text");
         assert!(why.contains("panics with 2 bytes"), "{why}");
+        let kept = why.split("kept in ").nth(1).and_then(|rest| rest.split(": ").next()).expect("a file");
+        assert_eq!(std::fs::read(kept).expect("the file").len(), 2);
+        std::fs::remove_file(kept).expect("remove it");
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn pod_stream(objects: &dyn Objects, info: &RequestInfo, raw_query: &str) -> Res
     let (address, name) = node(objects, host).map_err(|e| if e.is_not_found() { Status::not_found(&GroupResource::new("", "pods"), host) } else { e })?;
     let (verb, query) = match info.subresource.as_str() {
         "log" => ("containerLogs", without(raw_query, "container")),
-        "portforward" => ("portForward", raw_query.to_owned()),
+        "portforward" => ("portForward", ports_query(&query)),
         other => (other, stream_query(raw_query)),
     };
     let mut path = format!("/{verb}/{}/{}", info.namespace, info.name);
@@ -148,6 +148,12 @@ fn stream_query(raw: &str) -> String {
         }
     });
     renamed.collect::<Vec<_>>().join("&")
+}
+
+/// `ports`, which may come several times, is one `port` for the node API (upstream: `streamParams`).
+fn ports_query(query: &Query) -> String {
+    let ports = query.all("ports").collect::<Vec<_>>().join(",");
+    if ports.is_empty() { ports } else { format!("port={ports}") }
 }
 
 fn without(raw: &str, key: &str) -> String {
@@ -311,6 +317,8 @@ mod tests {
             ask(&format!("{pod}/exec?container=b&stdin=true&stdout=1&tty=false&command=ls")),
             "10.0.0.1:10251 Node(\"10.0.0.1\") /exec/d/p/b?input=1&output=1&command=ls"
         );
+        assert_eq!(ask(&format!("{pod}/portforward?ports=80&ports=81,82&port=83")), "10.0.0.1:10251 Node(\"10.0.0.1\") /portForward/d/p?port=80,81,82");
+        assert_eq!(ask(&format!("{pod}/portforward")), "10.0.0.1:10251 Node(\"10.0.0.1\") /portForward/d/p");
         assert_eq!(ask(&format!("{pod}/log")), "a container name must be specified for pod p, choose one of: [a b]");
         assert_eq!(ask(&format!("{pod}/log?container=x")), "container x is not valid for pod p");
     }

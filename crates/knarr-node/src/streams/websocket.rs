@@ -179,19 +179,18 @@ async fn read_messages<S>(
     closing.send_replace(true);
 }
 
+/// The channel and the bytes of a message. As upstream does, it is taken as text and as binary data: Python's client sends text in both.
 fn payload(message: Message, base64: bool) -> Option<(u8, Bytes)> {
-    match message {
-        Message::Binary(mut data) if !base64 && !data.is_empty() => {
-            let rest = data.split_off(1);
-            Some((data[0], rest))
-        }
-        Message::Text(text) if base64 => {
-            let digit = text.chars().next()?.to_digit(10)?;
-            let data = STANDARD.decode(text.get(1..)?).ok()?;
-            Some((u8::try_from(digit).ok()?, data.into()))
-        }
-        _ => None,
+    let mut data = match message {
+        Message::Binary(data) => data,
+        Message::Text(text) => text.into(),
+        _ => return None,
+    };
+    if data.is_empty() {
+        return None;
     }
+    let rest = data.split_off(1);
+    if base64 { Some((data[0].checked_sub(b'0')?, STANDARD.decode(rest).ok()?.into())) } else { Some((data[0], rest)) }
 }
 
 /// What is sent to the client on a channel. A channel has no end of its own; the connection has.
@@ -265,10 +264,11 @@ mod tests {
         let mut channels = Channels::start(near, COMMAND_PROTOCOLS[0], &[0, 4]).await;
         client.send(Message::binary(b"\x00hello".to_vec())).await.unwrap();
         client.send(Message::binary(b"\x07nobody".to_vec())).await.unwrap();
+        client.send(Message::text("\x00 world")).await.unwrap();
         client.send(Message::binary(vec![255, 0])).await.unwrap();
         let mut text = String::new();
         channels.reader(0).unwrap().read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "hello");
+        assert_eq!(text, "hello world");
         channels.writer(1).write_all(b"bye").await.unwrap();
         channels.send(3, b"").await;
         channels.close().await;
@@ -283,10 +283,11 @@ mod tests {
         let mut client = client(far).await;
         let mut channels = Channels::start(near, COMMAND_PROTOCOLS[2], &[0]).await;
         client.send(Message::text("0aGk=")).await.unwrap();
+        client.send(Message::binary(b"0IQ==".to_vec())).await.unwrap();
         client.close(None).await.unwrap();
         let mut text = String::new();
         channels.reader(0).unwrap().read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "hi");
+        assert_eq!(text, "hi!");
         channels.closed().await;
     }
 

@@ -92,6 +92,10 @@ impl LocalVolumes {
     fn end(&self, name: &str, note: &Note) -> io::Result<()> {
         if note.reclaim_policy == "Delete" {
             knarr_sys::tree::remove(&note.path)?;
+            // The last one takes the folder of all along: it cannot be removed while there is another.
+            if let Some(parent) = note.path.parent() {
+                drop(fs::remove_dir(parent));
+            }
             tracing::info!(volume = name, path = %note.path.display(), "the folder of a deleted volume is removed");
         }
         fs::remove_file(self.folder.join(name))
@@ -107,10 +111,6 @@ pub fn remove_all(folder: &Path) -> io::Result<()> {
     let mut outcome = Ok(());
     for (name, note) in volumes.notes() {
         outcome = volumes.end(&name, &note).and(outcome);
-        // The last one takes the folder of all along.
-        if let Some(parent) = note.path.parent() {
-            drop(fs::remove_dir(parent));
-        }
     }
     outcome
 }
@@ -184,13 +184,25 @@ mod tests {
     fn only_folders_that_were_made_here_and_may_be_deleted_go() {
         let dir = tempfile::tempdir().unwrap();
         for (provisioner, policy, stays) in [(PROVISIONER, "Delete", false), (PROVISIONER, "Retain", true), ("other", "Delete", true)] {
-            let path = dir.path().join("data");
+            let path = dir.path().join("volumes/data");
             fs::create_dir_all(path.join("deep")).unwrap();
             let volumes = LocalVolumes::new(dir.path().join("notes"));
             volumes.keep(&volume(&path, provisioner, policy)).unwrap();
             assert_eq!(volumes.notes().len(), usize::from(provisioner == PROVISIONER));
             remove_all(&dir.path().join("notes")).unwrap();
             assert_eq!((path.exists(), volumes.notes().len()), (stays, 0), "{provisioner} {policy}");
+            assert_eq!(dir.path().join("volumes").exists(), stays, "{provisioner} {policy}");
         }
+    }
+
+    #[test]
+    fn what_lies_beside_a_volume_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, other) = (dir.path().join("volumes/ours"), dir.path().join("volumes/other"));
+        [&ours, &other].into_iter().for_each(|path| fs::create_dir_all(path).unwrap());
+        let volumes = LocalVolumes::new(dir.path().join("notes"));
+        volumes.keep(&volume(&ours, PROVISIONER, "Delete")).unwrap();
+        remove_all(&dir.path().join("notes")).unwrap();
+        assert_eq!((ours.exists(), other.exists()), (false, true));
     }
 }
