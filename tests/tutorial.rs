@@ -8,6 +8,8 @@
 mod changes;
 #[path = "cluster/mod.rs"]
 mod cluster;
+#[path = "tutorial/kube_rs.rs"]
+mod kube_rs;
 #[path = "tutorial/looks.rs"]
 mod looks;
 #[path = "tutorial/nodes.rs"]
@@ -60,6 +62,7 @@ fn everybodys(cluster: &Cluster) {
     heals(cluster);
     streams::with_pods(cluster);
     programs::go_on_a_tour(cluster);
+    kube_rs::go_on_a_tour(cluster);
     nodes::leave_and_return(cluster);
     cluster.kubectl(&["delete", "-f", "examples/hello.yaml", "--timeout=60s"]);
     wait_for("the app's pods to go", || cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "name"]).is_empty());

@@ -14,6 +14,9 @@
 //! All chains are of type nat, which see the first packet of a connection only: an established one costs nothing here.
 //! Services differ in map entries alone, and the entries are plain data: a verdict in an entry would make the kernel walk
 //! through every chain again with each change. The verdicts sit in the small map of actions.
+//!
+//! A change of many entries is one transaction, and yet a packet may meet it half way: what it looks up first is from before, and what it
+//! looks up next from after. It then asks for the fourth of three endpoints, and gets the first ([`picks`]).
 
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ use knarr_sys::nft::{
     Batch, Chain, ChainKind, Change, Compare, DataType, Element, Expression, Family, Hook, MetaKey, PayloadBase, RejectWith, Set, SetFlags, Verdict,
 };
 
-use super::entry::{Action, Firewall, Masquerade, Origin};
+use super::entry::{Action, Firewall, Masquerade, Origin, Scope};
 use crate::pods::Protocol;
 use crate::rules::{DESTINATION, PRIORITY_DNAT, PRIORITY_SNAT, SOURCE, destination_is_local, dnat, if_address_within, load_front, reg};
 
@@ -31,7 +34,7 @@ const MASQUERADE_MARK: u32 = 0x4000;
 /// Clients that may stick to endpoints at one time. Beyond it, new ones are sent anywhere.
 const AFFINITY_SIZE: u32 = 1 << 20;
 /// Bumped with every change to what [`base`] writes: an older table is then replaced, not adapted.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// Written on the table, to tell at start whether it can be kept.
 pub(super) fn stamp(cluster_cidrs: &[IpNet]) -> String {
@@ -85,7 +88,8 @@ fn refuse(batch: &mut Batch) {
 fn find_service(batch: &mut Batch) {
     for (chain, map) in [("inside", "services"), ("outside", "services-for-outsiders")] {
         batch.push(Change::AddChain(Chain::regular(chain)));
-        for node_port in [false, true] {
+        // Kernels before 6.17 may find nothing in the moment in which an entry is replaced; whoever asks again finds the new one.
+        for node_port in [false, true, false, true] {
             let mut find = if node_port { destination_is_local(Compare::Equal) } else { Vec::new() };
             find.extend(load_front(0, node_port));
             find.push(Expression::Lookup { map: map.into(), key: reg(0), to: reg(0) });
@@ -171,15 +175,28 @@ pub(super) fn action(batch: &mut Batch, action: Action, cluster_cidrs: &[IpNet])
         }
         Masquerade::Nobody => (),
     }
-    let mut pick = load_front(1, origin == Origin::NodePort);
-    pick.push(Expression::Random { to: reg(4), modulus: endpoints.into(), offset: scope.first_slot() });
+    let picks = picks(origin, scope, endpoints);
     if affinity_seconds == 0 {
         batch.rule(&chain, reset_priority());
-        batch.rule(&chain, [pick, to_endpoint()].concat());
+        for pick in picks {
+            batch.rule(&chain, [pick, to_endpoint()].concat());
+        }
     } else {
-        sticky(batch, &chain, origin, pick, affinity_seconds);
+        sticky(batch, &chain, origin, picks, affinity_seconds);
     }
+    // The last endpoint has just gone.
+    batch.rule(&chain, vec![Expression::Verdict(Verdict::Goto("refuse".into()))]);
     batch.add_elements("actions", vec![Element::verdict(action.number().to_ne_bytes().to_vec(), Verdict::Goto(chain))]);
+}
+
+/// The front in registers 1 to 3 and a slot of it in register 4: any, and the first one, for whoever finds nothing there because there are fewer
+/// endpoints by now.
+fn picks(origin: Origin, scope: Scope, endpoints: u16) -> [Vec<Expression>; 2] {
+    [endpoints, 1].map(|modulus| {
+        let mut pick = load_front(1, origin == Origin::NodePort);
+        pick.push(Expression::Random { to: reg(4), modulus: modulus.into(), offset: scope.first_slot() });
+        pick
+    })
 }
 
 /// What travelled in the priority is not to be seen behind the table.
@@ -193,7 +210,7 @@ fn to_endpoint() -> Vec<Expression> {
 }
 
 /// A client that is known goes to the endpoint with its number, if there is still one; any other gets a number.
-fn sticky(batch: &mut Batch, chain: &str, origin: Origin, pick: Vec<Expression>, seconds: u32) {
+fn sticky(batch: &mut Batch, chain: &str, origin: Origin, picks: [Vec<Expression>; 2], seconds: u32) {
     let (front, timeout) = (load_front(1, origin == Origin::NodePort), Some(Duration::from_secs(seconds.into())));
     let client = vec![Expression::Payload { base: PayloadBase::Network, offset: SOURCE, len: 4, to: reg(0) }];
     let number = vec![Expression::Meta { key: MetaKey::Priority, to: reg(4) }];
@@ -207,10 +224,12 @@ fn sticky(batch: &mut Batch, chain: &str, origin: Origin, pick: Vec<Expression>,
     batch.rule(chain, go(true));
     let forget = vec![Expression::Forget { set: "affinity".into(), key: reg(0), data: Some(reg(4)) }];
     batch.rule(chain, [client.clone(), front.clone(), number.clone(), forget].concat());
-    batch.rule(chain, [pick, set_number("picks", 1)].concat());
-    batch.rule(chain, go(true));
-    // When no more clients can be remembered.
-    batch.rule(chain, go(false));
+    for pick in picks {
+        batch.rule(chain, [pick, set_number("picks", 1)].concat());
+        batch.rule(chain, go(true));
+        // When no more clients can be remembered.
+        batch.rule(chain, go(false));
+    }
 }
 
 /// The changes that make the chain of a firewall, or make it anew.

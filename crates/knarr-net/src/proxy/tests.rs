@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use knarr_client::fake::FakeApi;
 use knarr_core::{Value, json};
+use knarr_sys::nft::{Batch, Element, Family, KernelNft, Nft};
 
 use super::*;
 use crate::pods::PodNetwork;
@@ -292,6 +293,29 @@ fn load_balancers_learn_whether_this_node_has_endpoints() {
     world.change(|api| api.change::<Service>("a", "s", |s| s.spec.as_mut().unwrap().health_check_node_port = None));
     // Its socket closes as its task ends; a connection that still got in is reset.
     assert!((0..200).any(|_| world.outside.ask("192.0.2.1:31000") == Err(ErrorKind::ConnectionRefused)));
+}
+
+/// A packet may choose among endpoints of before a change and look for one after it. Here what it looks for is taken away.
+#[test]
+fn who_chose_an_endpoint_that_has_just_gone_gets_another() {
+    for (affinity, map) in [("None", "endpoints"), ("ClientIP", "picks")] {
+        let world = World::new();
+        let (a, b, client) = (world.pod("a"), world.pod("b"), world.pod("client"));
+        world.service(json!({"sessionAffinity": affinity}), &[&a, &b]);
+        let take_away = |set: &str, is_meant: fn(&Element) -> bool| {
+            world.node.run(|| {
+                let mut nft = KernelNft::open().unwrap();
+                let meant: Vec<_> = nft.elements(Family::Ip, TABLE_DEFAULT, set).unwrap().into_iter().filter(is_meant).collect();
+                nft.apply(Batch::new(Family::Ip, TABLE_DEFAULT).delete_elements(set, meant.clone())).unwrap();
+                meant.len()
+            })
+        };
+        assert_eq!(take_away(map, |slot| slot.key.ends_with(&1_u32.to_ne_bytes())), 2, "of TCP and of UDP");
+        for _ in 0..40 {
+            take_away("affinity", |_| true);
+            assert!(client.ask("10.96.0.5:80").is_ok(), "{affinity}");
+        }
+    }
 }
 
 #[test]
