@@ -267,3 +267,52 @@ async fn flow_schemas_are_shown_in_the_order_in_which_they_are_asked() {
     let place = |name: &str| names.iter().position(|n| *n == name).unwrap();
     assert!(place("b") < place("a"), "{names:?}");
 }
+
+/// What a browser says to begin a watch, and what it hears: the head of the answer, and then as many messages as are wanted.
+async fn watch_over_a_socket(cluster: &Cluster, headers: &str, messages: usize) -> (String, Vec<(u8, Vec<u8>)>) {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    let mut stream = BufReader::new(tokio::net::TcpStream::connect(cluster.address).await.unwrap());
+    let request = format!(
+        "GET /api/v1/namespaces/default/configmaps?watch=1&resourceVersion=0 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        stream.read_line(&mut head).await.unwrap();
+    }
+    let mut heard = Vec::new();
+    for _ in 0..messages {
+        let (first, mut length) = (stream.read_u8().await.unwrap(), u64::from(stream.read_u8().await.unwrap()));
+        if length == 126 {
+            length = stream.read_u16().await.unwrap().into();
+        }
+        let mut message = vec![0; length as usize];
+        stream.read_exact(&mut message).await.unwrap();
+        heard.push((first, message));
+    }
+    (head.to_ascii_lowercase(), heard)
+}
+
+#[tokio::test]
+async fn a_browser_watches_over_a_socket() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        assert_eq!(cluster.post("/api/v1/namespaces/default/configmaps", &object).await.code, 201);
+    }
+    let (head, heard) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: base64.binary.k8s.io\r\n", 2).await;
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=") && head.contains("sec-websocket-protocol: base64.binary.k8s.io"), "{head}");
+    for ((first, message), name) in heard.iter().zip(["a", "b"]) {
+        let event: serde_json::Value = serde_json::from_slice(message).unwrap();
+        assert_eq!((*first, &event["type"], &event["object"]["metadata"]["name"]), (0x81, &json!("ADDED"), &json!(name)));
+    }
+    let (_, heard) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nAccept: application/vnd.kubernetes.protobuf;stream=watch\r\n", 1).await;
+    assert_eq!(heard[0].0, 0x82);
+    assert!(heard[0].1.starts_with(b"\n\x05ADDED"), "{heard:?}");
+    let (head, _) = watch_over_a_socket(&cluster, "", 0).await;
+    assert!(head.starts_with("http/1.1 403 "), "{head}");
+    let (head, _) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: a, b\r\n", 0).await;
+    assert!(head.starts_with("http/1.1 400 "), "{head}");
+}

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
 use knarr_core::{Result, Status, api::PatchType, metrics::OTHER};
 use parking_lot::Mutex;
 
@@ -21,7 +22,7 @@ use super::{
     negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media, framed},
     paths,
     respond::{self, Shape},
-    traced,
+    traced, watch_socket,
 };
 use crate::{
     audit::Record,
@@ -35,6 +36,7 @@ use crate::{
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
     spans::Span,
+    streaming::socket,
 };
 
 /// Who is at the other end of a connection.
@@ -217,7 +219,7 @@ impl Server {
         B::Error: Into<BoxError>,
     {
         let inner = &self.inner;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let (info, query) = (&*passage.info, &passage.query);
         let served = catalog.find(&info.group, &info.version, &info.resource);
         if let Some(refused) = served.and_then(|served| unrouted(served, info, &parts.method)) {
@@ -259,9 +261,12 @@ impl Server {
         let call = Call { user, info: passage.info.clone(), options, query: query.clone(), input, patch, user_agent, record };
         let (outcome, warnings) = inner.answer(&call).await;
         let mut outcome = outcome.map_err(|status| Refused::new(status, warnings.clone()))?;
+        let mut socket = None;
         if matches!(outcome, Outcome::Watch { .. }) {
             framed(&accepted).map_err(|status| Refused::new(status.into(), warnings.clone()))?;
+            socket = parts.extensions.remove::<OnUpgrade>().filter(|_| socket::is_asked_for(&parts.headers));
         }
+        let media = accepted.media;
         let _seat = outcome.hold(inner, &call, seat);
         let format = Format { accepted, include, now: inner.env.now() };
         if let Some(record) = passage.record() {
@@ -270,6 +275,8 @@ impl Server {
         let span = traced::serializing(&outcome, &parts, &passage.audit_id, format.accepted.media.content_type());
         let response = respond::outcome(outcome, format, Shape::of(&parts.headers), &inner.pieces).await;
         drop(span);
+        let over_socket = |client, answer: Response<Body>| watch_socket::answer(&parts.headers, client, answer.into_body(), media);
+        let response = response.and_then(|answer| if let Some(client) = socket { over_socket(client, answer) } else { Ok(answer) });
         let mut response = response.map_err(|s| Refused::new(s.into(), warnings.clone()))?;
         respond::warn(response.headers_mut(), &warnings);
         Ok(response)

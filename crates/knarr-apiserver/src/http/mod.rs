@@ -14,6 +14,7 @@ mod respond;
 mod streams;
 mod traced;
 mod watch;
+mod watch_socket;
 mod zpages;
 
 pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::links::{self, Links};
 use super::target::{self, Target, Tls};
-use super::{Connect, Streaming, log_answer, log_socket};
+use super::{Connect, Streaming, log_answer, log_socket, socket};
 use crate::admission::Objects;
 use crate::http::{Body, RequestBody};
 use crate::request::RequestInfo;
@@ -83,7 +83,7 @@ impl Streaming for Backend {
         }
         let target = target::resolve(self.objects.as_ref(), &connect.info, &raw_path, &raw_query)?;
         let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
-        if connect.info.subresource == "log" && log_socket::is_asked_for(request.headers()) {
+        if connect.info.subresource == "log" && socket::is_asked_for(request.headers()) {
             let asked = request.headers().clone();
             request.headers_mut().remove(UPGRADE);
             let answer = self.dial(&target, outgoing(request, &target)?).await?;

@@ -5,6 +5,7 @@ pub mod backend;
 mod links;
 mod log_answer;
 mod log_socket;
+pub(crate) mod socket;
 pub(crate) mod stream_options;
 pub(crate) mod target;
 pub(crate) mod trust;
