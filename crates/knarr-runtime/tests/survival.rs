@@ -211,6 +211,17 @@ async fn what_was_stopped_stays_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_goes_before_its_container_starts_takes_its_shim_along() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let shim = shim_pid(&world, &pod);
+    world.runtime.create_container(&pod, &world.shell("true")).await.unwrap();
+    world.runtime.remove_pod_sandbox(&pod).await.unwrap();
+    until(async || (!std::path::Path::new(&format!("/proc/{shim}")).exists()).then_some(())).await;
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shims_program_cannot_be_overwritten() {
     let world = World::new().await;
     let pod = world.sandbox("pod").await;

@@ -250,6 +250,11 @@ impl Container {
         process::has_ended(self.pidfd.as_fd()).then(|| process::exit_of_stranger(self.pidfd.as_fd(), self.state.pid).unwrap_or(Exit::Signal(libc::SIGKILL)))
     }
 
+    /// Whether nothing more comes of it. One that was made and has ended before anybody started it stays as it is for whoever may start it yet.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Exited || self.phase == Phase::Created && process::has_ended(self.pidfd.as_fd())
+    }
+
     /// Notes the exit, and ends what the container's first process has left behind.
     pub fn mark_exited(&mut self, exit: Exit) {
         let never_ran = self.phase != Phase::Running;

@@ -134,7 +134,7 @@ impl<'a> Server<'a> {
             for (source, ready) in self.poll.wait()? {
                 self.handle(listener, source, ready);
             }
-            if self.stopping && self.containers.values().all(|c| c.phase == Phase::Exited) && self.connections.is_empty() {
+            if self.stopping && self.containers.values().all(Container::is_over) && self.connections.is_empty() {
                 return Ok(());
             }
         }
