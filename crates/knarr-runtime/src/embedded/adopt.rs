@@ -105,7 +105,7 @@ impl Embedded {
                 continue;
             };
             if let (Answer::Container { state, handles, .. }, fds) = shim.ask(Request::Inspect { id: state.id }, Vec::new()).await? {
-                container.live.lock().held = Held::from_message(handles, fds);
+                container.hold(Held::from_message(handles, fds));
                 container.update(*state);
             }
         }
@@ -176,7 +176,7 @@ impl Embedded {
             shim.ask(Request::Adopt { id: container_id.clone(), has }, fds).await?;
             // What we did not have, because an agent died as well, the shim has found.
             if let (Answer::Container { handles, .. }, fds) = shim.ask(Request::Inspect { id: container_id }, Vec::new()).await? {
-                container.live.lock().held = Held::from_message(handles, fds);
+                container.hold(Held::from_message(handles, fds));
             }
         }
         *sandbox.shim.lock() = Some(shim);
@@ -197,6 +197,8 @@ impl Embedded {
 
     /// A container that ended while no shim was there to see it.
     pub(super) fn note_silent_exit(&self, sandbox: &Sandbox, container: &Container) {
+        // Before the other lock: that is the order of the two everywhere.
+        let cgroup = self.0.hierarchies.cgroup(&container.record.lock().cgroup);
         let state = {
             let live = container.live.lock();
             let state = &live.state;
@@ -206,7 +208,6 @@ impl Embedded {
                 return;
             }
             let exit = live.held.pidfd.as_ref().and_then(|fd| process::exit_of_stranger(fd.as_fd(), state.pid));
-            let cgroup = self.0.hierarchies.cgroup(&container.record.lock().cgroup);
             // Nobody can tell any more how it ended: 137 and `Error` make the pod restart it.
             let exit_code = exit.map_or(128 + libc::SIGKILL, process::Exit::code);
             ContainerState { finished_at: Some(crate::shim::now()), exit_code: Some(exit_code), oom_killed: cgroup.oom_kills() > 0, ..state.clone() }

@@ -118,10 +118,7 @@ impl Embedded {
         let (container, shim) = self.container_and_shim(id).await?;
         match shim.try_ask(Request::Start { id: id.to_owned() }, Vec::new()).await? {
             Ok((Answer::Container { state, .. }, _)) => {
-                // An exit that has been told meanwhile is newer.
-                if container.live.lock().state.finished_at.is_none() {
-                    container.update(*state);
-                }
+                container.update(*state);
                 let sandbox_id = container.record.lock().sandbox_id.clone();
                 self.announce(RuntimeEvent::ContainerStarted { sandbox_id, container_id: id.to_owned() });
                 Ok(())

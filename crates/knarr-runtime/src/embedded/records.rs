@@ -120,17 +120,27 @@ impl Container {
         Self { record: Mutex::new(record), live: Mutex::new(Live { state, held }), phase: watch::Sender::new(phase), layer_use: Mutex::default() }
     }
 
-    /// Takes over what the shim says.
+    /// Takes over what the shim says. An end is final: an answer that the shim gave before it may be taken up after it.
     pub fn update(&self, state: ContainerState) {
-        let phase = phase_of(&state);
-        {
-            let mut live = self.live.lock();
-            live.state = state;
-            if phase == cri::ContainerState::Exited {
-                live.held = Held::default();
-            }
+        let mut live = self.live.lock();
+        if live.state.finished_at.is_some() {
+            return;
         }
+        let phase = phase_of(&state);
+        live.state = state;
+        if phase == cri::ContainerState::Exited {
+            live.held = Held::default();
+        }
+        // Under the lock: whoever waits sees the changes in their order.
         self.phase.send_replace(phase);
+    }
+
+    /// Keeps copies of its descriptors until it has ended.
+    pub fn hold(&self, held: Held) {
+        let mut live = self.live.lock();
+        if live.state.finished_at.is_none() {
+            live.held = held;
+        }
     }
 
     /// Returns when it has ended.
@@ -198,4 +208,59 @@ fn reason(state: &ContainerState) -> (String, String) {
 /// A time that we have written ourselves.
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(started: bool, finished: bool) -> ContainerState {
+        let now = |wanted: bool| wanted.then(crate::shim::now);
+        ContainerState {
+            id: "c".into(),
+            pid: 1,
+            pid_start_time: 1,
+            identity: Default::default(),
+            started_at: now(started),
+            finished_at: now(finished),
+            exit_code: finished.then_some(7),
+            oom_killed: false,
+            start_error: None,
+            outputs: None,
+        }
+    }
+
+    fn container() -> Container {
+        let record = ContainerRecord {
+            id: "c".into(),
+            sandbox_id: "s".into(),
+            config: cri::ContainerConfig::default(),
+            created_at: crate::shim::now(),
+            log: PathBuf::new(),
+            stop_signal: 15,
+            cgroup: String::new(),
+        };
+        Container::new(record, state(false, false), Held::default())
+    }
+
+    #[test]
+    fn an_end_is_final_also_when_the_answer_to_the_start_is_taken_up_after_it() {
+        let container = container();
+        container.update(state(true, false));
+        container.update(state(true, true));
+        container.update(state(true, false));
+        let status = container.status();
+        assert_eq!((status.state, status.exit_code, *container.phase.borrow()), (cri::ContainerState::Exited, Some(7), cri::ContainerState::Exited));
+    }
+
+    #[test]
+    fn descriptors_of_one_that_has_ended_are_not_kept() {
+        let container = container();
+        let held = || Held { pidfd: Some(std::fs::File::open("/dev/null").unwrap().into()), ..Held::default() };
+        container.hold(held());
+        assert!(container.live.lock().held.pidfd.is_some());
+        container.update(state(true, true));
+        container.hold(held());
+        assert!(container.live.lock().held.pidfd.is_none());
+    }
 }
