@@ -32,30 +32,21 @@ pub fn has_surrogates(json: &str) -> bool {
     false
 }
 
-/// The parser's trouble at a line (from 1), as goyaml tells it. It counts lines from 0 and leaves out the first, but its scanner counts from 1.
-pub(super) fn in_goyamls_words(text: &str, line: usize, why: &str) -> String {
-    let at = |line: usize, why: &str| if line == 0 { format!("yaml: {why}") } else { format!("yaml: line {line}: {why}") };
-    let scanned = |line: usize| if line > 1 { line } else { 0 };
-    match why {
-        "unclosed bracket '{'" => at(last_line(text), missing(text, "did not find expected ',' or '}'")),
-        "unclosed bracket '['" => at(last_line(text), missing(text, "did not find expected ',' or ']'")),
-        "misplaced bracket" => at(line - 1, "did not find expected node content"),
-        "unclosed quote" => at(scanned(text.matches('\n').count() + 1), "found unexpected end of stream"),
-        "recursion limit exceeded" => at(scanned(line), "exceeded max depth of 10000"),
-        why if why.contains("surrogate") => at(scanned(line), "found invalid Unicode character escape code"),
-        why if why.contains("expected hexadecimal number") => at(scanned(line), "did not find expected hexdecimal number"),
-        why => at(scanned(line), why),
+/// The parser's trouble, as goyaml tells it (`parser.fail` in decode.go). `last_line` is the text's last one, from 0, where one was added.
+pub(super) fn in_goyamls_words(error: &libyaml_safer::Error, last_line: Option<u64>) -> String {
+    let scanner = error.kind() == libyaml_safer::ErrorKind::Scanner;
+    // For the parser the end of a text is a line of its own.
+    let last_line = last_line.filter(|_| scanner).unwrap_or(u64::MAX);
+    let line = |mark: Option<libyaml_safer::Mark>| mark.map_or(0, |m| m.line).min(last_line);
+    match (line(error.problem_mark()), line(error.context_mark())) {
+        (0, line) => at(line, 0, error.problem()),
+        (line, _) => at(line, u64::from(scanner), error.problem()),
     }
 }
 
-/// The end of a text is a line of its own.
-fn last_line(text: &str) -> usize {
-    text.matches('\n').count() + usize::from(!text.ends_with('\n'))
-}
-
-/// What is missed where a text ends within brackets.
-fn missing<'a>(text: &str, separator: &'a str) -> &'a str {
-    if text.trim_end().ends_with(['{', '[', ',', ':']) { "did not find expected node content" } else { separator }
+/// A sentence with its line, from 0: goyaml leaves out the first. Its scanner adds one to others, its parser does not.
+pub(super) fn at(line: u64, scanner: u64, why: &str) -> String {
+    if line == 0 { format!("yaml: {why}") } else { format!("yaml: line {}: {why}", line + scanner) }
 }
 
 #[cfg(test)]

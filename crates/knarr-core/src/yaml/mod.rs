@@ -1,23 +1,33 @@
 //! YAML as Kubernetes reads it: a document becomes the JSON tree that Go's `sigs.k8s.io/yaml` would make of it.
 //!
-//! This is the one place that knows YAML. Plain scalars are resolved by the table of `goyaml.v2/resolve.go` (YAML 1.1:
-//! `yes`, `on` and `n` are booleans, `0644` is octal, `1_000` is a number), never by a Rust crate's own rules. `<<` merges.
+//! This is the one place that knows YAML. The scanner and the grammar are libyaml's, as goyaml's are: both take the YAML of 1.1 with the
+//! same liberties, and miss the same things at the same lines ([`source`] has what little differs). What a scalar means is in [`resolve`], never a Rust crate's own rules.
+//! As goyaml does, a document is read to its end before anything is made of it: what is no YAML is told first.
 
 mod complaint;
+mod resolve;
+mod source;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::{Map, Number, Value};
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
+use libyaml_safer::{Event, EventData, ScalarStyle};
+use serde_json::{Map, Value};
+
+use crate::go;
+use resolve::Scalar;
+use source::Source;
 
 pub use complaint::has_surrogates;
+pub use resolve::resolve;
 pub use write::{key_order, to_string};
 
-/// Most nodes that aliases may add to a document (a guard against "billion laughs").
-const ALIASED_NODES_MAX: usize = 400_000;
-/// Deepest nesting.
-const DEPTH_MAX: usize = 1_000;
+/// Deepest nesting: more than any object may have. goyaml reads 10,000 levels.
+const DEPTH_MAX: usize = 300;
+/// What aliases may repeat in all: texts do not count as nodes, and a long one could be repeated without end.
+const ALIASED_BYTES_MAX: usize = 64 << 20;
+/// What anchors around anchors may take in all: more than any document needs whose aliases goyaml would follow.
+const ANCHORED_NODES_MAX: usize = 4_000_000;
 
 /// What a strict reader complains about beside the tree.
 #[derive(Debug, Default, PartialEq)]
@@ -54,10 +64,10 @@ pub fn parse_all(text: &str) -> Result<Vec<Value>, String> {
 fn read(text: &str, first_only: bool) -> Result<Vec<Document>, String> {
     complaint::check_characters(text)?;
     let mut documents = Vec::new();
-    let mut builder = Builder::default();
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| complaint::in_goyamls_words(text, e.marker().line(), &e.info().to_string()))?;
-        if let Some(document) = builder.take(event, span.start.line())? {
+    let mut builder = Builder { aliases: alias_names(text), ..Builder::default() };
+    let source = Source::new(text);
+    for event in source.events() {
+        if let Some(document) = builder.take(event?)? {
             documents.push(document);
             if first_only {
                 break;
@@ -67,237 +77,294 @@ fn read(text: &str, first_only: bool) -> Result<Vec<Document>, String> {
     Ok(documents)
 }
 
-enum Open {
-    Map { anchor: usize, map: Map<String, Value>, key: Option<String>, merges: Vec<Value> },
-    List { anchor: usize, items: Vec<Value> },
+/// What may be names of aliases: only what they mean is kept for them.
+fn alias_names(text: &str) -> HashSet<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    text.split('*').skip(1).map(|rest| rest.split(|c| !is_part(c)).next().unwrap_or_default()).collect()
+}
+
+/// A map or a list that is not closed yet.
+struct Open {
+    anchor: Option<String>,
+    /// From 1.
+    line: usize,
+    /// What had been decoded before it.
+    before: Decoded,
+    items: Items,
+}
+
+enum Items {
+    Map { map: Map<String, Value>, key: Option<Key> },
+    List(Vec<Value>),
+}
+
+/// What stands before a colon.
+enum Key {
+    Name(String),
+    /// `<<`
+    Merge,
+    /// Something that cannot be a key, and why.
+    Unfit(String),
+}
+
+/// A node that is complete.
+struct Node {
+    value: Scalar,
+    line: usize,
+    /// A scalar as it is written; of other nodes nothing.
+    text: String,
+    is_merge: bool,
+    by_alias: bool,
+}
+
+/// How much has been decoded, as goyaml counts it, and how long its texts are.
+#[derive(Clone, Copy, Default)]
+struct Decoded {
+    nodes: usize,
+    bytes: usize,
+}
+
+/// What an anchor stands for.
+#[derive(Clone)]
+struct Anchored {
+    value: Scalar,
+    text: String,
+    decoded: Decoded,
 }
 
 /// Folds parser events into trees, without recursion.
 #[derive(Default)]
-struct Builder {
+struct Builder<'a> {
+    aliases: HashSet<&'a str>,
     open: Vec<Open>,
-    anchors: HashMap<usize, (Value, usize)>,
+    anchors: HashMap<String, Anchored>,
+    /// Nodes that anchors have been remembered with, those of nested ones counted each time.
+    anchored: usize,
     root: Value,
     duplicates: Vec<String>,
-    aliased: usize,
+    decoded: Decoded,
+    aliased: Decoded,
+    /// The first thing wrong in making something of the document, and in making JSON of that.
+    trouble: Option<String>,
+    not_json: Option<String>,
 }
 
-/// The key of YAML's merge, kept apart from a quoted `"<<"`.
-const MERGE: &str = "\0<<";
-
-impl Builder {
-    fn take(&mut self, event: Event<'_>, line: usize) -> Result<Option<Document>, String> {
-        match event {
-            Event::DocumentStart(..) => *self = Self::default(),
-            Event::DocumentEnd => {
-                return Ok(Some(Document { value: std::mem::take(&mut self.root), duplicates: std::mem::take(&mut self.duplicates) }));
+impl Builder<'_> {
+    fn take(&mut self, event: Event) -> Result<Option<Document>, String> {
+        let line = event.start_mark.line as usize + 1;
+        match event.data {
+            EventData::DocumentStart { .. } => {
+                *self = Self { aliases: std::mem::take(&mut self.aliases), decoded: Decoded { nodes: 1, bytes: 0 }, ..Self::default() };
             }
-            Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, tag.as_deref(), line)?,
-            Event::SequenceStart(_, anchor, _) => self.push(Open::List { anchor, items: Vec::new() }, line)?,
-            Event::MappingStart(_, anchor, _) => self.push(Open::Map { anchor, map: Map::new(), key: None, merges: Vec::new() }, line)?,
-            Event::SequenceEnd | Event::MappingEnd => self.close(line)?,
-            Event::Alias(anchor) => {
-                let (value, size) = self.anchors.get(&anchor).cloned().ok_or_else(|| format!("yaml: line {line}: unknown anchor"))?;
-                self.aliased += size;
-                if self.aliased > ALIASED_NODES_MAX {
-                    return Err("yaml: document contains excessive aliasing".into());
-                }
-                self.put(value, line)?;
-            }
-            _ => {}
+            EventData::DocumentEnd { .. } => return self.finish().map(Some),
+            EventData::Scalar { anchor, tag, value, plain_implicit, style, .. } => self.scalar(value, anchor, tag.as_deref(), (plain_implicit, style), line),
+            EventData::SequenceStart { anchor, .. } => self.push(anchor, Items::List(Vec::new()), line)?,
+            EventData::MappingStart { anchor, .. } => self.push(anchor, Items::Map { map: Map::new(), key: None }, line)?,
+            EventData::SequenceEnd | EventData::MappingEnd => self.close(),
+            EventData::Alias { anchor } => self.alias(&anchor, line)?,
+            EventData::StreamStart { .. } | EventData::StreamEnd => {}
         }
         Ok(None)
     }
 
-    fn push(&mut self, open: Open, line: usize) -> Result<(), String> {
-        if let Some(Open::Map { key: None, .. }) = self.open.last() {
-            return Err(format!("yaml: line {line}: unsupported map key: only scalars can be keys"));
+    fn finish(&mut self) -> Result<Document, String> {
+        if let Some(why) = self.trouble.take() {
+            return Err(format!("yaml: {why}"));
         }
+        if let Some(why) = self.not_json.take() {
+            return Err(why);
+        }
+        Ok(Document { value: std::mem::take(&mut self.root), duplicates: std::mem::take(&mut self.duplicates) })
+    }
+
+    fn fail(&mut self, why: impl Into<String>) {
+        self.trouble.get_or_insert_with(|| why.into());
+    }
+
+    fn push(&mut self, anchor: Option<String>, items: Items, line: usize) -> Result<(), String> {
         if self.open.len() >= DEPTH_MAX {
-            return Err(format!("yaml: line {line}: exceeded max depth of {DEPTH_MAX}"));
+            return Err(complaint::at(line as u64 - 1, 1, "exceeded max depth of 10000"));
         }
-        self.open.push(open);
+        let before = self.decoded;
+        self.decoded.nodes += 1;
+        // An anchor of this name that stood before is no longer meant, also within.
+        if let Some(name) = &anchor {
+            self.anchors.remove(name);
+        }
+        self.open.push(Open { anchor, line, before, items });
         Ok(())
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, anchor: usize, tag: Option<&Tag>, line: usize) -> Result<(), String> {
-        let tag = tag.map(|t| if t.is_yaml_core_schema() { t.suffix() } else { "" });
-        let resolved = match (style, tag) {
-            (ScalarStyle::Plain, None) => resolve(text),
-            (_, Some("str" | "") | None) => Value::String(text.to_owned()),
-            (_, Some("binary")) => return Err(format!("yaml: line {line}: !!binary is not supported")),
-            (_, Some(tag)) => tagged(tag, text).ok_or_else(|| format!("yaml: line {line}: cannot decode `{text}` as a !!{tag}"))?,
-        };
-        if let Some(Open::Map { key: key @ None, .. }) = self.open.last_mut() {
-            *key = Some(if style == ScalarStyle::Plain && text == "<<" { MERGE.to_owned() } else { key_text(&resolved, text) });
+    fn scalar(&mut self, text: String, anchor: Option<String>, tag: Option<&str>, (implicit, style): (bool, ScalarStyle), line: usize) {
+        self.decoded.nodes += 1;
+        self.decoded.bytes += text.len();
+        let value = resolve::scalar(&text, implicit, tag).unwrap_or_else(|why| {
+            self.fail(why);
+            Scalar::Value(Value::Null)
+        });
+        self.remember(anchor, &value, &text, Decoded { nodes: 1, bytes: text.len() });
+        let is_merge = text == "<<" && (tag == Some("tag:yaml.org,2002:merge") || implicit && style == ScalarStyle::Plain);
+        self.put(Node { value, line, text, is_merge, by_alias: false });
+    }
+
+    fn remember(&mut self, anchor: Option<String>, value: &Scalar, text: &str, decoded: Decoded) {
+        let Some(name) = anchor.filter(|name| self.aliases.contains(name.as_str())) else { return };
+        self.anchored += decoded.nodes;
+        if self.anchored > ANCHORED_NODES_MAX {
+            self.fail("document contains excessive aliasing");
+        }
+        if self.trouble.is_none() {
+            self.anchors.insert(name, Anchored { value: value.clone(), text: text.to_owned(), decoded });
+        }
+    }
+
+    fn alias(&mut self, name: &str, line: usize) -> Result<(), String> {
+        self.decoded.nodes += 1;
+        if self.open.iter().any(|open| open.anchor.as_deref() == Some(name)) {
+            self.fail(format!("anchor '{name}' value contains itself"));
             return Ok(());
         }
-        self.remember(anchor, &resolved);
-        self.put(resolved, line)
-    }
-
-    fn remember(&mut self, anchor: usize, value: &Value) {
-        if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), count(value)));
+        if self.trouble.is_some() {
+            return Ok(());
         }
-    }
-
-    fn close(&mut self, line: usize) -> Result<(), String> {
-        let (anchor, value) = match self.open.pop() {
-            Some(Open::List { anchor, items }) => (anchor, Value::Array(items)),
-            Some(Open::Map { anchor, mut map, merges, .. }) => {
-                for merged in merges {
-                    merge(&mut map, merged).map_err(|()| format!("yaml: line {line}: map merge requires map or sequence of maps as the value"))?;
-                }
-                (anchor, Value::Object(map))
-            }
-            None => return Ok(()),
-        };
-        self.remember(anchor, &value);
-        self.put(value, line)
-    }
-
-    fn put(&mut self, value: Value, line: usize) -> Result<(), String> {
-        match self.open.last_mut() {
-            None => self.root = value,
-            Some(Open::List { items, .. }) => items.push(value),
-            Some(Open::Map { map, key, merges, .. }) => match key.take() {
-                None => *key = Some(value.as_str().map(str::to_owned).ok_or_else(|| format!("yaml: line {line}: unsupported map key"))?),
-                Some(k) if k == MERGE => merges.push(value),
-                Some(k) => {
-                    if map.contains_key(&k) {
-                        self.duplicates.push(format!("line {line}: key {} already set in map", crate::field::go_quote(&k)));
-                    }
-                    map.insert(k, value);
-                }
-            },
+        let decoded = self.anchors.get(name).ok_or_else(|| format!("yaml: unknown anchor '{name}' referenced"))?.decoded;
+        self.decoded.nodes += decoded.nodes;
+        self.aliased.nodes += decoded.nodes;
+        self.aliased.bytes += decoded.bytes;
+        if self.aliases_too_much() {
+            self.fail("document contains excessive aliasing");
+        }
+        if self.trouble.is_some() {
+            return Ok(());
+        }
+        if let Some(Anchored { value, text, .. }) = self.anchors.get(name).cloned() {
+            self.put(Node { value, line, text, is_merge: false, by_alias: true });
         }
         Ok(())
     }
-}
 
-fn count(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(items) => items.iter().map(count).sum(),
-        Value::Object(map) => map.values().map(count).sum(),
-        _ => 0,
+    /// goyaml's measure: 99 of 100 nodes of a small document may come from aliases, 10 of 100 of a large one; and one of ours.
+    fn aliases_too_much(&self) -> bool {
+        const SMALL: f64 = 400_000.0;
+        const LARGE: f64 = 4_000_000.0;
+        let (all, aliased) = (self.decoded.nodes as f64, self.aliased.nodes as f64);
+        let allowed = 0.99 - 0.89 * ((all - SMALL) / (LARGE - SMALL)).clamp(0.0, 1.0);
+        (aliased > 100.0 && all > 1000.0 && aliased / all > allowed) || self.aliased.bytes > ALIASED_BYTES_MAX
     }
-}
 
-/// What is in the map already wins over what is merged in.
-fn merge(into: &mut Map<String, Value>, from: Value) -> Result<(), ()> {
-    match from {
-        Value::Object(map) => {
-            for (key, value) in map {
-                into.entry(key).or_insert(value);
+    fn close(&mut self) {
+        let Some(open) = self.open.pop() else { return };
+        let value = match open.items {
+            Items::List(items) => Value::Array(items),
+            Items::Map { map, .. } => Value::Object(map),
+        };
+        let value = Scalar::Value(value);
+        let decoded = Decoded { nodes: self.decoded.nodes - open.before.nodes, bytes: self.decoded.bytes - open.before.bytes };
+        self.remember(open.anchor, &value, "", decoded);
+        self.put(Node { value, line: open.line, text: String::new(), is_merge: false, by_alias: false });
+    }
+
+    /// A complete node goes where it belongs: it is a key, or the value of one, or an element.
+    fn put(&mut self, node: Node) {
+        if self.trouble.is_some() {
+            return;
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.root = self.json(node.value);
+            return;
+        };
+        match &mut open.items {
+            Items::Map { key: key @ None, .. } if node.is_merge => *key = Some(Key::Merge),
+            Items::Map { key: None, .. } => self.key(node),
+            Items::Map { key, .. } => match key.take() {
+                Some(Key::Name(name)) => self.entry(name, node),
+                Some(Key::Merge) => self.merge(node),
+                Some(Key::Unfit(why)) => {
+                    let value = self.json(node.value);
+                    self.not_json.get_or_insert_with(|| format!("{why}, value: {}", go_syntax(&value)));
+                }
+                None => {}
+            },
+            Items::List(_) => {
+                let value = self.json(node.value);
+                if let Some(Open { items: Items::List(items), .. }) = self.open.last_mut() {
+                    items.push(value);
+                }
             }
-            Ok(())
         }
-        Value::Array(items) => items.into_iter().try_for_each(|item| if item.is_object() { merge(into, item) } else { Err(()) }),
-        _ => Err(()),
     }
-}
 
-fn key_text(resolved: &Value, text: &str) -> String {
-    match resolved {
-        Value::String(s) => s.clone(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) => n.to_string(),
-        _ => text.to_owned(),
-    }
-}
-
-fn tagged(tag: &str, text: &str) -> Option<Value> {
-    let resolved = resolve(text);
-    match (tag, &resolved) {
-        ("bool", Value::Bool(_)) | ("null", Value::Null) | ("float", Value::Number(_)) => Some(resolved),
-        ("int", Value::Number(n)) if !n.is_f64() => Some(resolved),
-        ("timestamp", Value::String(_)) => Some(resolved),
-        _ => None,
-    }
-}
-
-/// The value of a plain scalar (goyaml.v2 `resolve`). `.nan` and `.inf` have no JSON: they stay strings.
-pub fn resolve(text: &str) -> Value {
-    let Some(first) = text.bytes().next() else { return Value::Null };
-    match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => return Value::Bool(false),
-        "~" | "null" | "Null" | "NULL" => return Value::Null,
-        _ => {}
-    }
-    let found = match first {
-        b'.' => float(text),
-        b'0'..=b'9' | b'+' | b'-' if !is_timestamp(text) => {
-            let plain = text.replace('_', "");
-            integer(&plain).map(Value::Number).or_else(|| if is_float_syntax(&plain) { float(&plain) } else { None })
+    /// What JSON has for it.
+    fn json(&mut self, scalar: Scalar) -> Value {
+        match scalar {
+            Scalar::Value(value) => value,
+            Scalar::NotFinite(_, name) => {
+                self.not_json.get_or_insert_with(|| format!("json: unsupported value: {name}"));
+                Value::Null
+            }
         }
-        _ => None,
-    };
-    found.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
+
+    fn map(&mut self) -> Option<(&mut Map<String, Value>, &mut Option<Key>)> {
+        match &mut self.open.last_mut()?.items {
+            Items::Map { map, key } => Some((map, key)),
+            Items::List(_) => None,
+        }
+    }
+
+    fn key(&mut self, node: Node) {
+        let key = match &node.value {
+            Scalar::Value(value @ (Value::Array(_) | Value::Object(_))) => {
+                let why = format!("invalid map key: {}", go_syntax(value));
+                self.fail(why.clone());
+                Key::Unfit(why)
+            }
+            scalar => resolve::key(scalar, &node.text).map_or_else(Key::Unfit, Key::Name),
+        };
+        if let Some((_, place)) = self.map() {
+            *place = Some(key);
+        }
+    }
+
+    fn entry(&mut self, name: String, node: Node) {
+        let value = self.json(node.value);
+        let Some((map, _)) = self.map() else { return };
+        let duplicate = map.contains_key(&name).then(|| format!("line {}: key {} already set in map", node.line, crate::field::go_quote(&name)));
+        map.insert(name, value);
+        self.duplicates.extend(duplicate);
+    }
+
+    /// What is merged in overwrites what stands before it; of several maps the first wins.
+    fn merge(&mut self, node: Node) {
+        let maps: Option<Vec<Map<String, Value>>> = match node.value {
+            Scalar::Value(Value::Object(map)) => Some(vec![map]),
+            Scalar::Value(Value::Array(items)) if !node.by_alias => items
+                .into_iter()
+                .rev()
+                .map(|item| match item {
+                    Value::Object(map) => Some(map),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        match maps {
+            Some(maps) => {
+                for (name, value) in maps.into_iter().flatten() {
+                    self.entry(name, Node { value: Scalar::Value(value), line: node.line, text: String::new(), is_merge: false, by_alias: false });
+                }
+            }
+            None => self.fail("map merge requires map or sequence of maps as the value"),
+        }
+    }
 }
 
-/// `strconv.ParseInt(s, 0, 64)` and its unsigned sister: `0x`, `0o`, `0b` and a leading zero choose the base.
-fn integer(plain: &str) -> Option<Number> {
-    let (negative, digits) = match plain.as_bytes().first()? {
-        b'-' => (true, &plain[1..]),
-        b'+' => (false, &plain[1..]),
-        _ => (false, plain),
-    };
-    let lower = digits.to_ascii_lowercase();
-    let (base, digits) = match lower.as_bytes() {
-        [b'0', b'x', ..] => (16, &lower[2..]),
-        [b'0', b'o', ..] => (8, &lower[2..]),
-        [b'0', b'b', ..] => (2, &lower[2..]),
-        [b'0', _, ..] => (8, &lower[1..]),
-        _ => (10, lower.as_str()),
-    };
-    if digits.is_empty() || !digits.bytes().all(|b| (b as char).is_digit(base)) {
-        return None;
+/// `%#v` of what goyaml reads.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        value => go::syntax(value).replace("map[string]", "map[interface {}]"),
     }
-    let magnitude = u64::from_str_radix(digits, base).ok()?;
-    match (negative, i64::try_from(magnitude)) {
-        (false, _) if !plain.starts_with('+') || magnitude <= i64::MAX as u64 => Some(magnitude.into()),
-        (true, Ok(n)) => Some((-n).into()),
-        (true, Err(_)) if magnitude == 1 << 63 => Some(i64::MIN.into()),
-        _ => None,
-    }
-}
-
-/// `^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`
-fn is_float_syntax(text: &str) -> bool {
-    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(m, e)| (m, Some(e)));
-    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    let (whole, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(w, f)| (w, Some(f)));
-    let mantissa_good = digits(whole) && fraction.is_none_or(digits) && (!whole.is_empty() || fraction.is_some_and(|f| !f.is_empty()));
-    let exponent_good = exponent.is_none_or(|e| {
-        let e = e.strip_prefix(['-', '+']).unwrap_or(e);
-        !e.is_empty() && digits(e)
-    });
-    mantissa_good && exponent_good
-}
-
-fn float(text: &str) -> Option<Value> {
-    if !is_float_syntax(text) {
-        return None;
-    }
-    let number: f64 = text.parse().ok()?;
-    // Go writes a whole float64 below 1e21 without a fraction.
-    if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 {
-        return Some(Value::Number((number as i64).into()));
-    }
-    Number::from_f64(number).map(Value::Number)
-}
-
-/// Dates stay strings: `2006-1-2`, with or without a time.
-fn is_timestamp(text: &str) -> bool {
-    let (date, time) = text.split_once(['T', 't', ' ']).map_or((text, None), |(d, t)| (d, Some(t)));
-    let mut parts = date.split('-');
-    let number = |part: Option<&str>, lengths: std::ops::RangeInclusive<usize>| {
-        part.is_some_and(|p| lengths.contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
-    };
-    number(parts.next(), 4..=4) && number(parts.next(), 1..=2) && number(parts.next(), 1..=2) && parts.next().is_none() && time.is_none_or(|t| t.contains(':'))
 }
 
 #[cfg(test)]
@@ -362,5 +429,36 @@ mod tests {
             bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
         }
         assert!(parse(&bomb).unwrap_err().contains("aliasing"));
+        let long_text = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(10_000));
+        assert!(parse(&long_text).unwrap_err().contains("aliasing"));
+        let around: String = (0..200).map(|n| format!("&a{n} [*a{n}, ")).collect();
+        assert_eq!(parse(&format!("{around}{}{}", "x,".repeat(100_000), "]".repeat(200))).unwrap_err(), "yaml: anchor 'a0' value contains itself");
+    }
+
+    #[test]
+    fn what_has_no_json_is_refused_in_the_words_of_gos_encoders() {
+        for (text, wanted) in [
+            ("a: .nan", "json: unsupported value: NaN"),
+            ("a: -.inf", "json: unsupported value: -Inf"),
+            ("~: b", "unsupported map key of type: %!s(<nil>), key: <nil>, value: \"b\""),
+            ("? [a]\n: b", "yaml: invalid map key: []interface {}{\"a\"}"),
+            ("a: !!int b", "yaml: cannot decode !!str `b` as a !!int"),
+            ("a: *b", "yaml: unknown anchor 'b' referenced"),
+            ("a: &a [*a]", "yaml: anchor 'a' value contains itself"),
+            ("<<: 1", "yaml: map merge requires map or sequence of maps as the value"),
+            ("a: !!int b\n}", "yaml: line 1: did not find expected key"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), wanted, "{text}");
+        }
+        check(".inf: 1\n1.5: 2\n1000000.0: 3", json!({".inf": 1, "1.5": 2, "1e+06": 3}));
+        check("a: !!binary aGk=", json!({"a": "hi"}));
+        check("a: !!float 3", json!({"a": 3}));
+        check("a: !mine 3", json!({"a": "3"}));
+    }
+
+    #[test]
+    fn what_is_merged_overwrites_what_stands_before_it() {
+        check("x: &x {a: 1, b: 2}\nz:\n  b: 3\n  <<: *x\n", json!({"x": {"a": 1, "b": 2}, "z": {"b": 2, "a": 1}}));
+        check("z:\n  <<: [{a: 1}, {a: 2, b: 2}]\n", json!({"z": {"a": 1, "b": 2}}));
     }
 }
