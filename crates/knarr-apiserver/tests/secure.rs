@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,7 +23,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::client::TlsStream;
 
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(|c| c.unwrap()).collect()
@@ -34,11 +39,10 @@ fn roots(pem: &str) -> RootCertStore {
     roots
 }
 
-#[tokio::test]
-async fn a_client_certificate_names_its_user_over_http2() {
-    let folder = tempfile::tempdir().unwrap();
+/// A server with a CA of its own, and a connection of `alice` of the group `dev`, agreed on HTTP/2.
+async fn alices_connection(folder: &Path) -> TlsStream<TcpStream> {
     let env = Env::system();
-    let pki = Pki::load_or_create(folder.path(), env.now()).unwrap();
+    let pki = Pki::load_or_create(folder, env.now()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let identity = pki.serving(&["localhost".into()], &[[127, 0, 0, 1].into()], env.now()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&pki.ca.certificate)), provider.clone()).allow_unauthenticated().build().unwrap();
@@ -67,7 +71,13 @@ async fn a_client_certificate_names_its_user_over_http2() {
         .unwrap();
     client.alpn_protocols = vec![b"h2".to_vec()];
     let tcp = TcpStream::connect(address).await.unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_certificate_names_its_user_over_http2() {
+    let folder = tempfile::tempdir().unwrap();
+    let stream = alices_connection(folder.path()).await;
     let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::builder().uri("https://localhost/api/v1/namespaces").body(Empty::new()).unwrap();
@@ -75,4 +85,15 @@ async fn a_client_certificate_names_its_user_over_http2() {
     assert_eq!((response.version(), response.status().as_u16()), (Version::HTTP_2, 403));
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&body).contains("User \\\"alice\\\" cannot list resource \\\"namespaces\\\""), "{body:?}");
+}
+
+#[tokio::test]
+async fn who_agreed_on_http2_and_speaks_otherwise_gets_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = alices_connection(folder.path()).await;
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // It may end without a farewell.
+    stream.read_to_end(&mut answer).await.unwrap_or_default();
+    assert!(!answer.starts_with(b"HTTP/1"), "{:?}", String::from_utf8_lossy(&answer));
 }

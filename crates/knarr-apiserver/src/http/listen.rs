@@ -1,6 +1,6 @@
 //! The listener: TCP and TLS, HTTP/1.1 and HTTP/2, with a deadline and a limit for everything a client could drag out.
 
-use std::{io, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{io, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures::future::Either;
 use http::{Request, Response};
@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     body::Body,
-    cork::cork,
+    cork::{Turns, cork},
     edge::{Arrived, Peer},
     streams::{Answer, Begun, Streams},
 };
@@ -154,20 +154,35 @@ where
         async move { Ok::<Response<Body>, std::convert::Infallible>(answer.await) }
     });
     let (stream, turns) = cork(stream);
-    let begun = if many { Begun::kept() } else { Begun::default() };
-    let mut streams = many.then(|| Streams::new(begun.clone()));
-    let builder = builder(limits, begun);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = turns.run(serving.as_mut(), streams.as_mut()) => result,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            turns.run(serving, streams.as_mut()).await
-        }
+    let stream = TokioIo::new(stream);
+    let result = if many {
+        let begun = Begun::kept();
+        let streams = Streams::new(begun.clone());
+        // Who agreed on HTTP/2 is held to it. What is upgraded there is a stream, and not the connection.
+        let builder = builder(limits, begun).http2_only();
+        until_stopped(builder.serve_connection(stream, service), |c| c.graceful_shutdown(), turns, Some(streams), stop).await
+    } else {
+        let builder = builder(limits, Begun::default());
+        until_stopped(builder.serve_connection_with_upgrades(stream, service), |c| c.graceful_shutdown(), turns, None, stop).await
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended in an error");
     }
     connections.inner.metrics.connections.fetch_sub(1, Relaxed);
+}
+
+/// Runs a connection; when the server is to stop, the connection is asked to, and runs on until it does.
+async fn until_stopped<C, S>(serving: C, shut_down: fn(Pin<&mut C>), turns: Turns<S>, mut streams: Option<Streams>, stop: CancellationToken) -> C::Output
+where
+    C: Future,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::pin!(serving);
+    tokio::select! {
+        result = turns.run(serving.as_mut(), streams.as_mut()) => result,
+        () = stop.cancelled() => {
+            shut_down(serving.as_mut());
+            turns.run(serving, streams.as_mut()).await
+        }
+    }
 }
