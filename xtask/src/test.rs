@@ -14,8 +14,8 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("the test suite")?;
-    // The containers of the runtime's tests have its programs.
-    tools::need_packages(&["busybox-static"])?;
+    // The containers of the runtime's tests have busybox's programs; what came of the official specs is read by Python.
+    tools::need_packages(&["busybox-static", "python3"])?;
     let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl", "etcd"]))?;
     if !options.no_lint {
         tools::step("lint", lint::run)?;
