@@ -72,11 +72,12 @@ pub fn comes_back_after_a_stop(cluster: &Cluster, address: SocketAddr) {
 }
 
 /// What a cluster leaves on a machine, if it does.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Traces {
     links: BTreeSet<String>,
     mounts: BTreeSet<String>,
     folders: BTreeSet<String>,
+    processes: BTreeSet<String>,
 }
 
 impl Traces {
@@ -92,6 +93,25 @@ impl Traces {
             links: names("/sys/class/net"),
             mounts: mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.contains("knarr") || m.contains("/tmp/.tmp")).map(str::to_owned).collect(),
             folders,
+            processes: names("/proc").into_iter().filter_map(|folder| of_ours(&folder)).collect(),
         }
     }
+
+    /// What is there and was not `before`.
+    pub fn since(self, before: &Self) -> Self {
+        let new = |now: BTreeSet<String>, before: &BTreeSet<String>| now.difference(before).cloned().collect();
+        Self {
+            links: new(self.links, &before.links),
+            mounts: new(self.mounts, &before.mounts),
+            folders: new(self.folders, &before.folders),
+            processes: new(self.processes, &before.processes),
+        }
+    }
+}
+
+/// Number and command line of a process that is one of knarr's: a server, an agent, a guard or a shim.
+fn of_ours(folder: &str) -> Option<String> {
+    let command = std::fs::read(format!("{folder}/cmdline")).ok()?;
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    (command.starts_with("knarr ") || command.contains(" shim ")).then(|| format!("{folder} {command}"))
 }

@@ -4,6 +4,10 @@ mod support;
 
 use knarr_core::{ValueExt, json};
 use support::{Cluster, config_map};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -268,10 +272,15 @@ async fn flow_schemas_are_shown_in_the_order_in_which_they_are_asked() {
     assert!(place("b") < place("a"), "{names:?}");
 }
 
-/// What a browser says to begin a watch, and what it hears: the head of the answer, and then as many messages as are wanted.
-async fn watch_over_a_socket(cluster: &Cluster, headers: &str, messages: usize) -> (String, Vec<(u8, Vec<u8>)>) {
-    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-    let mut stream = BufReader::new(tokio::net::TcpStream::connect(cluster.address).await.unwrap());
+/// What a browser hears that begins a watch: the head of the answer, and then messages, each with its first byte.
+struct Heard {
+    head: String,
+    messages: Vec<(u8, Vec<u8>)>,
+    _stream: BufReader<TcpStream>,
+}
+
+async fn watch_over_a_socket(cluster: &Cluster, headers: &str, messages: usize) -> Heard {
+    let mut stream = BufReader::new(TcpStream::connect(cluster.address).await.unwrap());
     let request = format!(
         "GET /api/v1/namespaces/default/configmaps?watch=1&resourceVersion=0 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -291,7 +300,7 @@ async fn watch_over_a_socket(cluster: &Cluster, headers: &str, messages: usize) 
         stream.read_exact(&mut message).await.unwrap();
         heard.push((first, message));
     }
-    (head.to_ascii_lowercase(), heard)
+    Heard { head: head.to_ascii_lowercase(), messages: heard, _stream: stream }
 }
 
 #[tokio::test]
@@ -301,18 +310,28 @@ async fn a_browser_watches_over_a_socket() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
         assert_eq!(cluster.post("/api/v1/namespaces/default/configmaps", &object).await.code, 201);
     }
-    let (head, heard) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: base64.binary.k8s.io\r\n", 2).await;
+    let watch = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: base64.binary.k8s.io\r\n", 2).await;
+    let head = &watch.head;
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=") && head.contains("sec-websocket-protocol: base64.binary.k8s.io"), "{head}");
-    for ((first, message), name) in heard.iter().zip(["a", "b"]) {
+    for ((first, message), name) in watch.messages.iter().zip(["a", "b"]) {
         let event: serde_json::Value = serde_json::from_slice(message).unwrap();
         assert_eq!((*first, &event["type"], &event["object"]["metadata"]["name"]), (0x81, &json!("ADDED"), &json!(name)));
     }
-    let (_, heard) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nAccept: application/vnd.kubernetes.protobuf;stream=watch\r\n", 1).await;
-    assert_eq!(heard[0].0, 0x82);
-    assert!(heard[0].1.starts_with(b"\n\x05ADDED"), "{heard:?}");
-    let (head, _) = watch_over_a_socket(&cluster, "", 0).await;
+    let protobuf = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nAccept: application/vnd.kubernetes.protobuf;stream=watch\r\n", 1).await;
+    assert_eq!(protobuf.messages[0].0, 0x82);
+    assert!(protobuf.messages[0].1.starts_with(b"\n\x05ADDED"), "{:?}", protobuf.messages);
+    let head = watch_over_a_socket(&cluster, "", 0).await.head;
     assert!(head.starts_with("http/1.1 403 "), "{head}");
-    let (head, _) = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: a, b\r\n", 0).await;
+    let head = watch_over_a_socket(&cluster, "Origin: http://localhost\r\nSec-WebSocket-Protocol: a, b\r\n", 0).await.head;
     assert!(head.starts_with("http/1.1 400 "), "{head}");
+
+    let under_way = async || {
+        let metrics = cluster.get("/metrics").await.text();
+        let line = metrics.lines().find(|l| l.starts_with("apiserver_longrunning_requests{") && l.contains("resource=\"configmaps\"")).unwrap_or_default();
+        line.rsplit(' ').next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(under_way().await, "2", "they count as long as they last");
+    drop((watch, protobuf));
+    while !under_way().await.is_empty() {}
 }

@@ -20,7 +20,7 @@ use super::Remote;
 use crate::{
     admission::Objects,
     authn::User,
-    http::{Body, RequestBody},
+    http::{Body, RequestBody, switched},
     server::Inner,
     spans,
     stored::Stored,
@@ -130,9 +130,8 @@ pub async fn forward(inner: &Inner, remote: &Remote, user: &User, mut request: R
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
         let other = hyper::upgrade::on(&mut answer);
-        tokio::spawn(backend::tunnel(client, other));
         let (parts, _) = answer.into_parts();
-        return Ok(Response::from_parts(parts, Body::empty()));
+        return Ok(switched::talk_on(Response::from_parts(parts, Body::empty()), backend::tunnel(client, other)));
     }
     // A redirect would make the client show its credentials elsewhere (CVE-2022-3172).
     if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {

@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, Response, header};
 use super::{
     body::Body,
     edge::{Passage, Peer},
+    switched,
 };
 use crate::{
     audit::{Auditor, Beginning, Record},
@@ -54,7 +55,7 @@ impl Passage {
             record.started(code).await;
         } else if self.info.is_long_running() {
             record.started(code).await;
-            return response.map(|body| body.holding(Box::new(record.ending())));
+            return switched::hold(response, Box::new(record.ending()));
         } else {
             record.complete(code).await;
         }

@@ -22,7 +22,7 @@ use super::{
     negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media, framed},
     paths,
     respond::{self, Shape},
-    traced, watch_socket,
+    switched, traced, watch_socket,
 };
 use crate::{
     audit::Record,
@@ -138,9 +138,8 @@ impl Server {
         let code = response.status().as_u16();
         let response = passage.traced(response, lasting);
         let response = if lasting && code < 300 {
-            // Counted when its body ends.
-            let counted = counted.long_running(code, started);
-            response.map(|body| body.holding(Box::new(counted)))
+            // Counted when it ends.
+            switched::hold(response, Box::new(counted.long_running(code, started)))
         } else {
             counted.observe(code, started.elapsed(), webhooks);
             if let Some(bytes) = response.body().size_hint().exact().filter(|_| sized) {

@@ -12,6 +12,7 @@ mod negotiate;
 mod paths;
 mod respond;
 mod streams;
+pub(crate) mod switched;
 mod traced;
 mod watch;
 mod watch_socket;

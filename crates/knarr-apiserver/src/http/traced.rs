@@ -6,6 +6,7 @@ use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use super::{
     body::Body,
     edge::{Passage, Peer},
+    switched,
 };
 use crate::{
     authn::User,
@@ -45,8 +46,8 @@ impl Passage {
         if status.is_server_error() {
             span.fail();
         }
-        if lasting && status.is_success() {
-            return response.map(|body| body.holding(Box::new(span)));
+        if lasting && status.as_u16() < 300 {
+            return switched::hold(response, Box::new(span));
         }
         response
     }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::{
     body::{Body, BoxError},
     negotiate::Media,
+    switched,
 };
 use crate::streaming::socket::{self, Opcode};
 
@@ -30,7 +31,7 @@ pub fn answer(headers: &HeaderMap, client: OnUpgrade, events: Body, media: Media
         return Err(Status::bad_request("bad protocol"));
     }
     let response = socket::switching(headers, protocols.first().copied())?;
-    tokio::spawn(async move {
+    let watch = async move {
         let sent = async {
             let (reader, writer) = tokio::io::split(TokioIo::new(client.await?));
             tokio::select! {
@@ -41,8 +42,8 @@ pub fn answer(headers: &HeaderMap, client: OnUpgrade, events: Body, media: Media
         if let Err(error) = sent.await {
             tracing::debug!(error, "a watch over a WebSocket ended");
         }
-    });
-    Ok(response)
+    };
+    Ok(switched::talk_on(response, watch))
 }
 
 async fn send(events: Body, mut to: impl AsyncWrite + Unpin, media: Media) -> Result<(), BoxError> {

@@ -19,7 +19,7 @@ use super::links::{self, Links};
 use super::target::{self, Target, Tls};
 use super::{Connect, Streaming, log_answer, log_socket, socket};
 use crate::admission::Objects;
-use crate::http::{Body, RequestBody};
+use crate::http::{Body, RequestBody, switched};
 use crate::request::RequestInfo;
 
 /// A backend that does not take the connection within this time is down.
@@ -97,9 +97,8 @@ impl Streaming for Backend {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
             let backend = hyper::upgrade::on(&mut answer);
-            tokio::spawn(tunnel(client, backend));
             let (parts, _) = answer.into_parts();
-            return Ok(Response::from_parts(parts, Body::empty()));
+            return Ok(switched::talk_on(Response::from_parts(parts, Body::empty()), tunnel(client, backend)));
         }
         let answer = incoming(answer);
         match links {

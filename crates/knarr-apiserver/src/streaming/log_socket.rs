@@ -11,7 +11,7 @@ use knarr_core::{Result, Status};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::socket::{self, Opcode};
-use crate::http::Body;
+use crate::http::{Body, switched};
 
 /// How pieces are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ fn choose(headers: &HeaderMap) -> Result<(Protocol, Option<&'static str>)> {
 pub(super) fn answer(headers: &HeaderMap, client: hyper::upgrade::OnUpgrade, backend: Response<hyper::body::Incoming>) -> Result<Response<Body>> {
     let (protocol, name) = choose(headers)?;
     let response = socket::switching(headers, name)?;
-    tokio::spawn(async move {
+    let log = async move {
         let sent = async {
             let (reader, writer) = tokio::io::split(TokioIo::new(client.await.map_err(std::io::Error::other)?));
             let pieces = backend.into_body().into_data_stream().map(|piece| piece.map_err(std::io::Error::other));
@@ -51,8 +51,8 @@ pub(super) fn answer(headers: &HeaderMap, client: hyper::upgrade::OnUpgrade, bac
         if let Err(error) = sent.await {
             tracing::debug!(%error, "a log over a WebSocket ended");
         }
-    });
-    Ok(response)
+    };
+    Ok(switched::talk_on(response, log))
 }
 
 async fn send(

@@ -24,7 +24,7 @@ pub use write::{key_order, to_string};
 
 /// Deepest nesting: more than any object may have. goyaml reads 10,000 levels.
 const DEPTH_MAX: usize = 300;
-/// What aliases may repeat in all: texts do not count as nodes, and a long one could be repeated without end.
+/// Bytes of text that aliases may repeat in all, and anchors keep: a long text is one node, and could be repeated without end.
 const ALIASED_BYTES_MAX: usize = 64 << 20;
 /// What anchors around anchors may take in all: more than any document needs whose aliases goyaml would follow.
 const ANCHORED_NODES_MAX: usize = 4_000_000;
@@ -138,8 +138,8 @@ struct Builder<'a> {
     aliases: HashSet<&'a str>,
     open: Vec<Open>,
     anchors: HashMap<String, Anchored>,
-    /// Nodes that anchors have been remembered with, those of nested ones counted each time.
-    anchored: usize,
+    /// What is remembered for anchors, that of nested ones counted each time.
+    anchored: Decoded,
     root: Value,
     duplicates: Vec<String>,
     decoded: Decoded,
@@ -209,8 +209,9 @@ impl Builder<'_> {
 
     fn remember(&mut self, anchor: Option<String>, value: &Scalar, text: &str, decoded: Decoded) {
         let Some(name) = anchor.filter(|name| self.aliases.contains(name.as_str())) else { return };
-        self.anchored += decoded.nodes;
-        if self.anchored > ANCHORED_NODES_MAX {
+        self.anchored.nodes += decoded.nodes;
+        self.anchored.bytes += decoded.bytes;
+        if self.anchored.nodes > ANCHORED_NODES_MAX || self.anchored.bytes > ALIASED_BYTES_MAX {
             self.fail("document contains excessive aliasing");
         }
         if self.trouble.is_none() {
@@ -233,8 +234,6 @@ impl Builder<'_> {
         self.aliased.bytes += decoded.bytes;
         if self.aliases_too_much() {
             self.fail("document contains excessive aliasing");
-        }
-        if self.trouble.is_some() {
             return Ok(());
         }
         if let Some(Anchored { value, text, .. }) = self.anchors.get(name).cloned() {
@@ -431,6 +430,9 @@ mod tests {
         assert!(parse(&bomb).unwrap_err().contains("aliasing"));
         let long_text = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(10_000));
         assert!(parse(&long_text).unwrap_err().contains("aliasing"));
+        let nested: String = (0..200).map(|n| format!("&a{n} [")).collect();
+        let names: String = (0..200).map(|n| format!("*a{n},")).collect();
+        assert!(parse(&format!("[{nested}{}{}, {names}]", "x".repeat(400_000), "]".repeat(200))).unwrap_err().contains("aliasing"));
         let around: String = (0..200).map(|n| format!("&a{n} [*a{n}, ")).collect();
         assert_eq!(parse(&format!("{around}{}{}", "x,".repeat(100_000), "]".repeat(200))).unwrap_err(), "yaml: anchor 'a0' value contains itself");
     }
