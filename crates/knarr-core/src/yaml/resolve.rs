@@ -60,6 +60,11 @@ pub fn resolve(text: &str) -> Value {
     }
 }
 
+/// Whether a plain scalar without a tag is read as the text that it is, and not for a number, a date or the like.
+pub(super) fn is_text(text: &str) -> bool {
+    untagged(text).0 == Kind::Str
+}
+
 /// The value of any scalar; `tag` as the parser gives it, written out.
 ///
 /// # Errors
@@ -186,12 +191,36 @@ fn float(text: &str) -> Option<Value> {
     Number::from_f64(number).map(Value::Number)
 }
 
-/// Dates stay strings: `2006-1-2`, with or without a time.
+/// `2006-1-2`, alone or with a time, as the reader takes it for a timestamp.
 fn is_timestamp(text: &str) -> bool {
-    let (date, time) = text.split_once(['T', 't', ' ']).map_or((text, None), |(d, t)| (d, Some(t)));
+    let bytes = text.as_bytes();
+    if bytes.len() < 8 || !bytes[..4].iter().all(u8::is_ascii_digit) || bytes[4] != b'-' {
+        return false;
+    }
+    let (date, time) = text.find(['T', 't', ' ']).map_or((text, None), |at| (&text[..at], Some(&text[at..])));
     let mut parts = date.split('-');
-    let number = |part: Option<&str>, lengths: std::ops::RangeInclusive<usize>| {
-        part.is_some_and(|p| lengths.contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
+    let within = |part: Option<&str>, low: u32, high: u32| {
+        part.is_some_and(|p| (1..=2).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()) && p.parse().is_ok_and(|n: u32| (low..=high).contains(&n)))
     };
-    number(parts.next(), 4..=4) && number(parts.next(), 1..=2) && number(parts.next(), 1..=2) && parts.next().is_none() && time.is_none_or(|t| t.contains(':'))
+    parts.next();
+    if !within(parts.next(), 1, 12) || !within(parts.next(), 1, 31) || parts.next().is_some() {
+        return false;
+    }
+    let Some(time) = time else { return true };
+    let (space, time) = (time.starts_with(' '), &time[1..]);
+    let zone = time.find(['Z', '+', '-']);
+    let clock = &time[..zone.unwrap_or(time.len())];
+    let zone_good = match zone.map(|at| &time[at..]) {
+        None => space,
+        Some(_) if space => false,
+        Some("Z") => true,
+        Some(z) => z.len() == 6 && z.as_bytes()[3] == b':' && z[1..3].bytes().chain(z[4..].bytes()).all(|b| b.is_ascii_digit()),
+    };
+    let mut clock_parts = clock.splitn(3, ':');
+    let (h, m, s) = (clock_parts.next(), clock_parts.next(), clock_parts.next());
+    let seconds = s.map(|s| s.split_once('.').map_or((s, None), |(s, f)| (s, Some(f))));
+    zone_good
+        && within(h, 0, 23)
+        && within(m, 0, 59)
+        && seconds.is_some_and(|(s, f)| within(Some(s), 0, 59) && f.is_none_or(|f| !f.is_empty() && f.bytes().all(|b| b.is_ascii_digit())))
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use super::resolve;
+use super::resolve::is_text;
 
 /// The document.
 pub fn to_string(value: &Value) -> String {
@@ -186,48 +186,7 @@ fn string_text(text: &str, indent: usize, column: usize) -> String {
 
 /// Whether a plain scalar of this text would be read as this text.
 fn reads_as_itself(text: &str) -> bool {
-    if text == "<<"
-        || is_date(text)
-        || is_base60(text)
-        || matches!(text, ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf" | "-.INF" | ".nan" | ".NaN" | ".NAN")
-    {
-        return false;
-    }
-    resolve(text) == Value::String(text.to_owned())
-}
-
-/// `2006-1-2`, alone or with a time, as the reader takes it for a timestamp.
-fn is_date(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    if bytes.len() < 8 || !bytes[..4].iter().all(u8::is_ascii_digit) || bytes[4] != b'-' {
-        return false;
-    }
-    let (date, time) = text.find(['T', 't', ' ']).map_or((text, None), |at| (&text[..at], Some(&text[at..])));
-    let mut parts = date.split('-');
-    let within = |part: Option<&str>, low: u32, high: u32| {
-        part.is_some_and(|p| (1..=2).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()) && p.parse().is_ok_and(|n: u32| (low..=high).contains(&n)))
-    };
-    parts.next();
-    if !within(parts.next(), 1, 12) || !within(parts.next(), 1, 31) || parts.next().is_some() {
-        return false;
-    }
-    let Some(time) = time else { return true };
-    let (space, time) = (time.starts_with(' '), &time[1..]);
-    let zone = time.find(['Z', '+', '-']);
-    let clock = &time[..zone.unwrap_or(time.len())];
-    let zone_good = match zone.map(|at| &time[at..]) {
-        None => space,
-        Some(_) if space => false,
-        Some("Z") => true,
-        Some(z) => z.len() == 6 && z.as_bytes()[3] == b':' && z[1..3].bytes().chain(z[4..].bytes()).all(|b| b.is_ascii_digit()),
-    };
-    let mut clock_parts = clock.splitn(3, ':');
-    let (h, m, s) = (clock_parts.next(), clock_parts.next(), clock_parts.next());
-    let seconds = s.map(|s| s.split_once('.').map_or((s, None), |(s, f)| (s, Some(f))));
-    zone_good
-        && within(h, 0, 23)
-        && within(m, 0, 59)
-        && seconds.is_some_and(|(s, f)| within(Some(s), 0, 59) && f.is_none_or(|f| !f.is_empty() && f.bytes().all(|b| b.is_ascii_digit())))
+    text != "<<" && !is_base60(text) && is_text(text)
 }
 
 /// `^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$`
