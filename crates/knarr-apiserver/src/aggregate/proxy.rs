@@ -20,7 +20,7 @@ use super::Remote;
 use crate::{
     admission::Objects,
     authn::User,
-    http::{Body, RequestBody, switched},
+    http::{Body, RequestBody},
     server::Inner,
     spans,
     stored::Stored,
@@ -126,12 +126,9 @@ pub async fn forward(inner: &Inner, remote: &Remote, user: &User, mut request: R
         return Err(unavailable());
     }
     let client = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    let mut answer = send(inner, remote, user, request).await?;
+    let answer = send(inner, remote, user, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
-        let other = hyper::upgrade::on(&mut answer);
-        let (parts, _) = answer.into_parts();
-        return Ok(switched::talk_on(Response::from_parts(parts, Body::empty()), backend::tunnel(client, other)));
+        return backend::switch(client, answer);
     }
     // A redirect would make the client show its credentials elsewhere (CVE-2022-3172).
     if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {

@@ -93,12 +93,9 @@ impl Streaming for Backend {
             };
         }
         let links = target.prefix.as_ref().map(|prefix| Links { prefix: prefix.clone(), backend: target.address.to_string(), asked: asked_host(&request) });
-        let mut answer = self.dial(&target, outgoing(request, &target)?).await?;
+        let answer = self.dial(&target, outgoing(request, &target)?).await?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = client else { return Err(Status::internal("the backend switched protocols unasked")) };
-            let backend = hyper::upgrade::on(&mut answer);
-            let (parts, _) = answer.into_parts();
-            return Ok(switched::talk_on(Response::from_parts(parts, Body::empty()), tunnel(client, backend)));
+            return switch(client, answer);
         }
         let answer = incoming(answer);
         match links {
@@ -194,8 +191,18 @@ fn asked_host<B>(request: &http::Request<B>) -> String {
     header.or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
+/// The answer of a backend that switches protocols, for the client; then both talk to each other.
+///
+/// # Errors
+/// The client has not asked for it.
+pub(crate) fn switch(client: Option<hyper::upgrade::OnUpgrade>, mut answer: Response<hyper::body::Incoming>) -> Result<Response<Body>> {
+    let client = client.ok_or_else(|| Status::internal("the backend switched protocols unasked"))?;
+    let backend = hyper::upgrade::on(&mut answer);
+    Ok(switched::talk_on(answer.map(|_| Body::empty()), tunnel(client, backend)))
+}
+
 /// Copies both ways until either side is done.
-pub(crate) async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
+async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
     let (client, backend) = match tokio::try_join!(client, backend) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "a tunnel was not made"),
