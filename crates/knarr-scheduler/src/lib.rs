@@ -6,12 +6,13 @@
 //! ```
 //!
 //! [`decide`] is pure: a pod and a cluster in, a node or the reasons out. One task takes pods from the queue and decides; it
-//! assumes its decision at once, so that the next one sees it, and lets the binding (a durable write) run beside it. A pod
-//! that fits nowhere waits until something changes that can help it.
+//! assumes its decision at once, so that the next one sees it, and lets the binding (a durable write) run beside it, as it lets
+//! refusals be written. A pod that fits nowhere waits until something changes that can help it.
 //!
 //! Plugins, their order, weights and texts follow `k8s.io/kubernetes/pkg/scheduler/framework/plugins`.
 
 pub mod cluster;
+mod condition;
 pub mod decide;
 mod filter;
 pub mod node;
@@ -20,6 +21,7 @@ mod preempt;
 pub mod queue;
 mod run;
 mod score;
+pub mod shared;
 pub mod terms;
 mod volumes;
 

@@ -1,6 +1,8 @@
 //! What the scheduler keeps of a pod: the parts that decide where it may run, read out once.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 
 use k8s_openapi::api::core::v1::{self as core, Pod, PodAffinityTerm, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as TypedSelector;
@@ -10,6 +12,7 @@ use knarr_core::quantity::Quantity;
 use knarr_core::selector::LabelSelector;
 use knarr_core::{Object, Result};
 
+use crate::shared::{Fingerprint, Pool, Shared};
 use crate::terms::{Term, terms};
 
 /// What a container without a request counts as when nodes are compared (not when they are filtered).
@@ -105,33 +108,18 @@ pub struct Spread {
 /// A host port: address (empty for all), protocol, port.
 pub type HostPort = (String, String, i32);
 
-/// What the scheduler keeps of a pod.
+/// What pods of one template ask for alike.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodInfo {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub labels: BTreeMap<String, String>,
+pub struct Demands {
     pub scheduler: String,
-    /// Empty until it is bound.
-    pub node: String,
-    pub nominated: String,
-    pub deleting: bool,
-    /// Succeeded or Failed: it takes nothing any more.
-    pub ended: bool,
     pub gates: Vec<String>,
     pub priority: i64,
     pub never_preempts: bool,
-    pub created: i64,
-    pub started: i64,
-    /// The owner that manages it.
-    pub controller: String,
     pub requests: Resources,
     /// Requests with what a container without any counts as: CPU and memory.
     pub weight: (i64, i64),
     pub ports: Vec<HostPort>,
     pub images: Vec<String>,
-    pub claims: Vec<String>,
     pub node_selector: BTreeMap<String, String>,
     pub required_terms: Option<Vec<Term>>,
     pub preferred_terms: Vec<(i64, Term)>,
@@ -143,6 +131,43 @@ pub struct PodInfo {
     pub spread: Vec<Spread>,
 }
 
+impl Fingerprint for Demands {
+    fn fingerprint(&self, hasher: &mut impl Hasher) {
+        (&self.scheduler, self.priority, self.weight, &self.images, &self.node_selector, self.tolerations.len()).hash(hasher);
+    }
+}
+
+static DEMANDS: Pool<Demands> = Pool::new();
+static LABELS: Pool<BTreeMap<String, String>> = Pool::new();
+
+/// What the scheduler keeps of a pod: who it is, its state, and what it asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodInfo {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub labels: Shared<BTreeMap<String, String>>,
+    /// Empty until it is bound.
+    pub node: String,
+    pub nominated: String,
+    pub deleting: bool,
+    /// Succeeded or Failed: it takes nothing any more.
+    pub ended: bool,
+    pub created: i64,
+    pub started: i64,
+    /// The owner that manages it.
+    pub controller: String,
+    pub claims: Vec<String>,
+    pub demands: Shared<Demands>,
+}
+
+impl Deref for PodInfo {
+    type Target = Demands;
+    fn deref(&self) -> &Demands {
+        &self.demands
+    }
+}
+
 impl Project for PodInfo {
     fn project(object: &Object) -> Result<Self> {
         knarr_client::read::typed::<Pod>(object).map(|pod| Self::new(&pod))
@@ -152,65 +177,78 @@ impl Project for PodInfo {
 impl PodInfo {
     pub fn new(pod: &Pod) -> Self {
         let meta = &pod.metadata;
-        let status = pod.status.clone().unwrap_or_default();
+        let status = pod.status.as_ref();
         let Some(spec) = &pod.spec else { return Self::default() };
         let text = |s: &Option<String>| s.clone().unwrap_or_default();
-        let mut info = Self {
-            namespace: text(&meta.namespace),
+        let labels = LABELS.share(meta.labels.clone().unwrap_or_default());
+        let namespace = text(&meta.namespace);
+        Self {
+            demands: DEMANDS.share(Demands::new(spec, &namespace, &labels)),
+            namespace,
             name: text(&meta.name),
             uid: text(&meta.uid),
-            labels: meta.labels.clone().unwrap_or_default(),
-            scheduler: text(&spec.scheduler_name),
+            labels,
             node: text(&spec.node_name),
-            nominated: text(&status.nominated_node_name),
+            nominated: status.map(|s| text(&s.nominated_node_name)).unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
-            ended: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            ended: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
+            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
+            started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),
+            controller: meta.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()).unwrap_or_default(),
+            claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
+        }
+    }
+
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Demands {
+    /// What a pod of this namespace with these labels asks for.
+    fn new(spec: &core::PodSpec, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
+        let (requests, weight) = requests(spec);
+        let mut demands = Self {
+            scheduler: spec.scheduler_name.clone().unwrap_or_default(),
             gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.clone()).collect(),
             priority: i64::from(spec.priority.unwrap_or(0)),
             never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
-            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
-            started: status.start_time.as_ref().map_or(i64::MAX, |t| t.0.as_second()),
-            controller: meta.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()).unwrap_or_default(),
+            requests,
+            weight,
+            ports: ports(spec),
+            images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
-            claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
-            images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
-            ports: ports(spec),
+            spread: spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, labels)).collect(),
             ..Self::default()
         };
-        (info.requests, info.weight) = requests(spec);
-        info.read_affinity(spec);
-        info.spread = spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, &info.labels)).collect();
-        info
+        demands.read_affinity(spec, namespace, labels);
+        demands
     }
 
-    fn read_affinity(&mut self, spec: &core::PodSpec) {
+    fn read_affinity(&mut self, spec: &core::PodSpec, namespace: &str, labels: &BTreeMap<String, String>) {
         let Some(affinity) = &spec.affinity else { return };
         if let Some(node) = &affinity.node_affinity {
             self.required_terms = terms(node.required_during_scheduling_ignored_during_execution.as_ref());
             let preferred = node.preferred_during_scheduling_ignored_during_execution.iter().flatten();
             self.preferred_terms = preferred.map(|p| (i64::from(p.weight), Term::new(&p.preference))).collect();
         }
-        let required = |terms: &Option<Vec<PodAffinityTerm>>, own: &Self| terms.iter().flatten().map(|t| affinity_term(t, 0, own)).collect();
-        let preferred = |terms: &Option<Vec<core::WeightedPodAffinityTerm>>, own: &Self| {
-            terms.iter().flatten().map(|t| affinity_term(&t.pod_affinity_term, i64::from(t.weight), own)).collect()
+        let required = |terms: &Option<Vec<PodAffinityTerm>>| terms.iter().flatten().map(|t| affinity_term(t, 0, namespace, labels)).collect();
+        let preferred = |terms: &Option<Vec<core::WeightedPodAffinityTerm>>| {
+            terms.iter().flatten().map(|t| affinity_term(&t.pod_affinity_term, i64::from(t.weight), namespace, labels)).collect()
         };
         if let Some(pods) = &affinity.pod_affinity {
-            self.affinity = required(&pods.required_during_scheduling_ignored_during_execution, self);
-            self.preferred_affinity = preferred(&pods.preferred_during_scheduling_ignored_during_execution, self);
+            self.affinity = required(&pods.required_during_scheduling_ignored_during_execution);
+            self.preferred_affinity = preferred(&pods.preferred_during_scheduling_ignored_during_execution);
         }
         if let Some(pods) = &affinity.pod_anti_affinity {
-            self.anti_affinity = required(&pods.required_during_scheduling_ignored_during_execution, self);
-            self.preferred_anti_affinity = preferred(&pods.preferred_during_scheduling_ignored_during_execution, self);
+            self.anti_affinity = required(&pods.required_during_scheduling_ignored_during_execution);
+            self.preferred_anti_affinity = preferred(&pods.preferred_during_scheduling_ignored_during_execution);
         }
     }
 
     pub fn has_affinity(&self) -> bool {
         !self.affinity.is_empty() || !self.anti_affinity.is_empty() || !self.preferred_affinity.is_empty() || !self.preferred_anti_affinity.is_empty()
-    }
-
-    pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
     }
 }
 
@@ -219,13 +257,13 @@ fn label_selector(selector: Option<&TypedSelector>) -> LabelSelector {
     LabelSelector::from_value(value.as_ref()).unwrap_or_else(|_| LabelSelector::nothing())
 }
 
-fn affinity_term(term: &PodAffinityTerm, weight: i64, own: &PodInfo) -> AffinityTerm {
+fn affinity_term(term: &PodAffinityTerm, weight: i64, namespace: &str, labels: &BTreeMap<String, String>) -> AffinityTerm {
     let mut selector = label_selector(term.label_selector.as_ref());
-    add_label_keys(&mut selector, term.match_label_keys.as_deref(), &own.labels, false);
-    add_label_keys(&mut selector, term.mismatch_label_keys.as_deref(), &own.labels, true);
+    add_label_keys(&mut selector, term.match_label_keys.as_deref(), labels, false);
+    add_label_keys(&mut selector, term.mismatch_label_keys.as_deref(), labels, true);
     let mut namespaces = term.namespaces.clone().unwrap_or_default();
     if namespaces.is_empty() && term.namespace_selector.is_none() {
-        namespaces.push(own.namespace.clone());
+        namespaces.push(namespace.to_owned());
     }
     AffinityTerm {
         selector,

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::decide::decide;
     use crate::node::NodeFacts;
-    use crate::pod::testing::pod;
+    use crate::pod::{Demands, testing::pod};
 
     #[test]
     fn the_least_important_leave_and_no_more_than_needed() {
@@ -92,6 +92,7 @@ mod tests {
         let no_node = decide(&new, &cluster, |_| 0).unwrap_err();
         let found = find(&new, &cluster, &no_node).unwrap();
         assert_eq!((found.node.as_str(), found.victims.iter().map(|v| v.name.as_str()).collect::<Vec<_>>()), ("a", vec!["low"]));
-        assert!(find(&PodInfo { never_preempts: true, ..new }, &cluster, &no_node).is_none());
+        let demands = Demands { never_preempts: true, ..(*new.demands).clone() };
+        assert!(find(&PodInfo { demands: demands.into(), ..new }, &cluster, &no_node).is_none());
     }
 }

@@ -1,8 +1,10 @@
 //! Who waits for a node: ready pods by priority, pods that failed and wait a while, pods that wait for something to change.
 //! Upstream: `k8s.io/kubernetes/pkg/scheduler/backend/queue`.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Borrow;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,25 +19,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A pod that nothing happened for is tried again after this long.
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(300);
 
-/// Higher priority first, then who came first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Ready {
-    priority: i64,
-    order: u64,
-    uid: String,
-}
-
-impl Ord for Ready {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.priority.cmp(&self.priority).then_with(|| self.order.cmp(&other.order)).then_with(|| self.uid.cmp(&other.uid))
-    }
-}
-
-impl PartialOrd for Ready {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
+/// The how manieth pod of the queue it is.
+type Order = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
@@ -53,16 +38,42 @@ enum Place {
 struct Waiting {
     pod: Arc<PodInfo>,
     attempts: u32,
-    order: u64,
     place: Place,
     failed_at: Option<Instant>,
 }
 
+/// A pod that is found by its uid.
+struct ByUid(Arc<PodInfo>);
+
+impl Borrow<str> for ByUid {
+    fn borrow(&self) -> &str {
+        &self.0.uid
+    }
+}
+
+impl Hash for ByUid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.uid.hash(state);
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}
+
 #[derive(Default)]
 struct Inner {
-    pods: HashMap<String, Waiting>,
-    ready: BTreeSet<Ready>,
-    order: u64,
+    pods: BTreeMap<Order, Waiting>,
+    by_uid: HashMap<ByUid, Order>,
+    /// Higher priority first, then who came first.
+    ready: BTreeSet<(Reverse<i64>, Order)>,
+    /// Who waits, by the time when the wait is over.
+    due: BTreeSet<(Instant, Order)>,
+    last: Order,
 }
 
 /// The queue. Cheap to share.
@@ -77,34 +88,40 @@ fn backoff(attempts: u32) -> Duration {
 }
 
 impl Inner {
-    fn make_ready(&mut self, uid: &str) {
-        if let Some(waiting) = self.pods.get_mut(uid) {
-            waiting.place = Place::Ready;
-            self.ready.insert(Ready { priority: waiting.pod.priority, order: waiting.order, uid: uid.to_owned() });
+    /// Takes a pod out of its place and puts it into the one that `change` gives it.
+    fn change(&mut self, order: Order, change: impl FnOnce(&mut Waiting)) {
+        let Some(waiting) = self.pods.get_mut(&order) else { return };
+        let old = (waiting.place, waiting.pod.priority);
+        change(waiting);
+        let new = (waiting.place, waiting.pod.priority);
+        if old == new {
+            return;
+        }
+        match old {
+            (Place::Ready, priority) => drop(self.ready.remove(&(Reverse(priority), order))),
+            (Place::Backoff(at) | Place::Unschedulable(at), _) => drop(self.due.remove(&(at, order))),
+            (Place::Deciding { .. }, _) => {}
+        }
+        match new {
+            (Place::Ready, priority) => drop(self.ready.insert((Reverse(priority), order))),
+            (Place::Backoff(at) | Place::Unschedulable(at), _) => drop(self.due.insert((at, order))),
+            (Place::Deciding { .. }, _) => {}
         }
     }
 
-    fn unready(&mut self, uid: &str) {
-        if let Some(w) = self.pods.get(uid) {
-            self.ready.remove(&Ready { priority: w.pod.priority, order: w.order, uid: uid.to_owned() });
-        }
+    fn move_to(&mut self, order: Order, place: Place) {
+        self.change(order, |w| w.place = place);
     }
 
     /// Moves those whose time has come; gives the next time.
     fn wake(&mut self, now: Instant) -> Option<Instant> {
-        let mut next: Option<Instant> = None;
-        let mut due = Vec::new();
-        for (uid, w) in &self.pods {
-            if let Place::Backoff(at) | Place::Unschedulable(at) = w.place {
-                if at <= now {
-                    due.push(uid.clone());
-                } else {
-                    next = Some(next.map_or(at, |n| n.min(at)));
-                }
+        loop {
+            let (at, order) = *self.due.first()?;
+            if at > now {
+                return Some(at);
             }
+            self.move_to(order, Place::Ready);
         }
-        due.iter().for_each(|uid| self.make_ready(uid));
-        next
     }
 }
 
@@ -112,24 +129,24 @@ impl Queue {
     /// Enters a pod, or takes note that it changed: a changed pod that waits is tried again.
     pub fn put(&self, pod: Arc<PodInfo>) {
         let mut inner = self.inner.lock();
-        inner.unready(&pod.uid);
-        let uid = pod.uid.clone();
-        match inner.pods.get_mut(&uid) {
-            Some(waiting) => {
+        // The old entry goes, or it would keep what the pod was.
+        let known = inner.by_uid.remove(pod.uid.as_str());
+        let order = known.unwrap_or(inner.last + 1);
+        inner.by_uid.insert(ByUid(pod.clone()), order);
+        match known {
+            Some(_) => inner.change(order, |waiting| {
                 let same = *waiting.pod == *pod || only_status_differs(&waiting.pod, &pod);
                 waiting.pod = pod;
                 match &mut waiting.place {
-                    Place::Ready => inner.make_ready(&uid),
                     Place::Deciding { moved } => *moved |= !same,
-                    _ if !same => inner.make_ready(&uid),
+                    place if !same => *place = Place::Ready,
                     _ => {}
                 }
-            }
+            }),
             None => {
-                inner.order += 1;
-                let order = inner.order;
-                inner.pods.insert(uid.clone(), Waiting { pod, attempts: 0, order, place: Place::Ready, failed_at: None });
-                inner.make_ready(&uid);
+                inner.last = order;
+                inner.pods.insert(order, Waiting { pod, attempts: 0, place: Place::Deciding { moved: false }, failed_at: None });
+                inner.move_to(order, Place::Ready);
             }
         }
         drop(inner);
@@ -138,8 +155,10 @@ impl Queue {
 
     pub fn remove(&self, uid: &str) {
         let mut inner = self.inner.lock();
-        inner.unready(uid);
-        inner.pods.remove(uid);
+        if let Some(order) = inner.by_uid.remove(uid) {
+            inner.move_to(order, Place::Deciding { moved: false });
+            inner.pods.remove(&order);
+        }
     }
 
     /// Takes the next pod, waiting until there is one.
@@ -149,12 +168,12 @@ impl Queue {
             let next = {
                 let mut inner = self.inner.lock();
                 let next = inner.wake(Instant::now());
-                if let Some(first) = inner.ready.pop_first()
-                    && let Some(waiting) = inner.pods.get_mut(&first.uid)
-                {
-                    waiting.place = Place::Deciding { moved: false };
-                    waiting.attempts += 1;
-                    return waiting.pod.clone();
+                if let Some((_, order)) = inner.ready.first().copied() {
+                    inner.move_to(order, Place::Deciding { moved: false });
+                    if let Some(waiting) = inner.pods.get_mut(&order) {
+                        waiting.attempts += 1;
+                        return waiting.pod.clone();
+                    }
                 }
                 next
             };
@@ -178,10 +197,12 @@ impl Queue {
     fn give_back(&self, uid: &str, retry: bool) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        if let Some(waiting) = inner.pods.get_mut(uid) {
-            let moved = matches!(waiting.place, Place::Deciding { moved: true });
-            waiting.failed_at = Some(now);
-            waiting.place = if moved || retry { Place::Backoff(now + backoff(waiting.attempts)) } else { Place::Unschedulable(now + UNSCHEDULABLE_MAX) };
+        if let Some(order) = inner.by_uid.get(uid).copied() {
+            inner.change(order, |waiting| {
+                let moved = matches!(waiting.place, Place::Deciding { moved: true });
+                waiting.failed_at = Some(now);
+                waiting.place = if moved || retry { Place::Backoff(now + backoff(waiting.attempts)) } else { Place::Unschedulable(now + UNSCHEDULABLE_MAX) };
+            });
         }
         drop(inner);
         self.changed.notify_one();
@@ -191,22 +212,20 @@ impl Queue {
     pub fn something_changed(&self, may_help: impl Fn(&PodInfo) -> bool) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let mut due = Vec::new();
-        for (uid, w) in &mut inner.pods {
+        let mut moved = Vec::new();
+        for (order, w) in &mut inner.pods {
             match &mut w.place {
                 Place::Unschedulable(_) if may_help(&w.pod) => {
                     let until = w.failed_at.unwrap_or(now) + backoff(w.attempts);
-                    if until <= now {
-                        due.push(uid.clone());
-                    } else {
-                        w.place = Place::Backoff(until);
-                    }
+                    moved.push((*order, if until <= now { Place::Ready } else { Place::Backoff(until) }));
                 }
                 Place::Deciding { moved } => *moved = true,
                 _ => {}
             }
         }
-        due.iter().for_each(|uid| inner.make_ready(uid));
+        for (order, place) in moved {
+            inner.move_to(order, place);
+        }
         drop(inner);
         self.changed.notify_one();
     }
@@ -228,9 +247,10 @@ fn only_status_differs(old: &PodInfo, new: &PodInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::Demands;
 
     fn pod(uid: &str, priority: i64) -> Arc<PodInfo> {
-        Arc::new(PodInfo { uid: uid.into(), priority, ..PodInfo::default() })
+        Arc::new(PodInfo { uid: uid.into(), demands: Demands { priority, ..Demands::default() }.into(), ..PodInfo::default() })
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,5 +291,23 @@ mod tests {
         let waited = Instant::now();
         queue.next().await;
         assert_eq!(waited.elapsed(), BACKOFF_FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_is_in_one_place_only() {
+        let queue = Queue::default();
+        queue.put(pod("a", 0));
+        queue.put(pod("b", 0));
+        // Another priority moves it, its going takes it out, wherever it is.
+        queue.put(pod("b", 5));
+        assert_eq!(queue.next().await.uid, "b");
+        queue.failed("b");
+        queue.put(pod("b", 1));
+        queue.remove("a");
+        assert_eq!(queue.next().await.uid, "b");
+        queue.unschedulable("b");
+        queue.remove("b");
+        let inner = queue.inner.lock();
+        assert!(inner.pods.is_empty() && inner.by_uid.is_empty() && inner.ready.is_empty() && inner.due.is_empty());
     }
 }

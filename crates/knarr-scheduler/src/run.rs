@@ -10,9 +10,11 @@ use knarr_client::{Change, Client, Deletion, Informer, Patch, SharedInformers};
 use knarr_core::clock::Env;
 use knarr_core::{Status, json, time};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
+use crate::condition;
 use crate::decide::{NoNode, decide};
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
@@ -23,12 +25,18 @@ use crate::volumes::{self, Claim};
 /// The name by which pods ask for this scheduler.
 pub const NAME: &str = "default-scheduler";
 
+/// Refusals that are written at once.
+const REFUSALS_MAX: usize = 32;
+
 struct Scheduler {
     client: Client,
     env: Env,
     events: SeriesRecorder,
     queue: Queue,
     cluster: Mutex<Cluster>,
+    /// How many refusals may be on their way to the pods' status.
+    refusals: Arc<Semaphore>,
+    pods: Informer<Arc<PodInfo>>,
     claims: Informer<()>,
     volumes: Informer<()>,
     classes: Informer<()>,
@@ -36,7 +44,7 @@ struct Scheduler {
 
 /// Runs until `stop`.
 pub async fn start(client: Client, informers: SharedInformers, env: Env, stop: CancellationToken) {
-    let pods = informers.all::<Pod, PodInfo>();
+    let pods = informers.all::<Pod, Arc<PodInfo>>();
     let nodes = informers.all::<Node, NodeFacts>();
     let namespaces = informers.all::<Namespace, Meta>();
     let scheduler = Arc::new(Scheduler {
@@ -45,6 +53,8 @@ pub async fn start(client: Client, informers: SharedInformers, env: Env, stop: C
         env,
         queue: Queue::default(),
         cluster: Mutex::default(),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+        pods: pods.clone(),
         claims: informers.all::<PersistentVolumeClaim, ()>(),
         volumes: informers.all::<PersistentVolume, ()>(),
         classes: informers.all::<StorageClass, ()>(),
@@ -166,9 +176,17 @@ impl Scheduler {
             None if no_node.nodes > 0 => message += &no_preemption(pod, no_node),
             None => {}
         }
-        self.queue.unschedulable(&pod.uid);
         self.note(pod, EventKind::Warning, "FailedScheduling", "Scheduling", message.clone());
-        self.set_condition(pod, &message, nominated.as_deref()).await;
+        // The semaphore is never closed.
+        let Ok(permit) = self.refusals.clone().acquire_owned().await else { return };
+        tokio::spawn(self.clone().refuse(pod.clone(), message, nominated, permit));
+    }
+
+    /// Tells the pod why it waits, and only then lets it be tried again, so that of two refusals the later one stands.
+    async fn refuse(self: Arc<Self>, pod: Arc<PodInfo>, message: String, nominated: Option<String>, permit: OwnedSemaphorePermit) {
+        self.set_condition(&pod, &message, nominated.as_deref()).await;
+        self.queue.unschedulable(&pod.uid);
+        drop(permit);
     }
 
     async fn evict(&self, pod: &PodInfo, candidate: &preempt::Candidate) {
@@ -187,12 +205,9 @@ impl Scheduler {
     }
 
     async fn set_condition(&self, pod: &PodInfo, message: &str, nominated: Option<&str>) {
-        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": time::format(self.env.now())});
-        let mut status = json!({"conditions": [condition]});
-        if let Some(node) = nominated {
-            status["nominatedNodeName"] = json!(node);
-        }
+        let Some(item) = self.pods.store().find(&pod.namespace, &pod.name) else { return };
+        let known = item.typed::<condition::Known>().unwrap_or_default();
+        let Some(status) = condition::unschedulable(&known, message, nominated, self.env.now()) else { return };
         let api = self.client.within::<Pod>(&pod.namespace);
         match api.patch_status(&pod.name, Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}))).await {
             Err(error) if !error.is_not_found() => tracing::warn!(pod = pod.key(), %error, "cannot say why a pod waits"),
@@ -212,7 +227,7 @@ impl Scheduler {
         self.events.event(Note { regarding, related: None, kind, reason: reason.into(), action: action.into(), note });
     }
 
-    fn pod_changed(&self, change: &Change<PodInfo>) {
+    fn pod_changed(&self, change: &Change<Arc<PodInfo>>) {
         let pod = &change.item().view;
         let Some(new) = &change.new else {
             self.queue.remove(&pod.uid);
@@ -222,7 +237,7 @@ impl Scheduler {
             drop(cluster);
             return self.queue.something_changed(|_| true);
         };
-        let pod = Arc::new(new.view.clone());
+        let pod = new.view.clone();
         if !pod.node.is_empty() || pod.ended {
             self.queue.remove(&pod.uid);
             let freed = pod.ended && change.old.as_ref().is_some_and(|o| !o.view.ended);

@@ -2,6 +2,7 @@
 //! count until the series ends or is refreshed. Upstream: `k8s.io/client-go/tools/events`.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -61,37 +62,67 @@ impl SeriesRecorder {
     }
 }
 
+/// An event that was told a short while ago.
 struct Running {
+    began: Began,
+    /// Most events happen once: there is more to know only of those that are told again.
+    series: Option<Box<Series>>,
+}
+
+/// When an event was first told, and the number that makes its name its own.
+#[derive(Clone, Copy)]
+struct Began {
+    at: Timestamp,
+    number: i64,
+}
+
+struct Series {
     event: Value,
     count: i64,
     last: Timestamp,
     written_count: i64,
 }
 
+/// Tells events apart that differ in more than note and time.
+type Digest = [u64; 2];
+
+fn digest(note: &Note) -> Digest {
+    let text = json!([note.kind.as_str(), note.action, note.reason, note.regarding, note.related]).to_string();
+    [0_u8, 1].map(|seed| {
+        let mut hasher = DefaultHasher::new();
+        (seed, &text).hash(&mut hasher);
+        hasher.finish()
+    })
+}
+
 struct Ledger {
     controller: String,
     instance: String,
     env: Env,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<Digest, Running>,
 }
 
 impl Ledger {
     fn take(&mut self, note: Note) -> Option<Write> {
         let now = self.env.now();
-        let key = json!([note.kind.as_str(), note.action, note.reason, note.regarding, note.related]).to_string();
-        if let Some(running) = self.running.get_mut(&key) {
-            running.count += 1;
-            running.last = now;
-            return (running.count == 2).then(|| running.series());
-        }
-        let event = self.event(&note, now);
-        self.running.insert(key, Running { event: event.clone(), count: 1, last: now, written_count: 1 });
-        Some(Write::First(event))
+        let digest = digest(&note);
+        let Some(began) = self.running.get(&digest).map(|r| r.began) else {
+            let number = i64::try_from(now.as_nanosecond()).unwrap_or(0).wrapping_add(i64::try_from(self.env.below(1000)).unwrap_or(0));
+            let began = Began { at: now, number };
+            self.running.insert(digest, Running { began, series: None });
+            return Some(Write::First(self.event(&note, began)));
+        };
+        let event = self.event(&note, began);
+        let running = self.running.get_mut(&digest)?;
+        let series = running.series.get_or_insert_with(|| Box::new(Series { event, count: 1, last: now, written_count: 1 }));
+        series.count += 1;
+        series.last = now;
+        (series.count == 2).then(|| series.write())
     }
 
-    fn event(&self, note: &Note, now: Timestamp) -> Value {
+    fn event(&self, note: &Note, began: Began) -> Value {
         let namespace = note.regarding.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
-        let name = format!("{}.{:x}", note.regarding.name.as_deref().unwrap_or_default(), now.as_nanosecond() + i128::from(self.env.below(1000)));
+        let name = format!("{}.{:x}", note.regarding.name.as_deref().unwrap_or_default(), began.number);
         let mut text = note.note.clone();
         if text.len() > NOTE_MAX {
             text.truncate(text.floor_char_boundary(NOTE_MAX));
@@ -99,7 +130,7 @@ impl Ledger {
         let mut event = json!({
             "apiVersion": "events.k8s.io/v1", "kind": "Event",
             "metadata": {"name": name, "namespace": namespace},
-            "eventTime": time::format_micro(now),
+            "eventTime": time::format_micro(began.at),
             "reportingController": self.controller, "reportingInstance": self.instance,
             "action": note.action, "reason": note.reason, "note": text, "type": note.kind.as_str(),
             "regarding": note.regarding,
@@ -115,9 +146,13 @@ impl Ledger {
         let now = self.env.now();
         let mut writes = Vec::new();
         self.running.retain(|_, running| {
-            let over = Duration::try_from(now.duration_since(running.last)).is_ok_and(|d| d >= FINISH_AFTER);
-            if (over || refresh) && running.count > running.written_count {
-                writes.push(running.series());
+            let last = running.series.as_ref().map_or(running.began.at, |s| s.last);
+            let over = Duration::try_from(now.duration_since(last)).is_ok_and(|d| d >= FINISH_AFTER);
+            if let Some(series) = &mut running.series
+                && (over || refresh)
+                && series.count > series.written_count
+            {
+                writes.push(series.write());
             }
             !over
         });
@@ -125,8 +160,9 @@ impl Ledger {
     }
 }
 
-impl Running {
-    fn series(&mut self) -> Write {
+impl Series {
+    /// Writes the count as it is now.
+    fn write(&mut self) -> Write {
         self.written_count = self.count;
         let series = json!({"count": self.count, "lastObservedTime": time::format_micro(self.last)});
         self.event.set(&["series"], series.clone());
@@ -196,5 +232,31 @@ mod tests {
         api.until(|api| count(api) == Some(2)).await;
         api.until(|api| count(api) == Some(5)).await;
         assert_eq!(api.log().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_series_whose_event_is_gone_is_written_whole() {
+        let env = Env::simulated(1, Timestamp::UNIX_EPOCH);
+        let api = FakeApi::new(env.clone());
+        let recorder = SeriesRecorder::start(api.client(), "c", "c-1", env, CancellationToken::new());
+        let note = |name: &str| Note {
+            regarding: ObjectReference { name: Some(name.into()), namespace: Some("a".into()), ..ObjectReference::default() },
+            related: None,
+            kind: EventKind::Normal,
+            reason: "Pulled".into(),
+            action: "Pulling".into(),
+            note: format!("image of {name}"),
+        };
+        recorder.event(note("p"));
+        recorder.event(note("q"));
+        api.until(|api| api.read_all::<Event>().len() == 2).await;
+        let names = |api: &FakeApi| api.read_all::<Event>().into_iter().filter_map(|e| e.metadata.name).collect::<Vec<_>>();
+        let first = names(&api);
+        api.client().within::<Event>("a").delete(&first[0], &crate::client::Deletion::default()).await.unwrap();
+        recorder.event(note("p"));
+        api.until(|api| api.read_all::<Event>().len() == 2).await;
+        assert_eq!(names(&api), first);
+        let again = api.read_all::<Event>().into_iter().find(|e| e.metadata.name.as_ref() == Some(&first[0])).unwrap();
+        assert_eq!((again.note.as_deref(), again.series.map(|s| s.count)), (Some("image of p"), Some(2)));
     }
 }

@@ -25,6 +25,13 @@ impl Project for () {
     }
 }
 
+/// A projection that others keep, too.
+impl<P: Project> Project for Arc<P> {
+    fn project(object: &Object) -> Result<Self> {
+        P::project(object).map(Self::new)
+    }
+}
+
 impl Project for Meta {
     fn project(object: &Object) -> Result<Self> {
         read::meta(object)
