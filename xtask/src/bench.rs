@@ -134,7 +134,8 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
     stored_pods(bin, kubeconfig, pids, options, measured)
 }
 
-/// Creates pods that no node fits, in a namespace for each number of them, and looks at the resident memory of every server process.
+/// Creates pods that no node fits, in a namespace for each number of them, and looks at the resident memory of every server process. The row
+/// `pods` counts what schedulers and controllers do meanwhile, too.
 fn stored_pods(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, measured: &mut Measured) -> Result<()> {
     let (mut stored, before) = (0, resident_kb(pids));
     for wanted in &options.stored_pods {
@@ -142,6 +143,7 @@ fn stored_pods(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options
         let mut command = driver(bin, kubeconfig, pids, options, more);
         let printed = tools::output(command.arg("-namespace").arg(format!("stored-{wanted}")).arg("pods"))?;
         ensure!(printed.contains("failed=0"), "pods could not be stored: {printed}");
+        take(&printed, &mut measured.api);
         stored += more;
         measured.value(&format!("resident memory for each of {stored} stored pods, KB"), (resident_kb(pids) - before) / stored.max(1) as f64);
     }
@@ -220,12 +222,15 @@ fn pids(folder: &Path) -> Result<Vec<String>> {
 
 fn apibench(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, figures: &mut Figures) -> Result<()> {
     let mut command = driver(bin, kubeconfig, pids, options, options.objects);
-    for line in tools::output(command.args(WORK))?.lines() {
-        if let Some((name, figure)) = parse(line) {
-            figures.entry(name).or_default().push(figure);
-        }
-    }
+    take(&tools::output(command.args(WORK))?, figures);
     Ok(())
+}
+
+/// Takes in what the driver has printed.
+fn take(printed: &str, figures: &mut Figures) {
+    for (name, figure) in printed.lines().filter_map(parse) {
+        figures.entry(name).or_default().push(figure);
+    }
 }
 
 fn driver(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, objects: usize) -> Command {

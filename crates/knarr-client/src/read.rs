@@ -26,7 +26,7 @@ pub fn value(object: &Object) -> Result<Value> {
 }
 
 /// Where an object lives: `namespace/name`, or `name` for cluster-scoped ones. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
 impl Key {

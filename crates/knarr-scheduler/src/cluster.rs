@@ -58,8 +58,8 @@ impl Cluster {
             return;
         }
         self.with_affinity += usize::from(pod.has_affinity());
-        self.placed.insert(pod.uid.clone(), pod.node.clone());
-        self.nodes.entry(pod.node.clone()).or_default().add(pod);
+        self.placed.insert(pod.uid.to_string(), pod.node.to_string());
+        self.nodes.entry(pod.node.to_string()).or_default().add(pod);
     }
 
     /// Takes a pod out.

@@ -69,7 +69,7 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usiz
 
 /// A node that is promised to pods of at least this priority has less room than it seems.
 fn check(pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prepared) -> Result<(), Refusal> {
-    let promised: Vec<_> = cluster.nominated.values().filter(|p| p.nominated == node.name() && p.uid != pod.uid && p.priority >= pod.priority).collect();
+    let promised: Vec<_> = cluster.nominated.values().filter(|p| *p.nominated == *node.name() && p.uid != pod.uid && p.priority >= pod.priority).collect();
     if !promised.is_empty() {
         let mut fuller = node.clone();
         for other in promised {

@@ -68,7 +68,7 @@ impl NodeState {
         self.weight = (self.weight.0 + pod.weight.0, self.weight.1 + pod.weight.1);
         self.ports.extend(pod.ports.iter().cloned());
         self.with_affinity += usize::from(pod.has_affinity());
-        self.pods.insert(pod.uid.clone(), pod);
+        self.pods.insert(pod.uid.to_string(), pod);
     }
 
     pub fn remove(&mut self, uid: &str) {

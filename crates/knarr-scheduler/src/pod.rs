@@ -6,8 +6,8 @@ use std::ops::Deref;
 
 use k8s_openapi::api::core::v1::{self as core, Pod, PodAffinityTerm, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as TypedSelector;
-use knarr_client::Project;
 use knarr_client::ToTree;
+use knarr_client::{Key, Project};
 use knarr_core::quantity::Quantity;
 use knarr_core::selector::LabelSelector;
 use knarr_core::{Object, Result};
@@ -87,8 +87,8 @@ pub struct AffinityTerm {
 impl AffinityTerm {
     /// Whether the other pod is one that this term speaks of.
     pub fn matches(&self, other: &PodInfo, namespace_labels: &dyn Fn(&str) -> BTreeMap<String, String>) -> bool {
-        let in_namespace = self.namespaces.contains(&other.namespace)
-            || self.namespace_selector.as_ref().is_some_and(|s| s.matches_map(Some(&namespace_labels(&other.namespace))));
+        let in_namespace = self.namespaces.iter().any(|n| n == other.namespace())
+            || self.namespace_selector.as_ref().is_some_and(|s| s.matches_map(Some(&namespace_labels(other.namespace()))));
         in_namespace && self.selector.matches_map(Some(&other.labels))
     }
 }
@@ -143,21 +143,20 @@ static LABELS: Pool<BTreeMap<String, String>> = Pool::new();
 /// What the scheduler keeps of a pod: who it is, its state, and what it asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodInfo {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
+    pub key: Key,
+    pub uid: Box<str>,
     pub labels: Shared<BTreeMap<String, String>>,
     /// Empty until it is bound.
-    pub node: String,
-    pub nominated: String,
+    pub node: Box<str>,
+    pub nominated: Box<str>,
     pub deleting: bool,
     /// Succeeded or Failed: it takes nothing any more.
     pub ended: bool,
     pub created: i64,
     pub started: i64,
     /// The owner that manages it.
-    pub controller: String,
-    pub claims: Vec<String>,
+    pub controller: Box<str>,
+    pub claims: Box<[String]>,
     pub demands: Shared<Demands>,
 }
 
@@ -179,13 +178,12 @@ impl PodInfo {
         let meta = &pod.metadata;
         let status = pod.status.as_ref();
         let Some(spec) = &pod.spec else { return Self::default() };
-        let text = |s: &Option<String>| s.clone().unwrap_or_default();
+        let text = |s: &Option<String>| s.as_deref().unwrap_or_default().into();
         let labels = LABELS.share(meta.labels.clone().unwrap_or_default());
-        let namespace = text(&meta.namespace);
+        let key = Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         Self {
-            demands: DEMANDS.share(Demands::new(spec, &namespace, &labels)),
-            namespace,
-            name: text(&meta.name),
+            demands: DEMANDS.share(Demands::new(spec, key.namespace(), &labels)),
+            key,
             uid: text(&meta.uid),
             labels,
             node: text(&spec.node_name),
@@ -194,13 +192,17 @@ impl PodInfo {
             ended: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
             created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
             started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),
-            controller: meta.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.clone()).unwrap_or_default(),
+            controller: meta.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str().into()).unwrap_or_default(),
             claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
         }
     }
 
-    pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+    pub fn namespace(&self) -> &str {
+        self.key.namespace()
+    }
+
+    pub fn name(&self) -> &str {
+        self.key.name()
     }
 }
 
@@ -299,7 +301,7 @@ fn spread(constraint: &core::TopologySpreadConstraint, labels: &BTreeMap<String,
     }
 }
 
-fn claims(spec: &core::PodSpec, pod: &str) -> Vec<String> {
+fn claims(spec: &core::PodSpec, pod: &str) -> Box<[String]> {
     let volumes = spec.volumes.iter().flatten();
     volumes
         .filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {

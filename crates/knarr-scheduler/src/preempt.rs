@@ -91,7 +91,7 @@ mod tests {
         let new = placed("new", "", 100, "500m");
         let no_node = decide(&new, &cluster, |_| 0).unwrap_err();
         let found = find(&new, &cluster, &no_node).unwrap();
-        assert_eq!((found.node.as_str(), found.victims.iter().map(|v| v.name.as_str()).collect::<Vec<_>>()), ("a", vec!["low"]));
+        assert_eq!((found.node.as_str(), found.victims.iter().map(|v| v.name()).collect::<Vec<_>>()), ("a", vec!["low"]));
         let demands = Demands { never_preempts: true, ..(*new.demands).clone() };
         assert!(find(&PodInfo { demands: demands.into(), ..new }, &cluster, &no_node).is_none());
     }

@@ -39,7 +39,6 @@ struct Waiting {
     pod: Arc<PodInfo>,
     attempts: u32,
     place: Place,
-    failed_at: Option<Instant>,
 }
 
 /// A pod that is found by its uid.
@@ -130,7 +129,7 @@ impl Queue {
     pub fn put(&self, pod: Arc<PodInfo>) {
         let mut inner = self.inner.lock();
         // The old entry goes, or it would keep what the pod was.
-        let known = inner.by_uid.remove(pod.uid.as_str());
+        let known = inner.by_uid.remove(&*pod.uid);
         let order = known.unwrap_or(inner.last + 1);
         inner.by_uid.insert(ByUid(pod.clone()), order);
         match known {
@@ -145,7 +144,7 @@ impl Queue {
             }),
             None => {
                 inner.last = order;
-                inner.pods.insert(order, Waiting { pod, attempts: 0, place: Place::Deciding { moved: false }, failed_at: None });
+                inner.pods.insert(order, Waiting { pod, attempts: 0, place: Place::Deciding { moved: false } });
                 inner.move_to(order, Place::Ready);
             }
         }
@@ -200,7 +199,6 @@ impl Queue {
         if let Some(order) = inner.by_uid.get(uid).copied() {
             inner.change(order, |waiting| {
                 let moved = matches!(waiting.place, Place::Deciding { moved: true });
-                waiting.failed_at = Some(now);
                 waiting.place = if moved || retry { Place::Backoff(now + backoff(waiting.attempts)) } else { Place::Unschedulable(now + UNSCHEDULABLE_MAX) };
             });
         }
@@ -215,8 +213,9 @@ impl Queue {
         let mut moved = Vec::new();
         for (order, w) in &mut inner.pods {
             match &mut w.place {
-                Place::Unschedulable(_) if may_help(&w.pod) => {
-                    let until = w.failed_at.unwrap_or(now) + backoff(w.attempts);
+                Place::Unschedulable(until) if may_help(&w.pod) => {
+                    let failed_at = until.checked_sub(UNSCHEDULABLE_MAX).unwrap_or(now);
+                    let until = failed_at + backoff(w.attempts);
                     moved.push((*order, if until <= now { Place::Ready } else { Place::Backoff(until) }));
                 }
                 Place::Deciding { moved } => *moved = true,
@@ -260,7 +259,7 @@ mod tests {
             queue.put(pod(uid, priority));
         }
         for wanted in ["b", "a", "c"] {
-            assert_eq!(queue.next().await.uid, wanted);
+            assert_eq!(*queue.next().await.uid, *wanted);
         }
     }
 
@@ -273,7 +272,7 @@ mod tests {
         queue.unschedulable("a");
         assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err());
         queue.something_changed(|_| true);
-        assert_eq!(queue.next().await.uid, "a");
+        assert_eq!(*queue.next().await.uid, *"a");
         assert_eq!(start.elapsed(), Duration::from_secs(60));
         queue.unschedulable("a");
         queue.something_changed(|_| true);
@@ -300,11 +299,11 @@ mod tests {
         queue.put(pod("b", 0));
         // Another priority moves it, its going takes it out, wherever it is.
         queue.put(pod("b", 5));
-        assert_eq!(queue.next().await.uid, "b");
+        assert_eq!(*queue.next().await.uid, *"b");
         queue.failed("b");
         queue.put(pod("b", 1));
         queue.remove("a");
-        assert_eq!(queue.next().await.uid, "b");
+        assert_eq!(*queue.next().await.uid, *"b");
         queue.unschedulable("b");
         queue.remove("b");
         let inner = queue.inner.lock();

@@ -89,8 +89,8 @@ impl Scheduler {
             let mut cluster = self.cluster.lock();
             let found = decide(&pod, &cluster, |n| usize::try_from(self.env.below(n as u64)).unwrap_or(0));
             if let Ok(node) = &found {
-                cluster.nominated.remove(&pod.uid);
-                cluster.place(Arc::new(PodInfo { node: node.clone(), ..pod.as_ref().clone() }));
+                cluster.nominated.remove(&*pod.uid);
+                cluster.place(Arc::new(PodInfo { node: node.as_str().into(), ..pod.as_ref().clone() }));
             }
             found
         };
@@ -108,9 +108,9 @@ impl Scheduler {
             Ok(()) => {}
             Err(error) => return self.not_bound(&pod, &error),
         }
-        match self.client.bind(&pod.namespace, &pod.name, &pod.uid, &node).await {
+        match self.client.bind(pod.namespace(), pod.name(), &pod.uid, &node).await {
             Ok(()) => {
-                self.note(&pod, EventKind::Normal, "Scheduled", "Binding", format!("Successfully assigned {} to {node}", pod.key()));
+                self.note(&pod, EventKind::Normal, "Scheduled", "Binding", format!("Successfully assigned {} to {node}", pod.key));
             }
             Err(error) => self.not_bound(&pod, &error),
         }
@@ -135,10 +135,10 @@ impl Scheduler {
         };
         for (claim, volume) in given {
             match volume {
-                Some(volume) => self.reserve(&pod.namespace, claim, &volume).await?,
+                Some(volume) => self.reserve(pod.namespace(), claim, &volume).await?,
                 None => {
                     let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
-                    self.client.within::<PersistentVolumeClaim>(&pod.namespace).patch(claim, Patch::merge(patch)).await?;
+                    self.client.within::<PersistentVolumeClaim>(pod.namespace()).patch(claim, Patch::merge(patch)).await?;
                 }
             }
         }
@@ -169,8 +169,8 @@ impl Scheduler {
         match candidate {
             Some(candidate) => {
                 nominated = Some(candidate.node.clone());
-                let promised = Arc::new(PodInfo { nominated: candidate.node.clone(), ..pod.as_ref().clone() });
-                self.cluster.lock().nominated.insert(pod.uid.clone(), promised);
+                let promised = Arc::new(PodInfo { nominated: candidate.node.as_str().into(), ..pod.as_ref().clone() });
+                self.cluster.lock().nominated.insert(pod.uid.to_string(), promised);
                 self.evict(pod, &candidate).await;
             }
             None if no_node.nodes > 0 => message += &no_preemption(pod, no_node),
@@ -193,24 +193,24 @@ impl Scheduler {
         for victim in &candidate.victims {
             let text = format!("{NAME}: preempting to accommodate a higher priority pod");
             let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": text, "lastTransitionTime": time::format(self.env.now())});
-            let api = self.client.within::<Pod>(&victim.namespace);
-            if let Err(error) = api.patch_status(&victim.name, Patch::strategic(json!({"status": {"conditions": [condition]}}))).await {
-                tracing::warn!(pod = victim.key(), %error, "cannot mark a pod that must leave");
+            let api = self.client.within::<Pod>(victim.namespace());
+            if let Err(error) = api.patch_status(victim.name(), Patch::strategic(json!({"status": {"conditions": [condition]}}))).await {
+                tracing::warn!(pod = %victim.key, %error, "cannot mark a pod that must leave");
             }
-            match api.delete(&victim.name, &Deletion::of_uid(&victim.uid)).await {
-                Err(error) if !error.is_not_found() => tracing::warn!(pod = victim.key(), %error, "cannot make room"),
+            match api.delete(victim.name(), &Deletion::of_uid(&*victim.uid)).await {
+                Err(error) if !error.is_not_found() => tracing::warn!(pod = %victim.key, %error, "cannot make room"),
                 _ => self.note(victim, EventKind::Normal, "Preempted", "Preempting", format!("Preempted by pod {} on node {}", pod.uid, candidate.node)),
             }
         }
     }
 
     async fn set_condition(&self, pod: &PodInfo, message: &str, nominated: Option<&str>) {
-        let Some(item) = self.pods.store().find(&pod.namespace, &pod.name) else { return };
+        let Some(item) = self.pods.store().get(&pod.key) else { return };
         let known = item.typed::<condition::Known>().unwrap_or_default();
         let Some(status) = condition::unschedulable(&known, message, nominated, self.env.now()) else { return };
-        let api = self.client.within::<Pod>(&pod.namespace);
-        match api.patch_status(&pod.name, Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}))).await {
-            Err(error) if !error.is_not_found() => tracing::warn!(pod = pod.key(), %error, "cannot say why a pod waits"),
+        let api = self.client.within::<Pod>(pod.namespace());
+        match api.dynamic().patch_status(pod.name(), Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}))).await {
+            Err(error) if !error.is_not_found() => tracing::warn!(pod = %pod.key, %error, "cannot say why a pod waits"),
             _ => {}
         }
     }
@@ -219,9 +219,9 @@ impl Scheduler {
         let regarding = k8s_openapi::api::core::v1::ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
-            namespace: Some(pod.namespace.clone()),
-            name: Some(pod.name.clone()),
-            uid: Some(pod.uid.clone()),
+            namespace: Some(pod.namespace().to_owned()),
+            name: Some(pod.name().to_owned()),
+            uid: Some(pod.uid.to_string()),
             ..Default::default()
         };
         self.events.event(Note { regarding, related: None, kind, reason: reason.into(), action: action.into(), note });
@@ -233,7 +233,7 @@ impl Scheduler {
             self.queue.remove(&pod.uid);
             let mut cluster = self.cluster.lock();
             cluster.displace(&pod.uid);
-            cluster.nominated.remove(&pod.uid);
+            cluster.nominated.remove(&*pod.uid);
             drop(cluster);
             return self.queue.something_changed(|_| true);
         };

@@ -129,7 +129,7 @@ fn spread_scores(pod: &PodInfo, nodes: &[&NodeState], cluster: &Cluster) -> Vec<
         let mut counts: HashMap<&str, i64> = HashMap::new();
         for node in cluster.nodes().filter(|n| spread::counts_node(constraint, pod, n)) {
             if let Some(value) = node.label(&constraint.topology_key) {
-                *counts.entry(value).or_default() += spread::matching(constraint, &pod.namespace, node);
+                *counts.entry(value).or_default() += spread::matching(constraint, pod.namespace(), node);
             }
         }
         let weight = ((counts.len() + 2) as f64).ln();

@@ -144,13 +144,13 @@ pub fn check(pod: &PodInfo, node: &NodeState, cluster: &Cluster) -> Result<(), R
 }
 
 fn key(pod: &PodInfo, claim: &str) -> String {
-    format!("{}/{claim}", pod.namespace)
+    format!("{}/{claim}", pod.namespace())
 }
 
 /// A claim of one pod only is used by nobody else.
 fn alone(pod: &PodInfo, claim: &str, node: &NodeState, cluster: &Cluster) -> Result<(), Refusal> {
     const TEXT: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
-    let uses = |other: &PodInfo| other.uid != pod.uid && other.namespace == pod.namespace && other.claims.iter().any(|c| c == claim);
+    let uses = |other: &PodInfo| other.uid != pod.uid && other.namespace() == pod.namespace() && other.claims.iter().any(|c| c == claim);
     if node.pods.values().any(|p| uses(p)) {
         return Err(Refusal::resolvable("VolumeRestrictions", TEXT));
     }

@@ -14,7 +14,7 @@ use super::rbac::{self, Rbac};
 enum Told<'a> {
     /// The first state follows (again): forget everything of this kind.
     Anew,
-    Put(&'a str, &'a str, &'a Value),
+    Put(&'a Item),
     Gone(&'a str, &'a str),
 }
 
@@ -30,7 +30,7 @@ pub async fn start(storage: &Arc<Storage>, rbac: &Arc<Rbac>, node: &Arc<NodeAuth
                 let mut index = index.as_ref().clone();
                 match told {
                     Told::Anew => index.clear(resource),
-                    Told::Put(namespace, name, object) => index.set(resource, namespace, name, Some(object)),
+                    Told::Put(item) => read(item, |object| index.set(resource, item.namespace(), item.name(), Some(object))),
                     Told::Gone(namespace, name) => index.set(resource, namespace, name, None),
                 }
                 index
@@ -41,21 +41,23 @@ pub async fn start(storage: &Arc<Storage>, rbac: &Arc<Rbac>, node: &Arc<NodeAuth
     let pods = Arc::clone(node);
     let sink = Box::new(move |told: Told<'_>| match told {
         Told::Anew => pods.graph.write().clear_pods(),
-        Told::Put(namespace, name, pod) => pods.graph.write().set_pod(namespace, name, Some(pod)),
+        // Until it is bound, it concerns no node.
+        Told::Put(item) if item.indexed().is_empty() => pods.graph.write().set_pod(item.namespace(), item.name(), None),
+        Told::Put(item) => read(item, |pod| pods.graph.write().set_pod(item.namespace(), item.name(), Some(pod))),
         Told::Gone(namespace, name) => pods.graph.write().set_pod(namespace, name, None),
     });
     synced.push(follow(storage, ResourceKey::new("", "pods"), sink));
     let claims = Arc::clone(node);
     let sink = Box::new(move |told: Told<'_>| match told {
         Told::Anew => claims.graph.write().clear_claims(),
-        Told::Put(namespace, name, claim) => claims.graph.write().set_claim(namespace, name, Some(claim)),
+        Told::Put(item) => read(item, |claim| claims.graph.write().set_claim(item.namespace(), item.name(), Some(claim))),
         Told::Gone(namespace, name) => claims.graph.write().set_claim(namespace, name, None),
     });
     synced.push(follow(storage, ResourceKey::new("", "persistentvolumeclaims"), sink));
     let requests = Arc::clone(node);
     let sink = Box::new(move |told: Told<'_>| match told {
         Told::Anew => requests.graph.write().clear_requests(),
-        Told::Put(namespace, name, request) => requests.graph.write().set_request(namespace, name, Some(request)),
+        Told::Put(item) => read(item, |request| requests.graph.write().set_request(item.namespace(), item.name(), Some(request))),
         Told::Gone(namespace, name) => requests.graph.write().set_request(namespace, name, None),
     });
     synced.push(follow(storage, ResourceKey::new("certificates.k8s.io", "podcertificaterequests"), sink));
@@ -88,7 +90,7 @@ fn follow(storage: &Arc<Storage>, resource: ResourceKey, mut sink: Sink) -> ones
 async fn drain(mut watcher: Watcher, sink: &mut Sink, synced: &mut Option<oneshot::Sender<()>>) {
     loop {
         match watcher.next().await {
-            Ok(WatchItem::Initial(item)) => put(sink, &item),
+            Ok(WatchItem::Initial(item)) => sink(Told::Put(&item)),
             Ok(WatchItem::InitialEnd(_)) => {
                 if let Some(synced) = synced.take() {
                     // Nobody waits any more when the server is stopping.
@@ -96,7 +98,7 @@ async fn drain(mut watcher: Watcher, sink: &mut Sink, synced: &mut Option<onesho
                 }
             }
             Ok(WatchItem::Change(change)) if change.kind == ChangeKind::Deleted => sink(Told::Gone(change.item.namespace(), change.item.name())),
-            Ok(WatchItem::Change(change)) => put(sink, &change.item),
+            Ok(WatchItem::Change(change)) => sink(Told::Put(&change.item)),
             Err(error) => {
                 tracing::warn!(%error, "an authorizer's watch starts anew");
                 return;
@@ -105,9 +107,9 @@ async fn drain(mut watcher: Watcher, sink: &mut Sink, synced: &mut Option<onesho
     }
 }
 
-fn put(sink: &mut Sink, item: &Item) {
+fn read(item: &Item, take: impl FnOnce(&Value)) {
     match codec::to_value(&item.object) {
-        Ok(value) => sink(Told::Put(item.namespace(), item.name(), &value)),
+        Ok(value) => take(&value),
         Err(error) => tracing::error!(name = item.path(), %error, "a stored object cannot be read"),
     }
 }

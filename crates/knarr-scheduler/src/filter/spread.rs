@@ -22,7 +22,7 @@ impl Prepared {
             for node in cluster.nodes().filter(|n| hard.iter().all(|s| n.label(&s.topology_key).is_some())) {
                 for (constraint, counts) in hard.iter().zip(&mut counts).filter(|(s, _)| counts_node(s, pod, node)) {
                     if let Some(value) = node.label(&constraint.topology_key) {
-                        *counts.entry(value.to_owned()).or_default() += matching(constraint, &pod.namespace, node);
+                        *counts.entry(value.to_owned()).or_default() += matching(constraint, pod.namespace(), node);
                     }
                 }
             }
@@ -58,6 +58,6 @@ pub fn counts_node(constraint: &Spread, pod: &PodInfo, node: &NodeState) -> bool
 
 /// Pods of a namespace on a node that the constraint counts.
 pub fn matching(constraint: &Spread, namespace: &str, node: &NodeState) -> i64 {
-    let counted = node.pods.values().filter(|p| !p.deleting && p.namespace == namespace && constraint.selector.matches_map(Some(&p.labels)));
+    let counted = node.pods.values().filter(|p| !p.deleting && p.namespace() == namespace && constraint.selector.matches_map(Some(&p.labels)));
     i64::try_from(counted.count()).unwrap_or(i64::MAX)
 }
