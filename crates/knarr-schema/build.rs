@@ -193,8 +193,11 @@ fn resources(data: &Path, kinds: &Value) -> Vec<u8> {
         let (group, rest) = if parts[0] == "v1" { ("", &parts[..]) } else { (parts[0], &parts[1..]) };
         let version = rest[0];
         if let Some(sub) = rest.get(2) {
+            // What is shown of a subresource that is a kind of its own.
+            let shown = entry["responseGroupVersion"].as_str().map_or_else(String::new, |group_version| format!("{group_version}/{}", text(&entry["kind"])));
             all.last_mut().expect("a resource precedes its subresources")["subresources"].as_array_mut().expect("a list").push(json!({
                 "name": sub, "kind": entry["kind"], "verbs": entry["verbs"], "response": entry["responseGroupVersion"],
+                "columns": described(&columns[&shown], &descriptions, &shown),
             }));
             continue;
         }

@@ -79,9 +79,15 @@ pub enum Outcome {
         object: Object,
         code: u16,
     },
-    /// Something that is not stored: a review, a scale, a `Status` of success.
+    /// Something that is not stored: a review, a `Status` of success.
     Value {
         value: Value,
+        code: u16,
+    },
+    /// What an object of this resource shows as its scale.
+    Scale {
+        served: Arc<Served>,
+        scale: Value,
         code: u16,
     },
     List {
@@ -105,7 +111,7 @@ impl Outcome {
     /// The status code of the answer.
     pub fn code(&self) -> u16 {
         match self {
-            Self::Object { code, .. } | Self::Value { code, .. } => *code,
+            Self::Object { code, .. } | Self::Value { code, .. } | Self::Scale { code, .. } => *code,
             Self::List { .. } | Self::Watch { .. } => 200,
         }
     }

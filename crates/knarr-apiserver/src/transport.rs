@@ -188,7 +188,7 @@ impl Transport for InProcess {
         async move {
             match self.answer(request).await? {
                 Outcome::Object { served, object, .. } => Ok(Reply::Object(served.present(&object)?.into_owned())),
-                Outcome::Value { value, .. } => Ok(Reply::Value(value)),
+                Outcome::Value { value, .. } | Outcome::Scale { scale: value, .. } => Ok(Reply::Value(value)),
                 Outcome::List { .. } => Ok(Reply::Value(knarr_core::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))),
                 Outcome::Watch { .. } => Err(unexpected()),
             }

@@ -132,6 +132,8 @@ async fn status_and_scale_are_sides_of_their_own() {
     assert_eq!((scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some(1), Some("a=b")));
     scale.set(&["spec", "replicas"], 5);
     assert_eq!(cluster.put(&format!("{TABS}/a/scale"), &scale).await.code, 200);
+    let table = cluster.send("GET", &format!("{TABS}/a/scale"), &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")], "").await.json();
+    assert_eq!((table["kind"].as_str(), table["rows"][0]["cells"][0].as_str()), (Some("Table"), Some("a")));
     let scaled = cluster.get(&format!("{TABS}/a")).await.json();
     assert_eq!((scaled["spec"]["replicas"].as_i64(), scaled["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
 }

@@ -190,6 +190,14 @@ async fn replicas_are_set_through_the_scale() {
     assert_eq!((scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()), (Some(1), Some("app=web")));
     scale.set(&["spec", "replicas"], 3);
     assert_eq!(cluster.put(&path, &scale).await.json()["spec"]["replicas"], 3);
+    let table = cluster.send("GET", &path, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")], "").await.json();
+    let names: Vec<&str> = table.list_at(&["columnDefinitions"]).iter().filter_map(|c| c.str_at(&["name"])).collect();
+    assert_eq!((table["kind"].as_str(), names), (Some("Table"), vec!["Name", "Desired", "Available", "Age"]));
+    let row = &table["rows"][0];
+    assert_eq!(
+        (&row["cells"].as_array().unwrap()[..3], row["object"]["kind"].as_str()),
+        (&[json!("d"), json!(3), json!(0)][..], Some("PartialObjectMetadata"))
+    );
     let scaled = cluster.get(&format!("{deployments}/d")).await.json();
     assert_eq!((scaled["spec"]["replicas"].as_i64(), scaled["metadata"]["generation"].as_i64()), (Some(3), Some(2)));
     refused(

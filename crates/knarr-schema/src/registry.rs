@@ -36,6 +36,8 @@ pub struct Subresource {
     pub verbs: Vec<String>,
     /// Group and version of `kind` where they differ from the resource's (`autoscaling/v1` for scale).
     pub response: Option<(String, String)>,
+    /// The columns of `kind`, where it is a kind of its own with columns of its own.
+    pub columns: Vec<Column>,
 }
 
 /// What a custom resource adds.

@@ -66,6 +66,8 @@ fn subresources(version: &Value, kind: &str) -> Vec<Subresource> {
         kind: kind.to_owned(),
         verbs: ["get", "patch", "update"].map(str::to_owned).to_vec(),
         response,
+        // A scale is shown by the columns of the resource.
+        columns: Vec::new(),
     };
     let status = has("status").then(|| make("status", kind, None));
     let scale = has("scale").then(|| make("scale", "Scale", Some(("autoscaling".into(), "v1".into()))));

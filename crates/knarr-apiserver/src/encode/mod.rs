@@ -9,7 +9,7 @@ pub mod table;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use knarr_core::{Encoding, Object, Reason, Result, Status, Value, api::EventType};
+use knarr_core::{Encoding, Object, Reason, Result, Status, Value, ValueExt, api::EventType};
 use knarr_schema::codec;
 
 use crate::{
@@ -60,6 +60,23 @@ pub fn value(value: &Value, accepted: &Accepted) -> Result<Bytes> {
         Media::Protobuf => Ok(codec::encode_protobuf(value)?.into()),
         Media::Json | Media::Yaml => Ok(text(codec::encode_json(value), accepted)),
     }
+}
+
+/// A scale of an object of this resource.
+///
+/// # Errors
+/// When the client wants it as a list.
+pub fn scale(served: &Served, scale: &Value, format: &Format) -> Result<Bytes> {
+    let Some(convert) = format.accepted.convert else { return value(scale, &format.accepted) };
+    let object = codec::with_version_text(&codec::encode_json(scale), scale.str_at(&["metadata", "resourceVersion"]).unwrap_or_default());
+    let mut out = Vec::new();
+    match convert {
+        Convert::Table => table::put_scale(&mut out, served, &object, format.table(true))?,
+        Convert::PartialMetadata if format.accepted.media == Media::Protobuf => return Ok(metadata::protobuf(&object, format.accepted.version)),
+        Convert::PartialMetadata => metadata::put_json(&mut out, &object, format.accepted.version),
+        _ => return Err(no_list(served)),
+    }
+    Ok(format.finish(out))
 }
 
 /// One stored object.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use knarr_core::{Object, Result, Status, Value, ValueExt};
-use knarr_schema::codec;
+use knarr_schema::{codec, registry::Column};
 
 use super::{json, metadata};
 use crate::{catalog::Served, request::Query};
@@ -97,16 +97,7 @@ pub struct Format {
 /// # Errors
 /// When an object cannot be read.
 pub fn put<'a>(out: &mut Vec<u8>, served: &Served, meta: &ListMeta, objects: impl Iterator<Item = &'a Object>, format: Format) -> Result<()> {
-    out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/");
-    out.extend_from_slice(format.version.as_bytes());
-    out.extend_from_slice(b"\",\"metadata\":");
-    meta.put_json(out);
-    out.extend_from_slice(b",\"columnDefinitions\":");
-    if format.headers {
-        put_columns(out, served)
-    } else {
-        out.extend_from_slice(b"null")
-    }
+    put_head(out, &served.resource.columns, meta, format);
     let mut objects = objects.peekable();
     // Upstream's plain tables have no rows at all, those with columns of their own an empty list.
     if objects.peek().is_none() && served.resource.custom.is_none() && served.resource.columns.iter().any(|c| c.name == "Created At") {
@@ -124,9 +115,48 @@ pub fn put<'a>(out: &mut Vec<u8>, served: &Served, meta: &ListMeta, objects: imp
     Ok(())
 }
 
-fn put_columns(out: &mut Vec<u8>, served: &Served) {
+/// Appends the table of a scale: with the columns of its kind, or of the custom resource that it is of.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn put_scale(out: &mut Vec<u8>, served: &Served, scale: &Object, format: Format) -> Result<()> {
+    let value = codec::to_value(scale)?;
+    let own = served.resource.subresources.iter().find(|s| s.name == "scale").map_or(&[][..], |s| &s.columns);
+    let (columns, cells) =
+        if own.is_empty() { (&served.resource.columns[..], cells(served, &value, format.now)) } else { (own, scale_cells(own, &value, format.now)) };
+    let resource_version = value.str_at(&["metadata", "resourceVersion"]).and_then(|v| v.parse().ok()).unwrap_or(0);
+    put_head(out, columns, &ListMeta { resource_version, ..ListMeta::default() }, format);
+    out.extend_from_slice(b",\"rows\":[");
+    put_cells(out, &cells, scale, &value, format);
+    out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+/// Upstream: `printScale`.
+fn scale_cells(columns: &[Column], scale: &Value, now: Timestamp) -> Vec<Value> {
+    let count = |path: &[&str]| scale.at(path).and_then(Value::as_i64).unwrap_or(0).into();
+    let cell = |column: &Column| match column.name.as_str() {
+        "Name" => scale.str_at(&["metadata", "name"]).unwrap_or_default().into(),
+        "Desired" => count(&["spec", "replicas"]),
+        "Available" => count(&["status", "replicas"]),
+        _ => knarr_core::time::age(scale.str_at(&["metadata", "creationTimestamp"]), now).into(),
+    };
+    columns.iter().map(cell).collect()
+}
+
+/// Everything before the rows.
+fn put_head(out: &mut Vec<u8>, columns: &[Column], meta: &ListMeta, format: Format) {
+    out.extend_from_slice(b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(format.version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    meta.put_json(out);
+    out.extend_from_slice(b",\"columnDefinitions\":");
+    if format.headers { put_columns(out, columns) } else { out.extend_from_slice(b"null") }
+}
+
+fn put_columns(out: &mut Vec<u8>, columns: &[Column]) {
     out.push(b'[');
-    for (i, column) in served.resource.columns.iter().enumerate() {
+    for (i, column) in columns.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
@@ -146,8 +176,13 @@ fn put_columns(out: &mut Vec<u8>, served: &Served) {
 fn put_row(out: &mut Vec<u8>, served: &Served, object: &Object, format: Format) -> Result<()> {
     let object = served.present(object)?;
     let value = codec::to_value(&object)?;
+    put_cells(out, &cells(served, &value, format.now), &object, &value, format);
+    Ok(())
+}
+
+fn put_cells(out: &mut Vec<u8>, cells: &[Value], object: &Object, value: &Value, format: Format) {
     out.extend_from_slice(b"{\"cells\":[");
-    for (i, cell) in cells(served, &value, format.now).iter().enumerate() {
+    for (i, cell) in cells.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
@@ -156,12 +191,11 @@ fn put_row(out: &mut Vec<u8>, served: &Served, object: &Object, format: Format) 
     out.extend_from_slice(b"],\"object\":");
     let marked = value.at(&["metadata", "annotations", crate::read::INITIAL_EVENTS_END]).is_some();
     match format.include {
-        Include::Object => codec::write_json(&object, out),
+        Include::Object => codec::write_json(object, out),
         Include::None if !marked => out.extend_from_slice(b"null"),
-        Include::None | Include::Metadata => metadata::put_json(out, &object, format.version),
+        Include::None | Include::Metadata => metadata::put_json(out, object, format.version),
     }
     out.push(b'}');
-    Ok(())
 }
 
 /// One cell a column.

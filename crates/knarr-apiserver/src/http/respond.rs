@@ -59,6 +59,7 @@ pub async fn outcome(outcome: Outcome, format: Format, shape: Shape, pieces: &Ar
     match outcome {
         Outcome::Object { served, object, code } => Ok(finish(code, media, encode::object(&served, &object, &format)?, shape).await),
         Outcome::Value { value, code } => Ok(finish(code, media, encode::value(&value, &format.accepted)?, shape).await),
+        Outcome::Scale { served, scale, code } => Ok(finish(code, media, encode::scale(&served, &scale, &format)?, shape).await),
         Outcome::List { served, page } => {
             let encoded = if page.items.len() > ITEMS_INLINE_MAX {
                 let pieces = pieces.clone();

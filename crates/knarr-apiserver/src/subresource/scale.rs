@@ -24,7 +24,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     if ex.call.info.verb == "get" {
         let item = read::item(ex, ex.name()?).await?;
         let object = ex.served.read(&item.object)?;
-        return Ok(Outcome::value(paths.scale_of(&object)));
+        return Ok(Outcome::Scale { served: ex.served.clone(), scale: paths.scale_of(&object), code: 200 });
     }
     let wish = match ex.call.patch {
         None => Wish::Put(decode::other(ex, &GroupVersionKind::new("autoscaling", "v1", "Scale"))?),
@@ -37,7 +37,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     match write::replace(&Writer::new(ex), ex.name()?, &change).await? {
         Outcome::Object { object, code, .. } => {
             let object = ex.served.read(&object)?;
-            Ok(Outcome::Value { value: change.paths.scale_of(&object), code })
+            Ok(Outcome::Scale { served: ex.served.clone(), scale: change.paths.scale_of(&object), code })
         }
         other => Ok(other),
     }

@@ -21,7 +21,7 @@ struct Entry {
     short_names: Vec<String>,
     categories: Vec<String>,
     subresources: Vec<Sub>,
-    columns: Vec<(String, String, String, i32, String)>,
+    columns: Vec<Cells>,
     selectable_fields: Vec<String>,
     storage: String,
 }
@@ -32,7 +32,11 @@ struct Sub {
     kind: String,
     verbs: Vec<String>,
     response: Option<String>,
+    columns: Vec<Cells>,
 }
+
+/// Name, type, format, priority and description of a column.
+type Cells = (String, String, String, i32, String);
 
 pub(super) fn resources() -> Vec<Arc<Resource>> {
     let entries: Vec<Entry> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/resources.json"))).expect("written by build.rs");
@@ -69,12 +73,18 @@ impl From<Entry> for Resource {
 
 impl From<Sub> for Subresource {
     fn from(s: Sub) -> Self {
-        Self { name: s.name, kind: s.kind, verbs: s.verbs, response: s.response.as_deref().map(group_version) }
+        Self {
+            name: s.name,
+            kind: s.kind,
+            verbs: s.verbs,
+            response: s.response.as_deref().map(group_version),
+            columns: s.columns.into_iter().map(Column::from).collect(),
+        }
     }
 }
 
-impl From<(String, String, String, i32, String)> for Column {
-    fn from((name, column_type, format, priority, description): (String, String, String, i32, String)) -> Self {
+impl From<Cells> for Column {
+    fn from((name, column_type, format, priority, description): Cells) -> Self {
         Self { name, column_type, format, priority, description, json_path: None }
     }
 }
