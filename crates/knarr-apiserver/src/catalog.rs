@@ -134,8 +134,8 @@ impl Served {
     ///
     /// # Errors
     /// When the bytes cannot be read or converted.
-    pub async fn read_all(&self, objects: impl Iterator<Item = &Object>) -> Result<Vec<Value>> {
-        let trees = objects.map(|o| self.complete(o)).collect::<Result<Vec<_>>>()?;
+    pub async fn read_all(&self, objects: &[Object]) -> Result<Vec<Value>> {
+        let trees = objects.iter().map(|o| self.complete(o)).collect::<Result<Vec<_>>>()?;
         match &self.converter {
             Some(converter) => converter.convert(trees, &self.gvk).await,
             None => trees.into_iter().map(|t| self.to_served(t)).collect(),

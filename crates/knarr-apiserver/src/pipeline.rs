@@ -30,7 +30,7 @@ impl Stored for Inner {
         let catalog = self.catalog.load();
         let served = catalog.find(&info.group, &info.version, &info.resource).filter(|s| s.resource.is_stored())?;
         let snapshot = self.storage.snapshot(&served.key);
-        let (count, bytes) = snapshot.iter(None, None).take(SAMPLE).fold((0, 0), |(n, sum), item| (n + 1, sum + item.object.bytes.len()));
+        let (count, bytes) = snapshot.iter(None, None).take(SAMPLE).fold((0, 0), |(n, sum), item| (n + 1, sum + item.size()));
         Some((snapshot.len(), bytes.checked_div(count).unwrap_or_default()))
     }
 }

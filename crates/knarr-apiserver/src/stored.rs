@@ -18,11 +18,11 @@ pub struct Stored(pub Arc<Storage>);
 #[async_trait]
 impl Objects for Stored {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Object> {
-        self.0.get_now(&ResourceKey::new(group, resource), &ObjectKey::new(namespace, name)).map(|item| item.object.clone())
+        self.0.get_now(&ResourceKey::new(group, resource), &ObjectKey::new(namespace, name)).map(|item| item.object())
     }
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Object> {
-        self.0.snapshot(&ResourceKey::new(group, resource)).iter(namespace, None).map(|item| item.object.clone()).collect()
+        self.0.snapshot(&ResourceKey::new(group, resource)).iter(namespace, None).map(|item| item.object()).collect()
     }
 
     async fn replace(&self, group: &str, resource: &str, object: &Value, expected: u64) -> Result<()> {

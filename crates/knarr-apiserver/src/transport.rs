@@ -199,7 +199,7 @@ impl Transport for InProcess {
     fn list(&self, request: Request) -> BoxFuture<'_, Result<List>> {
         async move {
             let Outcome::List { served, page } = self.answer(request).await? else { return Err(unexpected()) };
-            let items = page.items.iter().map(|i| served.present(&i.object).map(std::borrow::Cow::into_owned)).collect::<Result<_>>()?;
+            let items = page.items.iter().map(|i| served.present(&i.object()).map(std::borrow::Cow::into_owned)).collect::<Result<_>>()?;
             Ok(List {
                 resource_version: page.meta.resource_version,
                 continue_token: page.meta.continue_token,

@@ -134,7 +134,7 @@ async fn memory_of_an_object() {
     let s = in_memory(Limits { changes_max: 0, ..Limits::default() });
     let before = resident();
     fill(&s, 50_000, 1000).await;
-    let bytes: usize = s.snapshot(&pods()).iter(None, None).map(|i| i.object.bytes.len()).sum();
+    let bytes: usize = s.snapshot(&pods()).iter(None, None).map(|i| i.size()).sum();
     println!("{} B of memory beside {} B of object", (resident() - before - bytes) / 50_000, bytes / 50_000);
 }
 

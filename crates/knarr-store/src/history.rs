@@ -32,6 +32,10 @@ pub const WINDOW: Duration = Duration::from_secs(300);
 pub const CHANGES_MAX: usize = 65_536;
 /// How many bytes of objects that are no longer current a resource keeps alive at most.
 pub const SUPERSEDED_BYTES_MAX: usize = 32 << 20;
+/// Beyond so many of these bytes the oldest are packed: they take a few times less, and reach back as much further.
+pub const WHOLE_BYTES_MAX: usize = 4 << 20;
+/// How many versions are packed for one that is added: more than one, so that packing catches up.
+const PACKED_AT_ONCE: usize = 2;
 /// How many changes are kept whatever they weigh, so that a few large objects leave a usable history.
 pub const CHANGES_MIN: usize = 64;
 /// For how many of the newest changes encoded frames are kept.
@@ -72,8 +76,8 @@ impl Change {
         self.item.revision()
     }
 
-    pub fn object(&self) -> &Object {
-        &self.item.object
+    pub fn object(&self) -> Object {
+        self.item.object()
     }
 
     /// The event in an encoded form, made once for all watchers that ask for the same `form`: a number of the caller's, which
@@ -198,6 +202,8 @@ pub(crate) struct History {
     /// Every change after this revision is in the ring.
     oldest: u64,
     superseded_bytes: usize,
+    /// The number of the first change in `all` whose previous version was not packed yet.
+    unpacked: u64,
     limits: Limits,
 }
 
@@ -207,12 +213,19 @@ pub struct Limits {
     pub changes_min: usize,
     pub changes_max: usize,
     pub superseded_bytes_max: usize,
+    pub whole_bytes_max: usize,
     pub window: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { changes_min: CHANGES_MIN, changes_max: CHANGES_MAX, superseded_bytes_max: SUPERSEDED_BYTES_MAX, window: WINDOW }
+        Self {
+            changes_min: CHANGES_MIN,
+            changes_max: CHANGES_MAX,
+            superseded_bytes_max: SUPERSEDED_BYTES_MAX,
+            whole_bytes_max: WHOLE_BYTES_MAX,
+            window: WINDOW,
+        }
     }
 }
 
@@ -236,13 +249,18 @@ impl Cursor {
 
 impl History {
     pub fn new(oldest: u64, limits: Limits) -> Self {
-        Self { all: Lane::default(), lanes: Vec::new(), places: HashMap::new(), free: Vec::new(), oldest, superseded_bytes: 0, limits }
+        Self { all: Lane::default(), lanes: Vec::new(), places: HashMap::new(), free: Vec::new(), oldest, superseded_bytes: 0, unpacked: 0, limits }
     }
 
     /// The lowest revision after which every change is known.
     #[cfg(test)]
     pub fn oldest(&self) -> u64 {
         self.oldest
+    }
+
+    #[cfg(test)]
+    pub fn superseded_bytes(&self) -> usize {
+        self.superseded_bytes
     }
 
     /// The revision of the last change, or one after which there was none.
@@ -268,7 +286,25 @@ impl History {
             });
         }
         self.forget_frame();
+        self.pack();
         self.trim_size();
+    }
+
+    /// Packs what was superseded longest ago.
+    fn pack(&mut self) {
+        for _ in 0..PACKED_AT_ONCE {
+            if self.superseded_bytes <= self.limits.whole_bytes_max {
+                return;
+            }
+            self.unpacked = self.unpacked.max(self.all.first);
+            let next = usize::try_from(self.unpacked - self.all.first).unwrap_or(usize::MAX);
+            let Some(change) = self.all.changes.get(next) else { return };
+            self.unpacked += 1;
+            let Some(previous) = &change.previous else { continue };
+            let before = change.superseded_bytes();
+            previous.pack(&change.item);
+            self.superseded_bytes = self.superseded_bytes + change.superseded_bytes() - before;
+        }
     }
 
     fn forget_frame(&mut self) {

@@ -7,16 +7,19 @@ use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use knarr_core::Object;
 use knarr_core::selector::{LabelSelector, Operator};
+use knarr_core::{Encoding, Object};
 use twox_hash::XxHash64;
 
+use crate::body::Body;
 use crate::key::split_path;
 use knarr_schema::codec;
 
 /// An object, as it was at one revision. Never changes.
 pub struct Item {
-    pub object: Object,
+    encoding: Encoding,
+    revision: u64,
+    body: Body,
     /// `namespace/name`.
     path: Box<str>,
     /// The value of the resource's indexed field (`spec.nodeName` of pods); absent when it is empty or nothing is indexed.
@@ -34,7 +37,8 @@ impl Item {
     }
 
     pub(crate) fn new(path: &str, object: Object, indexed: Option<Arc<str>>, expires_ms: u64) -> Self {
-        Self { object, path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0) }
+        let Object { encoding, resource_version: revision, bytes } = object;
+        Self { encoding, revision, body: Body::new(bytes), path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0) }
     }
 
     /// The same place with the object in another form.
@@ -63,7 +67,26 @@ impl Item {
     }
 
     pub fn revision(&self) -> u64 {
-        self.object.resource_version
+        self.revision
+    }
+
+    /// The object: a handle to its bytes, or a copy of them where the item is history.
+    pub fn object(&self) -> Object {
+        Object { encoding: self.encoding, resource_version: self.revision, bytes: self.body.bytes() }
+    }
+
+    /// Length of the object's bytes.
+    pub fn size(&self) -> usize {
+        self.body.len()
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Keeps only what `next`, the version that followed, does not have.
+    pub(crate) fn pack(&self, next: &Arc<Self>) {
+        self.body.pack(next);
     }
 
     /// The value of the resource's indexed field (`spec.nodeName` of pods), empty when it has none.
@@ -82,14 +105,14 @@ impl Item {
 
     /// Reads one scalar out of the bytes (`&["status", "phase"]`). Empty when absent.
     pub fn field(&self, path: &[&str]) -> String {
-        codec::scalar(&self.object, path)
+        codec::scalar(&self.object(), path)
     }
 
     /// Two bits of 62 for each label, so that most objects which do not have a label are told apart without reading them.
     fn label_bits(&self) -> u64 {
         match self.label_bits.load(Relaxed) {
             0 => {
-                let bits = codec::meta(&self.object).labels.iter().fold(COMPUTED, |bits, (k, v)| bits | bits_of(k, v));
+                let bits = codec::meta(&self.object()).labels.iter().fold(COMPUTED, |bits, (k, v)| bits | bits_of(k, v));
                 self.label_bits.store(bits, Relaxed);
                 bits
             }
@@ -99,7 +122,7 @@ impl Item {
 
     /// What the object takes in memory, about.
     pub fn weight(&self) -> usize {
-        self.object.bytes.len() + self.path.len() + size_of::<Self>() + 64
+        self.body.kept() + self.path.len() + size_of::<Self>() + 64
     }
 }
 
@@ -144,7 +167,8 @@ impl<'a> LabelMatcher<'a> {
         if self.selector.is_nothing() || !self.wanted.is_empty() && !self.admits(item.label_bits()) {
             return false;
         }
-        let meta = codec::meta(&item.object);
+        let object = item.object();
+        let meta = codec::meta(&object);
         self.selector.matches_by(|key| meta.labels.iter().find(|(k, _)| *k == key).map(|(_, v)| *v))
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use knarr_core::Object;
 
+mod body;
 pub mod cache;
 pub mod disk;
 pub mod engine;

@@ -84,7 +84,7 @@ impl Run<'_> {
             (Write::Create { bytes, ttl }, None) => self.put(ChangeKind::Added, resource, path, &bytes, ttl, None),
             (Write::Update { .. } | Write::Delete { .. }, None) => return Err(Error::NotFound),
             (Write::Update { expected, .. } | Write::Delete { expected }, Some(there)) if there.revision() != expected => {
-                return Err(Error::Conflict(there.object.clone()));
+                return Err(Error::Conflict(there.object()));
             }
             (Write::Update { bytes, ttl, .. }, Some(there)) => self.put(ChangeKind::Modified, resource, path, &bytes, ttl, Some(there)),
             (Write::Delete { .. }, Some(there)) => self.delete(resource, there),
@@ -116,7 +116,7 @@ impl Run<'_> {
 
 /// The deletion of an object at a revision: its last state carries that revision.
 pub(crate) fn deletion(resource: &Resource, previous: Arc<Item>, revision: u64) -> Change {
-    let object = codec::with_resource_version(&previous.object.bytes, revision);
+    let object = codec::with_resource_version(&previous.object().bytes, revision);
     let item = resource.make_item(previous.path(), object, 0, Some(&previous));
     Change::new(ChangeKind::Deleted, item, Some(previous))
 }

@@ -154,11 +154,11 @@ impl Storage {
         if let Write::Update { bytes, expected, .. } = &write
             && let Some(item) = self.cache.get(&resource, &path)
             && item.revision() == *expected
-            && codec::with_resource_version(bytes, *expected).bytes == item.object.bytes
+            && codec::with_resource_version(bytes, *expected).bytes == item.object().bytes
         {
-            return Ok(item.object.clone());
+            return Ok(item.object());
         }
-        self.submit_guarded(&resource, &path, write, guard).await.map(|item| item.object.clone())
+        self.submit_guarded(&resource, &path, write, guard).await.map(|item| item.object())
     }
 
     /// Hands a write to the engine at once; the future waits for the answer.

@@ -89,7 +89,7 @@ async fn write(inner: &Inner, name: &str, finding: &Finding) {
         let Some(item) = inner.storage.get_now(&key, &place) else { return };
         let catalog = inner.catalog.load_full();
         let Ok(served) = catalog.need(GROUP, PLURAL) else { return };
-        let Ok(mut object) = served.load(&item.object) else { return };
+        let Ok(mut object) = served.load(&item.object()) else { return };
         if !set_available(&mut object, finding, inner.env.now()) {
             return;
         }

@@ -105,7 +105,7 @@ fn reload(inner: &Inner) {
     let before = inner.aggregation.remotes.load_full();
     let mut remotes = ByGroupVersion::new();
     for item in inner.storage.snapshot(&ResourceKey::new(GROUP, PLURAL)).iter(None, None) {
-        let remote = served.load(&item.object).and_then(|object| Remote::new(&object, inner.aggregation.identity.as_ref()));
+        let remote = served.load(&item.object()).and_then(|object| Remote::new(&object, inner.aggregation.identity.as_ref()));
         match remote {
             Ok(Some(remote)) => {
                 let key = (remote.group.clone(), remote.version.clone());

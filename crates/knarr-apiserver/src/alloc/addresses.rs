@@ -35,7 +35,7 @@ impl Addresses {
     fn ranges(&self, storage: &Storage, wanted: &str) -> Vec<IpNet> {
         let mut ranges = self.configured.clone();
         let stored = storage.snapshot(&ResourceKey::new(GROUP, "servicecidrs"));
-        for cidr in stored.iter(None, None).filter_map(|i| codec::to_value(&i.object).ok()).filter(is_ready) {
+        for cidr in stored.iter(None, None).filter_map(|i| codec::to_value(&i.object()).ok()).filter(is_ready) {
             ranges.extend(cidr.list_at(&["spec", "cidrs"]).iter().filter_map(|c| c.as_str()?.parse::<IpNet>().ok()));
         }
         ranges.retain(|r| family(r) == wanted);

@@ -107,6 +107,6 @@ impl Ports {
 
 fn stored(storage: &Storage) -> HashSet<u16> {
     let services = storage.snapshot(&ResourceKey::new("", "services"));
-    let trees = services.iter(None, None).filter_map(|item| codec::to_value(&item.object).ok());
+    let trees = services.iter(None, None).filter_map(|item| codec::to_value(&item.object()).ok());
     trees.flat_map(|service| super::all_ports(&service)).collect()
 }

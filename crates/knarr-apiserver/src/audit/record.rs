@@ -181,7 +181,7 @@ impl Record {
             Outcome::Object { served, object, .. } => encode::object(served, object, &format),
             Outcome::Value { value, .. } => encode::value(value, &format.accepted),
             Outcome::Scale { served, scale, .. } => encode::scale(served, scale, &format),
-            Outcome::List { served, page } => encode::list(served, &page.meta, page.items.iter().map(|i| &i.object), &format),
+            Outcome::List { served, page } => encode::list(served, &page.meta, page.objects().iter(), &format),
             Outcome::Watch { .. } => return,
         };
         match json {

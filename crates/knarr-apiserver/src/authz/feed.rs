@@ -108,7 +108,7 @@ async fn drain(mut watcher: Watcher, sink: &mut Sink, synced: &mut Option<onesho
 }
 
 fn read(item: &Item, take: impl FnOnce(&Value)) {
-    match codec::to_value(&item.object) {
+    match codec::to_value(&item.object()) {
         Ok(value) => take(&value),
         Err(error) => tracing::error!(name = item.path(), %error, "a stored object cannot be read"),
     }

@@ -51,7 +51,7 @@ pub fn start(server: &Server) {
         }
     };
     for item in inner.storage.snapshot(&key()).iter(None, None) {
-        follower.take(item.name(), Some(&item.object));
+        follower.take(item.name(), Some(&item.object()));
     }
     follower.swap();
     let stop = inner.shutdown.clone();
@@ -99,17 +99,17 @@ impl Follower {
                 }
             };
             match item {
-                WatchItem::Initial(item) => self.take(item.name(), Some(&item.object)),
+                WatchItem::Initial(item) => self.take(item.name(), Some(&item.object())),
                 WatchItem::Change(change) if change.kind == ChangeKind::Deleted => self.take(change.item.name(), None),
-                WatchItem::Change(change) => self.take(change.item.name(), Some(&change.item.object)),
+                WatchItem::Change(change) => self.take(change.item.name(), Some(&change.item.object())),
                 WatchItem::InitialEnd(_) => {}
             }
             // What has piled up is looked at together.
             while let Ok(Some(item)) = watcher.try_next() {
                 match item {
-                    WatchItem::Initial(item) => self.take(item.name(), Some(&item.object)),
+                    WatchItem::Initial(item) => self.take(item.name(), Some(&item.object())),
                     WatchItem::Change(change) if change.kind == ChangeKind::Deleted => self.take(change.item.name(), None),
-                    WatchItem::Change(change) => self.take(change.item.name(), Some(&change.item.object)),
+                    WatchItem::Change(change) => self.take(change.item.name(), Some(&change.item.object())),
                     WatchItem::InitialEnd(_) => {}
                 }
             }
@@ -304,7 +304,7 @@ async fn mark(server: &Server, name: &str, status: &str, reason: &str, message: 
         let Some(item) = inner.storage.get_now(&key(), &ObjectKey::new("", name)) else { return };
         let catalog = inner.catalog.load_full();
         let Ok(served) = catalog.need(GROUP, PLURAL) else { return };
-        let Ok(mut definition) = served.load(&item.object) else { return };
+        let Ok(mut definition) = served.load(&item.object()) else { return };
         let before = definition.clone();
         set_condition(&mut definition, "Terminating", status, reason, message, inner.env.now());
         track(inner, &before, &mut definition);

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Crc, FlushCompress};
-use knarr_core::{Result, Status};
+use knarr_core::{Object, Result, Status};
 use knarr_store::Item;
 use parking_lot::Mutex;
 
@@ -100,7 +100,7 @@ impl Pieces {
         let accepted = &format.accepted;
         let is_plain = accepted.convert.is_none() && accepted.media != Media::Yaml && !accepted.pretty;
         // What a webhook has converted is made anew for each list.
-        if !is_plain || served.asks_a_webhook() || page.items.iter().map(|i| i.object.bytes.len()).sum::<usize>() < LIST_BYTES_MIN {
+        if !is_plain || served.asks_a_webhook() || page.items.iter().map(|i| i.size()).sum::<usize>() < LIST_BYTES_MIN {
             return Ok(None);
         }
         let form = Form { served: served.id, protobuf: accepted.media == Media::Protobuf, gzip };
@@ -214,7 +214,7 @@ fn runs(items: &[Arc<Item>]) -> impl Iterator<Item = &[Arc<Item>]> {
         }
         let mut bytes = 0;
         let mut ends = |(i, item): (usize, &Arc<Item>)| {
-            bytes += item.object.bytes.len();
+            bytes += item.size();
             i + 1 >= PIECE_ITEMS_MAX || bytes >= PIECE_BYTES_MAX || i + 1 >= PIECE_ITEMS_MIN && is_end(item)
         };
         let length = rest.iter().enumerate().position(&mut ends).map_or(rest.len(), |last| last + 1);
@@ -241,7 +241,8 @@ struct Encoder<'a> {
 impl Encoder<'_> {
     fn encode(&mut self, items: &[Arc<Item>], is_first: bool) -> Result<Piece> {
         self.plain.clear();
-        let objects = items.iter().map(|i| &i.object);
+        let objects: Vec<Object> = items.iter().map(|i| i.object()).collect();
+        let objects = objects.iter();
         if self.form.protobuf {
             put_protobuf_items(self.served, objects, &mut self.plain)?;
         } else {

@@ -200,7 +200,7 @@ fn objects(inner: &Inner, resource: &str) -> Vec<Value> {
     let catalog = inner.catalog.load_full();
     let Ok(served) = catalog.need(GROUP, resource) else { return Vec::new() };
     let snapshot = inner.storage.snapshot(&ResourceKey::new(GROUP, resource));
-    snapshot.iter(None, None).filter_map(|item| served.load(&item.object).ok()).collect()
+    snapshot.iter(None, None).filter_map(|item| served.load(&item.object()).ok()).collect()
 }
 
 /// The name of a schema and its condition, when that should be otherwise (upstream: `presyncFlowSchemaStatus`).

@@ -92,7 +92,7 @@ fn list(served: &Served, page: &Page, format: &Format, shape: Shape, pieces: &Ar
     if let Some(assembled) = pieces.list(served, page, format, shape.gzip)? {
         return Ok(List::Pieces(assembled));
     }
-    encode::list(served, &page.meta, page.items.iter().map(|i| &i.object), format).map(List::Whole)
+    encode::list(served, &page.meta, page.objects().iter(), format).map(List::Whole)
 }
 
 /// Compresses what is large enough.

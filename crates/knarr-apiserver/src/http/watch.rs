@@ -75,7 +75,7 @@ impl Frames {
             Shown::Whole(event_type, change) if !self.is_first_table() => {
                 let mut failed = None;
                 let form = self.form | event_type as u64;
-                let frame = change.frame(form, || match self.event(event_type, change.object()) {
+                let frame = change.frame(form, || match self.event(event_type, &change.object()) {
                     Ok(frame) => frame,
                     Err(e) => {
                         failed = Some(e);
@@ -84,8 +84,8 @@ impl Frames {
                 });
                 failed.map_or(Ok(frame), Err)
             }
-            Shown::Whole(event_type, change) => self.event(event_type, change.object()),
-            Shown::Initial(item) => self.event(EventType::Added, &item.object),
+            Shown::Whole(event_type, change) => self.event(event_type, &change.object()),
+            Shown::Initial(item) => self.event(EventType::Added, &item.object()),
             Shown::Left(object) => self.event(EventType::Deleted, &object),
             Shown::Bookmark(object, _) => self.event(EventType::Bookmark, &object),
         }

@@ -20,6 +20,12 @@ pub struct Page {
     pub items: Vec<Arc<Item>>,
 }
 
+impl Page {
+    pub fn objects(&self) -> Vec<Object> {
+        self.items.iter().map(|i| i.object()).collect()
+    }
+}
+
 /// Answers a list.
 ///
 /// # Errors
@@ -48,7 +54,7 @@ pub async fn page(ex: &Exchange<'_>) -> Result<Page, Failure> {
 
 /// The page with its objects in the served version: the webhook is asked for all of them at once.
 async fn converted(ex: &Exchange<'_>, mut page: Page) -> Result<Page> {
-    let trees = ex.served.read_all(page.items.iter().map(|i| &i.object)).await?;
+    let trees = ex.served.read_all(&page.objects()).await?;
     for (item, tree) in page.items.iter_mut().zip(trees) {
         let object = Object { encoding: Encoding::Json, resource_version: item.revision(), bytes: codec::encode_json(&tree).into() };
         *item = Arc::new(item.with_object(object));

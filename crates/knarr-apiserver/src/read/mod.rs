@@ -25,7 +25,7 @@ pub const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// `NotFound`, `BadRequest` for a bad resourceVersion, `Timeout` for one that does not come.
 pub async fn get(ex: &Exchange<'_>) -> Result<Outcome> {
     let item = item(ex, ex.name()?).await?;
-    Ok(Outcome::Object { served: ex.served.clone(), object: item.object.clone(), code: 200 })
+    Ok(Outcome::Object { served: ex.served.clone(), object: item.object(), code: 200 })
 }
 
 /// The stored object behind a request for `name`, as fresh as the request wants it.

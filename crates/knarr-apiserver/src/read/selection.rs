@@ -178,7 +178,7 @@ impl Matcher<'_> {
                 "metadata.namespace" => item.namespace().to_owned(),
                 plain if !self.served.converts() && PLAIN_FIELDS.contains(&plain) => item.field(&plain.split('.').collect::<Vec<_>>()),
                 other => {
-                    let tree = tree.get_or_insert_with(|| self.tree(&item.object));
+                    let tree = tree.get_or_insert_with(|| self.tree(&item.object()));
                     self.served.strategy.field(tree, other)
                 }
             };

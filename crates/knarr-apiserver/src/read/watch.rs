@@ -231,8 +231,8 @@ impl Watching {
         self.poll_next(cx).map(|next| {
             next.map(|shown| {
                 let (event_type, object, initial_events_end) = match shown? {
-                    Shown::Initial(item) => (EventType::Added, item.object.clone(), false),
-                    Shown::Whole(event_type, change) => (event_type, change.object().clone(), false),
+                    Shown::Initial(item) => (EventType::Added, item.object(), false),
+                    Shown::Whole(event_type, change) => (event_type, change.object(), false),
                     Shown::Left(object) => (EventType::Deleted, object, false),
                     Shown::Bookmark(object, end) => (EventType::Bookmark, object, end),
                 };
@@ -263,7 +263,7 @@ fn seen_through(served: &Served, selection: &Selection, change: Arc<Change>) -> 
     match (before, concerns(&change.item)) {
         (false, true) => Some(Shown::Whole(EventType::Added, change)),
         (true, true) => Some(Shown::Whole(EventType::Modified, change)),
-        (true, false) => change.previous.as_ref().map(|p| Shown::Left(codec::with_resource_version(&p.object.bytes, change.revision()))),
+        (true, false) => change.previous.as_ref().map(|p| Shown::Left(codec::with_resource_version(&p.object().bytes, change.revision()))),
         (false, false) => None,
     }
 }

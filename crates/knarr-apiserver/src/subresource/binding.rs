@@ -47,7 +47,7 @@ pub async fn bind(ex: &Exchange<'_>, binding: Value) -> Result<Outcome> {
     let pods = GroupResource::new("", "pods");
     for _ in 0..ATTEMPTS_MAX {
         let item = ex.server.storage.get_now(&resource, &key).ok_or_else(|| Status::not_found(&pods, name))?;
-        let mut pod = codec::to_value(&item.object)?;
+        let mut pod = codec::to_value(&item.object())?;
         assign(&mut pod, &binding, name, &key.etcd_key(&resource))?;
         set_condition(&mut pod, json!({"type": "PodScheduled", "status": "True"}), ex.server.env.now());
         if ex.dry_run() {

@@ -60,7 +60,7 @@ fn version(ex: &Exchange<'_>) -> &'static str {
 
 async fn attempt(writer: &Writer<'_>, name: &str, options: &DeleteOptions) -> Result<()> {
     let item = writer.current(name).ok_or_else(|| writer.not_found(name))?;
-    let pod = codec::to_value(&item.object)?;
+    let pod = codec::to_value(&item.object())?;
     let mut options = options.clone();
     let uid = pod.str_at(&["metadata", "uid"]).unwrap_or_default();
     if let Some(wanted) = options.preconditions.uid.as_deref().filter(|wanted| *wanted != uid) {
@@ -106,7 +106,7 @@ fn budget(writer: &Writer<'_>, pod: &Value) -> Result<Option<Placed>> {
     let snapshot = writer.ex.server.storage.snapshot(&budgets());
     let mut found = None;
     for item in snapshot.iter(Some(namespace), None) {
-        let budget = codec::to_value(&item.object)?;
+        let budget = codec::to_value(&item.object())?;
         let selector = LabelSelector::from_value(budget.at(&["spec", "selector"])).unwrap_or_else(|_| LabelSelector::nothing());
         if selector.matches(pod.at(&["metadata", "labels"])) && found.replace((item.clone(), budget)).is_some() {
             let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";

@@ -23,7 +23,7 @@ pub async fn serve(ex: &Exchange<'_>) -> Result<Outcome> {
     let paths = Paths::of(&ex.served.resource);
     if ex.call.info.verb == "get" {
         let item = read::item(ex, ex.name()?).await?;
-        let object = ex.served.read(&item.object)?;
+        let object = ex.served.read(&item.object())?;
         return Ok(Outcome::Scale { served: ex.served.clone(), scale: paths.scale_of(&object), code: 200 });
     }
     let wish = match ex.call.patch {

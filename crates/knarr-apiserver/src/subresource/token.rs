@@ -112,7 +112,7 @@ fn fill(ex: &Exchange<'_>, request: &mut Value, name: &str, uid: &str, issuer: &
 fn find(ex: &Exchange<'_>, resource: &str, namespace: &str, name: &str) -> Result<Value> {
     let item = ex.server.storage.get_now(&ResourceKey::new("", resource), &ObjectKey::new(namespace, name));
     let item = item.ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))?;
-    codec::to_value(&item.object)
+    codec::to_value(&item.object())
 }
 
 fn bound(object: &Value) -> BoundObject {

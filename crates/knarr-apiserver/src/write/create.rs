@@ -162,7 +162,7 @@ fn create_errors(writer: &Writer<'_>, object: &Value) -> knarr_core::field::Erro
     let mut errors = knarr_kinds::validate_metadata(object, served.resource.namespaced, &*writer.behaviour);
     if served.is("resource.k8s.io", "resourceclaims") || served.is("resource.k8s.io", "resourceclaimtemplates") {
         let namespace = writer.ex.server.storage.get_now(&ResourceKey::new("", "namespaces"), &ObjectKey::new("", writer.ex.namespace()));
-        let namespace = namespace.and_then(|item| codec::to_value(&item.object).ok());
+        let namespace = namespace.and_then(|item| codec::to_value(&item.object()).ok());
         errors.extend(knarr_kinds::admin_access(object, namespace.as_ref().and_then(|n| n.at(&["metadata", "labels"]))));
     }
     errors.extend(writer.behaviour.validate_create(&writer.context(), object));
@@ -179,7 +179,7 @@ fn already_exists(writer: &Writer<'_>, name: &str, generated: bool) -> Status {
             details.retry_after_seconds = 1;
         }
     }
-    let deleting = writer.current(name).is_some_and(|item| knarr_schema::codec::meta(&item.object).deleting);
+    let deleting = writer.current(name).is_some_and(|item| knarr_schema::codec::meta(&item.object()).deleting);
     if deleting {
         status.message = format!("object is being deleted: {}", status.message);
     }

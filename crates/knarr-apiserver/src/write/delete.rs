@@ -101,7 +101,7 @@ pub async fn remove(writer: &Writer<'_>, name: &str, options: &DeleteOptions) ->
 }
 
 async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &DeleteOptions) -> Result<Option<Removed>> {
-    let old = writer.ex.served.load(&item.object)?;
+    let old = writer.ex.served.load(&item.object())?;
     if options.unreadable {
         return Err(readable(writer, name));
     }
@@ -109,7 +109,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
     if writer.ex.served.is("", "namespaces") {
         match namespace_step(&old, options, writer) {
             NamespaceStep::Terminate(new) => return rewrite(writer, name, item, &old, &new, options).await,
-            NamespaceStep::Wait => return Ok(Some(Removed::Pending(item.object.clone()))),
+            NamespaceStep::Wait => return Ok(Some(Removed::Pending(item.object()))),
             NamespaceStep::Delete => {}
         }
     }
@@ -117,7 +117,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, options: &De
         let new = definition_going(&old, writer);
         return rewrite(writer, name, item, &old, &new, options).await;
     }
-    let Some(fate) = fate(writer, &old, options) else { return Ok(Some(Removed::Pending(item.object.clone()))) };
+    let Some(fate) = fate(writer, &old, options) else { return Ok(Some(Removed::Pending(item.object()))) };
     match fate {
         Fate::Rewrite(new) => rewrite(writer, name, item, &old, &new, options).await,
         Fate::Delete(last) => {
@@ -162,7 +162,7 @@ async fn rewrite(writer: &Writer<'_>, name: &str, item: &Arc<Item>, old: &Value,
 
 async fn erase(writer: &Writer<'_>, name: &str, item: &Arc<Item>, old: &Value, options: &DeleteOptions) -> Result<Option<Removed>> {
     if options.dry_run {
-        return Ok(Some(Removed::Gone(item.object.clone())));
+        return Ok(Some(Removed::Gone(item.object())));
     }
     match writer.ex.server.storage.delete(&writer.ex.served.key, &writer.key(name), item.revision()).await {
         Ok(object) => {

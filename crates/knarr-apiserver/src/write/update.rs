@@ -144,7 +144,7 @@ async fn attempt(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &imp
 
 async fn attempt_with(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change: &impl Change, reserved: &mut Reserved) -> Result<Option<Outcome>> {
     let ex = writer.ex;
-    let old = ex.served.load(&item.object)?;
+    let old = ex.served.load(&item.object())?;
     if let Some(wanted) = change.uid() {
         let found = old.str_at(&["metadata", "uid"]).unwrap_or_default();
         if found != wanted {

@@ -67,8 +67,9 @@ impl Records {
     /// # Errors
     /// As [`Self::write_change`].
     pub fn write_item(&self, out: &mut Vec<u8>, resource: &ResourceKey, item: &Item) -> io::Result<()> {
+        let object = item.object();
         let sealed = match self.sealer.as_ref().filter(|s| s.seals(resource)) {
-            Some(sealer) => Some(sealer.seal(item.path(), &item.object.bytes).ok_or_else(|| io::Error::other("an object cannot be sealed"))?),
+            Some(sealer) => Some(sealer.seal(item.path(), &object.bytes).ok_or_else(|| io::Error::other("an object cannot be sealed"))?),
             None => None,
         };
         out.push(if sealed.is_some() { PUT_SEALED } else { PUT });
@@ -76,7 +77,7 @@ impl Records {
         write_bytes(out, item.path().as_bytes());
         write_number(out, item.revision());
         write_number(out, item.expires_ms().unwrap_or(0));
-        write_bytes(out, sealed.as_deref().unwrap_or(&item.object.bytes));
+        write_bytes(out, sealed.as_deref().unwrap_or(&object.bytes));
         Ok(())
     }
 

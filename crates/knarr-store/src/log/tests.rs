@@ -62,7 +62,7 @@ impl Life {
     }
 
     fn state(&self) -> State {
-        self.storage.snapshot(&pods()).iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object.bytes.clone()))).collect()
+        self.storage.snapshot(&pods()).iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object().bytes))).collect()
     }
 
     /// Random writes, most of which succeed.
@@ -118,7 +118,7 @@ impl Known {
         self.revision = item.revision();
         match write {
             Write::Delete { .. } => drop(self.acknowledged.remove(path)),
-            _ => drop(self.acknowledged.insert(path.into(), (item.revision(), item.object.bytes.clone()))),
+            _ => drop(self.acknowledged.insert(path.into(), (item.revision(), item.object().bytes))),
         }
     }
 
@@ -166,7 +166,7 @@ impl Known {
     fn check_history(&self, life: &Life, story: &str) {
         let oldest = life.storage.resource(&pods()).history.lock().oldest();
         let mut state: State =
-            life.storage.snapshot_at(&pods(), oldest).unwrap().iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object.bytes.clone()))).collect();
+            life.storage.snapshot_at(&pods(), oldest).unwrap().iter(None, None).map(|i| (i.path().into(), (i.revision(), i.object().bytes))).collect();
         let mut watcher = life.storage.watch(&pods(), WatchFrom::After(oldest), WatchFilter::default()).unwrap();
         let mut last = oldest;
         while let Ok(Some(WatchItem::Change(c))) = watcher.try_next() {
@@ -175,7 +175,7 @@ impl Known {
             assert_eq!(c.previous.as_ref().map(|p| p.revision()), state.get(c.item.path()).map(|(r, _)| *r), "{story}");
             match c.kind {
                 ChangeKind::Deleted => drop(state.remove(c.item.path())),
-                _ => drop(state.insert(c.item.path().into(), (c.revision(), c.object().bytes.clone()))),
+                _ => drop(state.insert(c.item.path().into(), (c.revision(), c.object().bytes))),
             }
         }
         assert_eq!(state, self.acknowledged, "{story}: the history does not lead to the state");
@@ -519,7 +519,7 @@ async fn fuzz_files_of_the_store() {
         for _ in 0..14 {
             let writes = life.invent(&mut random);
             for item in life.write(&writes).await.into_iter().flatten() {
-                written.insert((item.path().to_owned(), item.object.bytes.clone()));
+                written.insert((item.path().to_owned(), item.object().bytes));
             }
         }
     }

@@ -135,7 +135,7 @@ async fn a_deletion_carries_the_last_state(s: &Arc<Storage>) {
     }
     let Some(WatchItem::Change(change)) = last else { panic!("no change") };
     assert_eq!((change.kind, change.previous.as_ref().map(|p| p.revision())), (ChangeKind::Deleted, Some(touched)));
-    assert_eq!(text(change.object()), format!(r#"{{"data":"x","metadata":{{"resourceVersion":"{deleted}"}}}}"#));
+    assert_eq!(text(&change.object()), format!(r#"{{"data":"x","metadata":{{"resourceVersion":"{deleted}"}}}}"#));
 }
 
 async fn an_indexed_watch_sees_objects_come_and_go(s: &Arc<Storage>) {

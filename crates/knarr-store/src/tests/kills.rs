@@ -69,7 +69,7 @@ async fn a_killed_process_has_lost_no_acknowledged_write() {
         assert!(s.current_revision() >= last, "round {round}: {} of {last}", s.current_revision());
         for item in s.snapshot(&pods()).iter(None, None) {
             if let Some(known) = acknowledged.get(&item.revision()) {
-                assert_eq!(known.as_bytes(), &item.object.bytes[..], "round {round}");
+                assert_eq!(known.as_bytes(), &item.object().bytes[..], "round {round}");
             }
         }
         s.stop();

@@ -128,6 +128,39 @@ async fn what_is_no_longer_current_is_kept_within_a_limit_of_bytes() {
     assert!((90..100).contains(&oldest), "{oldest}");
 }
 
+/// Every change since the beginning, with the bytes before and after it, and every state that can be had.
+fn told(s: &Storage) -> (Vec<String>, Vec<String>) {
+    let text = |item: &Item| String::from_utf8(item.object().bytes.to_vec()).unwrap();
+    let mut changes = Vec::new();
+    let mut watcher = watch(s, WatchFrom::After(0), <_>::default());
+    while let Some(WatchItem::Change(c)) = watcher.try_next().unwrap() {
+        changes.push(format!("{c:?} {} {:?}", text(&c.item), c.previous.as_deref().map(text)));
+    }
+    let states = (0..=s.current_revision()).map(|r| s.snapshot_at(&pods(), r).unwrap().iter(None, None).map(|i| text(i)).collect()).collect();
+    (changes, states)
+}
+
+#[tokio::test(start_paused = true)]
+async fn packed_history_tells_the_same_and_takes_less() {
+    let (packed, whole) = (storage_with(Limits { whole_bytes_max: 0, ..Limits::default() }), storage());
+    for s in [&packed, &whole] {
+        create(s, "default/a").await;
+        create(s, "default/b").await;
+        for i in 0..60 {
+            touch(s, ["default/a", "default/b"][i % 2], &format!("{i:0500}")).await;
+        }
+        delete(s, "default/a").await;
+        create(s, "default/a").await;
+        touch(s, "default/a", "x").await;
+    }
+    assert_eq!(told(&packed), told(&whole));
+    let kept = |s: &Storage| s.resource(&pods()).history.lock().superseded_bytes();
+    assert!(kept(&packed) < kept(&whole) / 2, "{} of {}", kept(&packed), kept(&whole));
+    // What leaves the ring takes with it what it had come to weigh.
+    tokio::time::sleep(Duration::from_secs(320)).await;
+    assert_eq!((kept(&packed), kept(&whole)), (0, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bookmark_tells_the_newest_revision_only_to_those_who_have_seen_everything() {
     let s = storage();
@@ -151,7 +184,7 @@ async fn an_event_is_encoded_once_for_all_watchers() {
         let Ok(Some(WatchItem::Change(change))) = w.try_next() else { panic!("no change") };
         let frame = change.frame(7, || {
             made += 1;
-            change.object().bytes.clone()
+            change.object().bytes
         });
         assert_eq!(frame, change.object().bytes);
     }
