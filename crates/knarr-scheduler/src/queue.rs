@@ -19,7 +19,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A pod that nothing happened for is tried again after this long.
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(300);
 
-/// The how manieth pod of the queue it is.
+/// In which order pods came.
 type Order = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,6 +119,7 @@ impl Inner {
             if at > now {
                 return Some(at);
             }
+            self.due.pop_first();
             self.move_to(order, Place::Ready);
         }
     }

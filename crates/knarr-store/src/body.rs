@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 
 use crate::item::Item;
 
-/// So many versions may have to be unpacked to read one: of an object that changes all the time, every so manieth stays whole.
+/// So many versions may have to be unpacked to read one: of an object that changes all the time, one in so many stays whole.
 const CHAIN_MAX: u8 = 8;
 
 /// How far back LZ4 finds what was there before: the next version of a larger object is out of its sight.
