@@ -5,6 +5,9 @@ use knarr_kinds::strategy;
 
 const COLUMNS: &str = include_str!("../../knarr-schema/data/columns.json");
 
+/// What subresources show: the API server makes their cells.
+const SUBRESOURCES: &str = "autoscaling/v1/Scale";
+
 /// Upstream gives an IPAddress one cell more than columns.
 const MORE_CELLS_THAN_COLUMNS: &str = "networking.k8s.io/v1/ipaddresses";
 
@@ -14,7 +17,7 @@ fn every_column_has_a_cell() {
     for (resource, columns) in columns.as_object().unwrap() {
         let parts: Vec<&str> = resource.split('/').collect();
         let (group, plural) = (if parts.len() == 2 { "" } else { parts[0] }, parts[parts.len() - 1]);
-        if plural == "componentstatuses" || resource == MORE_CELLS_THAN_COLUMNS {
+        if plural == "componentstatuses" || [MORE_CELLS_THAN_COLUMNS, SUBRESOURCES].contains(&resource.as_str()) {
             continue;
         }
         let object = json!({"apiVersion": resource.rsplit_once('/').unwrap().0, "metadata": {"name": "x"}});
