@@ -90,9 +90,14 @@ impl Etcd {
         let address = self.url.split_once("://").map_or("", |(_, address)| address);
         let until = Instant::now() + START_TIMEOUT;
         while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "etcd does not answer: {}", std::fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+            assert!(Instant::now() < until, "etcd does not answer: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What it had to say.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     /// Kills it.
@@ -112,7 +117,7 @@ impl Etcd {
     /// # Panics
     /// It does not answer.
     pub async fn engine(&self) -> EtcdEngine {
-        EtcdEngine::open(&self.options()).await.expect("etcd answers")
+        EtcdEngine::open(&self.options()).await.unwrap_or_else(|error| panic!("{error}; etcd says: {}", self.log()))
     }
 }
 
