@@ -193,6 +193,9 @@ async fn replicas_are_set_through_the_scale() {
     let table = cluster.send("GET", &path, &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")], "").await.json();
     let names: Vec<&str> = table.list_at(&["columnDefinitions"]).iter().filter_map(|c| c.str_at(&["name"])).collect();
     assert_eq!((table["kind"].as_str(), names), (Some("Table"), vec!["Name", "Desired", "Available", "Age"]));
+    let whole = cluster.send("GET", &format!("{path}?includeObject=Object"), &[("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")], "").await;
+    let version = format!("\"resourceVersion\":{}", whole.json()["metadata"]["resourceVersion"]);
+    assert_eq!((whole.json()["rows"][0]["object"]["kind"].as_str(), whole.text().matches(&version).count()), (Some("Scale"), 2), "{}", whole.text());
     let row = &table["rows"][0];
     assert_eq!(
         (&row["cells"].as_array().unwrap()[..3], row["object"]["kind"].as_str()),

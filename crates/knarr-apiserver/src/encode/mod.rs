@@ -9,7 +9,7 @@ pub mod table;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use knarr_core::{Encoding, Object, Reason, Result, Status, Value, ValueExt, api::EventType};
+use knarr_core::{Encoding, Object, Reason, Result, Status, Value, api::EventType};
 use knarr_schema::codec;
 
 use crate::{
@@ -68,7 +68,7 @@ pub fn value(value: &Value, accepted: &Accepted) -> Result<Bytes> {
 /// When the client wants it as a list.
 pub fn scale(served: &Served, scale: &Value, format: &Format) -> Result<Bytes> {
     let Some(convert) = format.accepted.convert else { return value(scale, &format.accepted) };
-    let object = codec::with_version_text(&codec::encode_json(scale), scale.str_at(&["metadata", "resourceVersion"]).unwrap_or_default());
+    let object = Object { encoding: Encoding::Json, resource_version: 0, bytes: codec::encode_json(scale).into() };
     let mut out = Vec::new();
     match convert {
         Convert::Table => table::put_scale(&mut out, served, &object, format.table(true))?,
