@@ -71,7 +71,7 @@ pub fn scale(served: &Served, scale: &Value, format: &Format) -> Result<Bytes> {
     let object = Object { encoding: Encoding::Json, resource_version: 0, bytes: codec::encode_json(scale).into() };
     let mut out = Vec::new();
     match convert {
-        Convert::Table => table::put_scale(&mut out, served, &object, format.table(true))?,
+        Convert::Table => table::put_scale(&mut out, served, scale, &object, format.table(true)),
         Convert::PartialMetadata if format.accepted.media == Media::Protobuf => return Ok(metadata::protobuf(&object, format.accepted.version)),
         Convert::PartialMetadata => metadata::put_json(&mut out, &object, format.accepted.version),
         _ => return Err(no_list(served)),

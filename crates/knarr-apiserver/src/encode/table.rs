@@ -115,21 +115,16 @@ pub fn put<'a>(out: &mut Vec<u8>, served: &Served, meta: &ListMeta, objects: imp
     Ok(())
 }
 
-/// Appends the table of a scale: with the columns of its kind, or of the custom resource that it is of.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn put_scale(out: &mut Vec<u8>, served: &Served, scale: &Object, format: Format) -> Result<()> {
-    let value = codec::to_value(scale)?;
-    let own = served.resource.subresources.iter().find(|s| s.name == "scale").map_or(&[][..], |s| &s.columns);
+/// Appends the table of a scale, a tree and the same as an object: with the columns of its kind, or of the custom resource that it is of.
+pub fn put_scale(out: &mut Vec<u8>, served: &Served, value: &Value, scale: &Object, format: Format) {
+    let own = served.resource.subresource("scale").map_or(&[][..], |s| &s.columns);
     let (columns, cells) =
-        if own.is_empty() { (&served.resource.columns[..], cells(served, &value, format.now)) } else { (own, scale_cells(own, &value, format.now)) };
+        if own.is_empty() { (&served.resource.columns[..], cells(served, value, format.now)) } else { (own, scale_cells(own, value, format.now)) };
     let resource_version = value.str_at(&["metadata", "resourceVersion"]).and_then(|v| v.parse().ok()).unwrap_or(0);
     put_head(out, columns, &ListMeta { resource_version, ..ListMeta::default() }, format);
     out.extend_from_slice(b",\"rows\":[");
-    put_cells(out, &cells, scale, &value, format);
+    put_cells(out, &cells, scale, value, format);
     out.extend_from_slice(b"]}");
-    Ok(())
 }
 
 /// Upstream: `printScale`.

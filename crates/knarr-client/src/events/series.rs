@@ -112,9 +112,11 @@ impl Ledger {
             self.running.insert(digest, Running { began, series: None });
             return Some(Write::First(self.event(&note, began)));
         };
-        let event = self.event(&note, began);
-        let running = self.running.get_mut(&digest)?;
-        let series = running.series.get_or_insert_with(|| Box::new(Series { event, count: 1, last: now, written_count: 1 }));
+        if self.running.get(&digest).is_some_and(|r| r.series.is_none()) {
+            let series = Box::new(Series { event: self.event(&note, began), count: 1, last: now, written_count: 1 });
+            self.running.insert(digest, Running { began, series: Some(series) });
+        }
+        let series = self.running.get_mut(&digest)?.series.as_mut()?;
         series.count += 1;
         series.last = now;
         (series.count == 2).then(|| series.write())
