@@ -50,6 +50,8 @@ fn knarrs() {
     ours::survives_our_death(&cluster, address);
     ours::comes_back_after_a_stop(&cluster, address);
     everybodys(&cluster);
+    // A running cluster is deleted by every other test.
+    cluster.knarr(&["stop"]);
     drop(cluster);
     assert_eq!(ours::Traces::take().since(&before), ours::Traces::default(), "a deleted cluster leaves nothing behind");
 }

@@ -26,8 +26,15 @@ impl Machine for Local {
         roles::local_nodes(cluster)?.create(index(node)?).map(drop).map_err(Failure::program)
     }
 
-    /// A process of its own does it: it must enter the node's namespaces.
+    /// A process of its own does it: it must enter the node's namespaces. These are gone when the cluster was stopped before, or the machine, and
+    /// are made once more, since what was made in them may still be noted.
     async fn clear_node(&self, cluster: &Cluster, node: &Node) -> Result<()> {
+        if node.index > 0 {
+            let (nodes, index) = (roles::local_nodes(cluster)?, index(node)?);
+            if !nodes.node(index).map_err(Failure::program)?.netns.exists() {
+                nodes.create(index).map_err(Failure::program)?;
+            }
+        }
         let mut command = Command::new("/proc/self/exe");
         command.args(supervise::agent_args(cluster, &node.name)).arg("--clear").stdin(Stdio::null());
         let status = tokio::task::spawn_blocking(move || command.status()).await.map_err(Failure::program)?.map_err(Failure::program)?;
