@@ -16,7 +16,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use knarr_client::events::reference;
-use knarr_client::{Client, EventKind, Informer, Item, Key, Outcome, Patch, Query, Recorder, WorkQueue, client};
+use knarr_client::{Change, Client, EventKind, Informer, Item, Key, Outcome, Patch, Query, Recorder, WorkQueue, client};
 use knarr_core::clock::Env;
 use knarr_core::{Result, json};
 use parking_lot::Mutex;
@@ -50,6 +50,9 @@ pub fn start(context: &ControllerContext) {
         ledger: Ledger::default(),
         queue: context.queue("node_lifecycle_controller"),
     });
+    // Before the node is put into the queue, so that it counts when its turn comes.
+    let me = this.clone();
+    this.nodes.on_change(move |change| me.count(change));
     enqueue_all(&this.nodes, &this.queue);
     let me = this.clone();
     this.leases.on_change(move |change| {
@@ -182,7 +185,6 @@ impl Controller {
             }
         } else {
             taints::remove_no_execute(&mut wanted);
-            self.reassess();
         }
         if node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default() != wanted {
             let object = nodes::write_taints(&self.client, node, &wanted).await?;
@@ -193,7 +195,6 @@ impl Controller {
 
     /// Whether pods may be driven away now: not at all while every zone is down, and only so many nodes a minute else.
     fn may_drive_out(&self, key: &Key, item: &Item<NodeView>, taints: &[k8s_openapi::api::core::v1::Taint]) -> Result<bool, Duration> {
-        self.reassess();
         let already = taints::has_no_execute(taints);
         let mut zones = self.zones.lock();
         if zones.all_down() {
@@ -202,12 +203,11 @@ impl Controller {
         if already { Ok(true) } else { zones.admit(&nodes::zone_key(&item.object), key.name(), tokio::time::Instant::now()).map(|()| true) }
     }
 
-    /// Looks at all zones again; when the last one fails or the first comes back everybody is looked at again.
-    fn reassess(&self) {
-        let all = self.nodes.store().list();
+    /// Counts a node in its zone; when the last zone fails or the first comes back everybody is looked at again.
+    fn count(&self, change: &Change<NodeView>) {
         let excluded = |n: &Item<NodeView>| crate::ownership::label(&n.object, "node.kubernetes.io/exclude-disruption").is_some();
-        let ready = all.iter().filter(|n| !excluded(n)).map(|n| (nodes::zone_key(&n.object), n.view.is_ready()));
-        let (before, after) = self.zones.lock().assess(ready);
+        let seen = change.new.as_ref().filter(|n| !excluded(n)).map(|n| (nodes::zone_key(&n.object), n.view.is_ready()));
+        let (before, after) = self.zones.lock().note(change.key().name(), seen);
         if before == after {
             return;
         }
@@ -216,7 +216,7 @@ impl Controller {
             let now = self.env.now();
             self.known.lock().values_mut().for_each(|h| h.renewed(now));
         }
-        all.iter().for_each(|n| self.queue.add(n.key.clone()));
+        self.nodes.store().list().iter().for_each(|n| self.queue.add(n.key.clone()));
     }
 
     async fn keep_labels(&self, key: &Key, node: &Node) -> Result<()> {

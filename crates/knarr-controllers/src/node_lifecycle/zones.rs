@@ -1,7 +1,7 @@
 //! How fast nodes may lose their pods. A zone of which much is down is more likely cut off than dead, and when every zone
 //! is down it is probably the control plane that is cut off. Upstream: `handleDisruption`, `ComputeZoneState`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,6 +29,10 @@ struct Count {
 }
 
 impl Count {
+    fn of(&mut self, ready: bool) -> &mut usize {
+        if ready { &mut self.ready } else { &mut self.not_ready }
+    }
+
     fn state(self) -> State {
         let all = (self.ready + self.not_ready) as f64;
         match self {
@@ -42,6 +46,8 @@ impl Count {
 /// All zones.
 #[derive(Debug, Default)]
 pub struct Zones {
+    /// What each node counts as: its zone, and whether it is ready.
+    nodes: HashMap<String, (String, bool)>,
     counts: BTreeMap<String, Count>,
     /// When each zone may lose its next node.
     next: BTreeMap<String, Instant>,
@@ -49,17 +55,25 @@ pub struct Zones {
 }
 
 impl Zones {
-    /// Takes in zone and readiness of all nodes. Gives whether all zones were down before and are now.
-    pub fn assess(&mut self, nodes: impl Iterator<Item = (String, bool)>) -> (bool, bool) {
-        let mut counts: BTreeMap<String, Count> = BTreeMap::new();
-        for (zone, ready) in nodes {
-            let count = counts.entry(zone).or_default();
-            *(if ready { &mut count.ready } else { &mut count.not_ready }) += 1;
+    /// Takes in zone and readiness of a node, or that it counts no more. Gives whether all zones were down before and are now.
+    pub fn note(&mut self, node: &str, seen: Option<(String, bool)>) -> (bool, bool) {
+        let known = match &seen {
+            Some(seen) => self.nodes.insert(node.to_owned(), seen.clone()),
+            None => self.nodes.remove(node),
+        };
+        if let Some((zone, ready)) = known {
+            let count = self.counts.entry(zone.clone()).or_default();
+            *count.of(ready) -= 1;
+            if count.ready + count.not_ready == 0 && seen.as_ref().is_none_or(|(now, _)| *now != zone) {
+                self.counts.remove(&zone);
+                self.next.remove(&zone);
+            }
+        }
+        if let Some((zone, ready)) = seen {
+            *self.counts.entry(zone).or_default().of(ready) += 1;
         }
         let before = self.all_down;
-        self.all_down = !counts.is_empty() && counts.values().all(|c| c.state() == State::Full);
-        self.next.retain(|zone, _| counts.contains_key(zone));
-        self.counts = counts;
+        self.all_down = !self.counts.is_empty() && self.counts.values().all(|c| c.state() == State::Full);
         (before, self.all_down)
     }
 
@@ -91,9 +105,11 @@ mod tests {
 
     fn zones(parts: &[(&str, usize, usize)]) -> Zones {
         let mut zones = Zones::default();
-        let nodes =
-            parts.iter().flat_map(|(zone, up, down)| (0..*up).map(|_| ((*zone).to_owned(), true)).chain((0..*down).map(|_| ((*zone).to_owned(), false))));
-        zones.assess(nodes);
+        for (zone, up, down) in parts {
+            for i in 0..up + down {
+                zones.note(&format!("{zone}{i}"), Some(((*zone).to_owned(), i < *up)));
+            }
+        }
         zones
     }
 
@@ -101,6 +117,19 @@ mod tests {
     fn all_zones_down_is_no_reason_to_drive_anybody_out() {
         assert!(zones(&[("a", 0, 3), ("b", 0, 1)]).all_down());
         assert!(!zones(&[("a", 0, 3), ("b", 1, 1)]).all_down());
+    }
+
+    #[test]
+    fn a_node_counts_once_and_where_it_is_now() {
+        let mut zones = zones(&[("a", 1, 1), ("b", 0, 1)]);
+        let seen = |zone: &str, ready: bool| Some((zone.to_owned(), ready));
+        assert_eq!(zones.note("a0", seen("a", false)), (false, true));
+        assert_eq!(zones.note("b0", seen("a", true)), (true, false), "it is in another zone now");
+        assert!(!zones.counts.contains_key("b"));
+        assert_eq!(zones.note("b0", None), (false, true));
+        zones.note("a0", None);
+        assert_eq!(zones.note("a1", None), (true, false), "nobody is there to be down");
+        assert!(zones.counts.is_empty() && zones.nodes.is_empty());
     }
 
     #[test]
