@@ -15,6 +15,7 @@ pub mod cluster;
 mod condition;
 pub mod decide;
 mod filter;
+mod manifest;
 pub mod node;
 pub mod pod;
 mod preempt;

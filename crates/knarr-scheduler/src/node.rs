@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use knarr_client::Project;
 use knarr_core::{Object, Result};
 
-use crate::pod::{HostPort, PodInfo, Resources};
+use crate::pod::{ByUid, HostPort, PodInfo, Resources};
 
 /// What is kept of a Node object.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +32,7 @@ impl NodeFacts {
     pub fn new(node: &Node) -> Self {
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.clone().unwrap_or_default();
-        let mut allocatable = Resources::from_map(status.allocatable.as_ref());
+        let mut allocatable = Resources::from_map(&status.allocatable.unwrap_or_default());
         let pods_max = allocatable.scalar.remove("pods").unwrap_or(0);
         let images = status.images.iter().flatten();
         Self {
@@ -50,9 +50,11 @@ impl NodeFacts {
 /// A node with the pods on it.
 #[derive(Clone, Debug, Default)]
 pub struct NodeState {
+    /// Where the cluster keeps it.
+    pub place: usize,
+    /// Without a name while only pods speak of it.
     pub facts: Arc<NodeFacts>,
-    /// By uid.
-    pub pods: HashMap<String, Arc<PodInfo>>,
+    pods: HashSet<ByUid>,
     pub requested: Resources,
     /// CPU and memory, with what pods without requests count as.
     pub weight: (i64, i64),
@@ -62,21 +64,32 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.pods.iter().map(|p| &p.0)
+    }
+
+    pub fn pods_count(&self) -> usize {
+        self.pods.len()
+    }
+
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.remove(&pod.uid);
         self.requested.add(&pod.requests);
         self.weight = (self.weight.0 + pod.weight.0, self.weight.1 + pod.weight.1);
         self.ports.extend(pod.ports.iter().cloned());
         self.with_affinity += usize::from(pod.has_affinity());
-        self.pods.insert(pod.uid.to_string(), pod);
+        self.pods.insert(ByUid(pod));
     }
 
-    pub fn remove(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let ByUid(pod) = self.pods.take(uid)?;
         self.requested.subtract(&pod.requests);
         self.weight = (self.weight.0 - pod.weight.0, self.weight.1 - pod.weight.1);
         self.with_affinity -= usize::from(pod.has_affinity());
-        self.ports = self.pods.values().flat_map(|p| p.ports.iter().cloned()).collect();
+        if !pod.ports.is_empty() {
+            self.ports = self.pods.iter().flat_map(|p| p.0.ports.iter().cloned()).collect();
+        }
+        Some(pod)
     }
 
     /// Whether one of these host ports is taken.

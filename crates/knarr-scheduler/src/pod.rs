@@ -1,10 +1,12 @@
 //! What the scheduler keeps of a pod: the parts that decide where it may run, read out once.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{self as core, Pod, PodAffinityTerm, Toleration};
+use k8s_openapi::api::core::v1::{self as core, PodAffinityTerm, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as TypedSelector;
 use knarr_client::ToTree;
 use knarr_client::{Key, Project};
@@ -12,6 +14,7 @@ use knarr_core::quantity::Quantity;
 use knarr_core::selector::LabelSelector;
 use knarr_core::{Object, Result};
 
+use crate::manifest::{Container, Pod, PodSpec, Port, Quantities};
 use crate::shared::{Fingerprint, Pool, Shared};
 use crate::terms::{Term, terms};
 
@@ -29,9 +32,9 @@ pub struct Resources {
 }
 
 impl Resources {
-    pub fn from_map(map: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>) -> Self {
+    pub fn from_map(map: &Quantities) -> Self {
         let mut all = Self::default();
-        for (name, amount) in map.into_iter().flatten() {
+        for (name, amount) in map {
             let Ok(amount) = amount.0.parse::<Quantity>() else { continue };
             match name.as_str() {
                 "cpu" => all.milli_cpu = amount.millis(),
@@ -152,7 +155,6 @@ pub struct PodInfo {
     pub deleting: bool,
     /// Succeeded or Failed: it takes nothing any more.
     pub ended: bool,
-    pub created: i64,
     pub started: i64,
     /// The owner that manages it.
     pub controller: Box<str>,
@@ -169,31 +171,28 @@ impl Deref for PodInfo {
 
 impl Project for PodInfo {
     fn project(object: &Object) -> Result<Self> {
-        knarr_client::read::typed::<Pod>(object).map(|pod| Self::new(&pod))
+        knarr_client::read::typed(object).map(Self::new)
     }
 }
 
 impl PodInfo {
-    pub fn new(pod: &Pod) -> Self {
-        let meta = &pod.metadata;
-        let status = pod.status.as_ref();
+    pub(crate) fn new(pod: Pod) -> Self {
+        let (meta, status) = (pod.metadata, pod.status);
         let Some(spec) = &pod.spec else { return Self::default() };
-        let text = |s: &Option<String>| s.as_deref().unwrap_or_default().into();
-        let labels = LABELS.share(meta.labels.clone().unwrap_or_default());
-        let key = Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let labels = LABELS.share(meta.labels);
+        let key = Key::new(&meta.namespace, &meta.name);
         Self {
             demands: DEMANDS.share(Demands::new(spec, key.namespace(), &labels)),
             key,
-            uid: text(&meta.uid),
+            uid: meta.uid.into(),
             labels,
-            node: text(&spec.node_name),
-            nominated: status.map(|s| text(&s.nominated_node_name)).unwrap_or_default(),
+            node: spec.node_name.as_str().into(),
+            nominated: status.nominated_node_name.into(),
             deleting: meta.deletion_timestamp.is_some(),
-            ended: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
-            created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second()),
-            started: status.and_then(|s| s.start_time.as_ref()).map_or(i64::MAX, |t| t.0.as_second()),
-            controller: meta.owner_references.iter().flatten().find(|o| o.controller == Some(true)).map(|o| o.uid.as_str().into()).unwrap_or_default(),
-            claims: claims(spec, meta.name.as_deref().unwrap_or_default()),
+            ended: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            started: status.start_time.map_or(i64::MAX, |t| t.0.as_second()),
+            controller: meta.owner_references.into_iter().find(|o| o.controller == Some(true)).map(|o| o.uid.into()).unwrap_or_default(),
+            claims: claims(spec, &meta.name),
         }
     }
 
@@ -206,29 +205,53 @@ impl PodInfo {
     }
 }
 
+/// A pod that is found by its uid.
+#[derive(Clone, Debug)]
+pub struct ByUid(pub Arc<PodInfo>);
+
+impl Borrow<str> for ByUid {
+    fn borrow(&self) -> &str {
+        &self.0.uid
+    }
+}
+
+impl Hash for ByUid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.uid.hash(state);
+    }
+}
+
+impl PartialEq for ByUid {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.uid == other.0.uid
+    }
+}
+
+impl Eq for ByUid {}
+
 impl Demands {
     /// What a pod of this namespace with these labels asks for.
-    fn new(spec: &core::PodSpec, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
+    fn new(spec: &PodSpec, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
         let (requests, weight) = requests(spec);
         let mut demands = Self {
-            scheduler: spec.scheduler_name.clone().unwrap_or_default(),
-            gates: spec.scheduling_gates.iter().flatten().map(|g| g.name.clone()).collect(),
-            priority: i64::from(spec.priority.unwrap_or(0)),
-            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            scheduler: spec.scheduler_name.clone(),
+            gates: spec.scheduling_gates.iter().map(|g| g.name.clone()).collect(),
+            priority: spec.priority,
+            never_preempts: spec.preemption_policy == "Never",
             requests,
             weight,
             ports: ports(spec),
-            images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
-            spread: spec.topology_spread_constraints.iter().flatten().map(|c| spread(c, labels)).collect(),
+            images: spec.containers.iter().map(|c| c.image.clone()).filter(|i| !i.is_empty()).collect(),
+            node_selector: spec.node_selector.clone(),
+            tolerations: spec.tolerations.clone(),
+            spread: spec.topology_spread_constraints.iter().map(|c| spread(c, labels)).collect(),
             ..Self::default()
         };
         demands.read_affinity(spec, namespace, labels);
         demands
     }
 
-    fn read_affinity(&mut self, spec: &core::PodSpec, namespace: &str, labels: &BTreeMap<String, String>) {
+    fn read_affinity(&mut self, spec: &PodSpec, namespace: &str, labels: &BTreeMap<String, String>) {
         let Some(affinity) = &spec.affinity else { return };
         if let Some(node) = &affinity.node_affinity {
             self.required_terms = terms(node.required_during_scheduling_ignored_during_execution.as_ref());
@@ -254,7 +277,7 @@ impl Demands {
     }
 }
 
-fn label_selector(selector: Option<&TypedSelector>) -> LabelSelector {
+pub fn label_selector(selector: Option<&TypedSelector>) -> LabelSelector {
     let value = selector.and_then(|s| s.to_tree().ok());
     LabelSelector::from_value(value.as_ref()).unwrap_or_else(|_| LabelSelector::nothing())
 }
@@ -301,33 +324,32 @@ fn spread(constraint: &core::TopologySpreadConstraint, labels: &BTreeMap<String,
     }
 }
 
-fn claims(spec: &core::PodSpec, pod: &str) -> Box<[String]> {
-    let volumes = spec.volumes.iter().flatten();
-    volumes
-        .filter_map(|v| match (&v.persistent_volume_claim, &v.ephemeral) {
-            (Some(claim), _) => Some(claim.claim_name.clone()),
-            (None, Some(_)) => Some(format!("{pod}-{}", v.name)),
-            _ => None,
-        })
-        .collect()
+fn claims(spec: &PodSpec, pod: &str) -> Box<[String]> {
+    let of = |v: &crate::manifest::Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{pod}-{}", v.name)),
+        _ => None,
+    };
+    spec.volumes.iter().filter_map(of).collect()
 }
 
-fn ports(spec: &core::PodSpec) -> Vec<HostPort> {
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-    let on_host = |p: &core::ContainerPort| p.host_port.or((spec.host_network == Some(true)).then_some(p.container_port)).filter(|n| *n > 0);
+fn ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().filter(|c| c.is_sidecar());
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
+    let on_host = |p: &Port| p.host_port.or(spec.host_network.then_some(p.container_port)).filter(|n| *n > 0);
     ports
         .filter_map(|p| {
-            let address = p.host_ip.clone().filter(|a| a != "0.0.0.0").unwrap_or_default();
-            Some((address, p.protocol.clone().unwrap_or_else(|| "TCP".into()), on_host(p)?))
+            let address = if p.host_ip == "0.0.0.0" { String::new() } else { p.host_ip.clone() };
+            let protocol = if p.protocol.is_empty() { "TCP" } else { &p.protocol };
+            Some((address, protocol.to_owned(), on_host(p)?))
         })
         .collect()
 }
 
 /// Requests of a whole pod (upstream: `resourcehelper.PodRequests`): the sum of the containers and sidecars, or what an init
 /// container needs beside the sidecars before it, whichever is more; pod-level requests instead where given; and overhead.
-fn requests(spec: &core::PodSpec) -> (Resources, (i64, i64)) {
-    let of = |c: &core::Container| Resources::from_map(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
+fn requests(spec: &PodSpec) -> (Resources, (i64, i64)) {
+    let of = |c: &Container| Resources::from_map(&c.resources.requests);
     let (mut sum, mut weight) = (Resources::default(), (0, 0));
     let mut count = |r: &Resources| {
         weight.0 += if r.milli_cpu == 0 { DEFAULT_MILLI_CPU } else { r.milli_cpu };
@@ -339,9 +361,9 @@ fn requests(spec: &core::PodSpec) -> (Resources, (i64, i64)) {
         sum.add(&own);
     }
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
-    for container in spec.init_containers.iter().flatten() {
+    for container in &spec.init_containers {
         let own = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if container.is_sidecar() {
             count(&own);
             sum.add(&own);
             sidecars.add(&own);
@@ -354,16 +376,15 @@ fn requests(spec: &core::PodSpec) -> (Resources, (i64, i64)) {
     }
     sum.max(&peak);
     weight = (weight.0.max(peak.milli_cpu), weight.1.max(peak.memory));
-    if let Some(pod) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let whole = Resources::from_map(Some(pod));
-        if pod.contains_key("cpu") {
-            (sum.milli_cpu, weight.0) = (whole.milli_cpu, whole.milli_cpu);
-        }
-        if pod.contains_key("memory") {
-            (sum.memory, weight.1) = (whole.memory, whole.memory);
-        }
+    let pod = &spec.resources.requests;
+    let whole = Resources::from_map(pod);
+    if pod.contains_key("cpu") {
+        (sum.milli_cpu, weight.0) = (whole.milli_cpu, whole.milli_cpu);
     }
-    let overhead = Resources::from_map(spec.overhead.as_ref());
+    if pod.contains_key("memory") {
+        (sum.memory, weight.1) = (whole.memory, whole.memory);
+    }
+    let overhead = Resources::from_map(&spec.overhead);
     sum.add(&overhead);
     (sum, (weight.0 + overhead.milli_cpu, weight.1 + overhead.memory))
 }
@@ -374,7 +395,7 @@ pub mod testing {
 
     /// A pod out of JSON; `metadata` and `spec` as given.
     pub fn pod(value: serde_json::Value) -> PodInfo {
-        PodInfo::new(&serde_json::from_value(value).expect("a pod"))
+        PodInfo::new(serde_json::from_value(value).expect("a pod"))
     }
 }
 

@@ -1,10 +1,8 @@
 //! Who waits for a node: ready pods by priority, pods that failed and wait a while, pods that wait for something to change.
 //! Upstream: `k8s.io/kubernetes/pkg/scheduler/backend/queue`.
 
-use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::pod::PodInfo;
+use crate::pod::{ByUid, PodInfo};
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -41,29 +39,6 @@ struct Waiting {
     place: Place,
 }
 
-/// A pod that is found by its uid.
-struct ByUid(Arc<PodInfo>);
-
-impl Borrow<str> for ByUid {
-    fn borrow(&self) -> &str {
-        &self.0.uid
-    }
-}
-
-impl Hash for ByUid {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.uid.hash(state);
-    }
-}
-
-impl PartialEq for ByUid {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.uid == other.0.uid
-    }
-}
-
-impl Eq for ByUid {}
-
 #[derive(Default)]
 struct Inner {
     pods: BTreeMap<Order, Waiting>,
@@ -72,6 +47,8 @@ struct Inner {
     ready: BTreeSet<(Reverse<i64>, Order)>,
     /// Who waits, by the time when the wait is over.
     due: BTreeSet<(Instant, Order)>,
+    /// Who is tried again, or takes note, when something changes: few of many.
+    attentive: BTreeSet<Order>,
     last: Order,
 }
 
@@ -106,6 +83,10 @@ impl Inner {
             (Place::Backoff(at) | Place::Unschedulable(at), _) => drop(self.due.insert((at, order))),
             (Place::Deciding { .. }, _) => {}
         }
+        match new.0 {
+            Place::Unschedulable(_) | Place::Deciding { .. } => self.attentive.insert(order),
+            Place::Ready | Place::Backoff(_) => self.attentive.remove(&order),
+        };
     }
 
     fn move_to(&mut self, order: Order, place: Place) {
@@ -157,6 +138,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         if let Some(order) = inner.by_uid.remove(uid) {
             inner.move_to(order, Place::Deciding { moved: false });
+            inner.attentive.remove(&order);
             inner.pods.remove(&order);
         }
     }
@@ -211,8 +193,10 @@ impl Queue {
     pub fn something_changed(&self, may_help: impl Fn(&PodInfo) -> bool) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
+        let Inner { pods, attentive, .. } = &mut *inner;
         let mut moved = Vec::new();
-        for (order, w) in &mut inner.pods {
+        for order in attentive.iter() {
+            let Some(w) = pods.get_mut(order) else { continue };
             match &mut w.place {
                 Place::Unschedulable(until) if may_help(&w.pod) => {
                     let failed_at = until.checked_sub(UNSCHEDULABLE_MAX).unwrap_or(now);
@@ -308,6 +292,6 @@ mod tests {
         queue.unschedulable("b");
         queue.remove("b");
         let inner = queue.inner.lock();
-        assert!(inner.pods.is_empty() && inner.by_uid.is_empty() && inner.ready.is_empty() && inner.due.is_empty());
+        assert!(inner.pods.is_empty() && inner.by_uid.is_empty() && inner.ready.is_empty() && inner.due.is_empty() && inner.attentive.is_empty());
     }
 }

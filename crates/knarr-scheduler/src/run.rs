@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use knarr_client::events::{EventKind, Note, SeriesRecorder};
 use knarr_client::read::Meta;
@@ -18,7 +19,7 @@ use crate::condition;
 use crate::decide::{NoNode, decide};
 use crate::node::NodeFacts;
 use crate::pod::PodInfo;
-use crate::preempt;
+use crate::preempt::{self, Budget};
 use crate::queue::Queue;
 use crate::volumes::{self, Claim};
 
@@ -47,6 +48,7 @@ pub async fn start(client: Client, informers: SharedInformers, env: Env, stop: C
     let pods = informers.all::<Pod, Arc<PodInfo>>();
     let nodes = informers.all::<Node, NodeFacts>();
     let namespaces = informers.all::<Namespace, Meta>();
+    let budgets = informers.all::<PodDisruptionBudget, Budget>();
     let scheduler = Arc::new(Scheduler {
         events: SeriesRecorder::start(client.clone(), NAME, NAME, env.clone(), stop.clone()),
         client,
@@ -62,6 +64,8 @@ pub async fn start(client: Client, informers: SharedInformers, env: Env, stop: C
     informers.wait_synced().await;
     let s = scheduler.clone();
     namespaces.on_change(move |change| s.namespace_changed(change));
+    let s = scheduler.clone();
+    budgets.on_change(move |change| s.budget_changed(change));
     let s = scheduler.clone();
     nodes.on_change(move |change| s.node_changed(change));
     for informer in [&scheduler.claims, &scheduler.volumes, &scheduler.classes] {
@@ -85,22 +89,28 @@ impl Scheduler {
     }
 
     async fn schedule(self: &Arc<Self>, pod: Arc<PodInfo>) {
-        let outcome = {
-            let mut cluster = self.cluster.lock();
-            let found = decide(&pod, &cluster, |n| usize::try_from(self.env.below(n as u64)).unwrap_or(0));
-            if let Ok(node) = &found {
-                cluster.nominated.remove(&*pod.uid);
-                cluster.place(Arc::new(PodInfo { node: node.as_str().into(), ..pod.as_ref().clone() }));
-            }
-            found
-        };
-        match outcome {
+        match self.decide(&pod) {
             Ok(node) => {
                 let scheduler = self.clone();
                 tokio::spawn(async move { scheduler.bind(pod, node).await });
             }
-            Err(no_node) => self.no_node(&pod, &no_node).await,
+            Err((no_node, candidate)) => self.no_node(&pod, &no_node, candidate).await,
         }
+    }
+
+    /// Finds a node and assumes that the pod is there; or tells why there is none, and where room can be made.
+    fn decide(&self, pod: &PodInfo) -> Result<String, (NoNode, Option<preempt::Candidate>)> {
+        let mut cluster = self.cluster.lock();
+        let node = match decide(pod, &cluster, |n| usize::try_from(self.env.below(n as u64)).unwrap_or(0)) {
+            Ok(node) => node,
+            Err(no_node) => {
+                let candidate = if preempt::is_waiting(pod, &cluster) { None } else { preempt::find(pod, &mut cluster, &no_node) };
+                return Err((no_node, candidate));
+            }
+        };
+        cluster.nominated.remove(&*pod.uid);
+        cluster.place(Arc::new(PodInfo { node: node.as_str().into(), ..pod.clone() }));
+        Ok(node)
     }
 
     async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String) {
@@ -159,11 +169,7 @@ impl Scheduler {
         self.client.all::<PersistentVolume>().patch(volume, Patch::merge(patch)).await.map(drop)
     }
 
-    async fn no_node(self: &Arc<Self>, pod: &Arc<PodInfo>, no_node: &NoNode) {
-        let candidate = {
-            let cluster = self.cluster.lock();
-            if preempt::is_waiting(pod, &cluster) { None } else { preempt::find(pod, &cluster, no_node) }
-        };
+    async fn no_node(self: &Arc<Self>, pod: &Arc<PodInfo>, no_node: &NoNode, candidate: Option<preempt::Candidate>) {
         let mut message = no_node.message();
         let mut nominated = None;
         match candidate {
@@ -274,6 +280,15 @@ impl Scheduler {
         match &change.new {
             Some(new) => drop(cluster.namespaces.insert(meta.name.clone(), new.view.labels.clone())),
             None => drop(cluster.namespaces.remove(&meta.name)),
+        }
+    }
+
+    fn budget_changed(&self, change: &Change<Budget>) {
+        let mut cluster = self.cluster.lock();
+        let key = change.item().key.as_str().to_owned();
+        match &change.new {
+            Some(new) => drop(cluster.budgets.insert(key, new.view.clone())),
+            None => drop(cluster.budgets.remove(&key)),
         }
     }
 

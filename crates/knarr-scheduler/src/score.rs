@@ -13,6 +13,8 @@ const MAX: i64 = 100;
 const IMAGE_MIN: i64 = 23 << 20;
 const IMAGE_MAX: i64 = 1000 << 20;
 
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Weights of upstream's default profile.
 const TAINTS: i64 = 3;
 const NODE_AFFINITY: i64 = 2;
@@ -107,12 +109,8 @@ fn images(pod: &PodInfo, node: &NodeState, cluster: &Cluster) -> i64 {
     if node.facts.images.is_empty() || pod.images.is_empty() {
         return 0;
     }
-    let nodes = cluster.nodes().count().max(1) as i64;
-    let size = |image: &String| {
-        let there = node.facts.images.get(image)?;
-        let spread = cluster.nodes().filter(|n| n.facts.images.contains_key(image)).count() as i64;
-        Some(there * spread / nodes)
-    };
+    let nodes = cluster.len().max(1) as i64;
+    let size = |image: &String| Some(node.facts.images.get(image)? * cluster.nodes_with_image(image) / nodes);
     let sum: i64 = pod.images.iter().filter_map(size).sum();
     let most = IMAGE_MAX * pod.images.len() as i64;
     MAX * (sum.clamp(IMAGE_MIN, most) - IMAGE_MIN) / (most - IMAGE_MIN)
@@ -152,43 +150,44 @@ fn siblings(pod: &PodInfo, nodes: &[&NodeState], cluster: &Cluster) -> Vec<i64> 
     if pod.controller.is_empty() {
         return vec![0; nodes.len()];
     }
-    let on = |node: &NodeState| node.pods.values().filter(|p| !p.deleting && p.controller == pod.controller).count() as f64;
-    let zone = |node: &NodeState| node.label("topology.kubernetes.io/zone").map(str::to_owned);
-    let mut zones: HashMap<String, f64> = HashMap::new();
-    for node in cluster.nodes() {
-        if let Some(zone) = zone(node) {
+    let Some(counts) = cluster.siblings(&pod.controller) else { return vec![MAX; nodes.len()] };
+    let on = |node: &NodeState| counts.get(&node.place).copied().unwrap_or(0) as f64;
+    let mut zones: HashMap<&str, f64> = HashMap::new();
+    for node in counts.keys().map(|place| cluster.at(*place)) {
+        if let Some(zone) = node.label(ZONE) {
             *zones.entry(zone).or_default() += on(node);
         }
     }
-    let costs: Vec<f64> = nodes.iter().map(|n| on(n) + zone(n).and_then(|z| zones.get(&z).copied()).unwrap_or(0.0)).collect();
+    let costs: Vec<f64> = nodes.iter().map(|n| on(n) + n.label(ZONE).and_then(|z| zones.get(z).copied()).unwrap_or(0.0)).collect();
     inverted(&costs)
 }
 
 /// Preferences of the pod for and against others, and of others for and against it.
 fn affinity_scores(pod: &PodInfo, nodes: &[&NodeState], cluster: &Cluster) -> Vec<i64> {
     let labels = |namespace: &str| cluster.namespace_labels(namespace);
-    let mut domains: HashMap<(String, String), i64> = HashMap::new();
-    let mut add = |node: &NodeState, term: &AffinityTerm, weight: i64| {
-        if let Some(value) = node.label(&term.topology_key) {
-            *domains.entry((term.topology_key.clone(), value.to_owned())).or_default() += weight;
-        }
-    };
-    for node in cluster.nodes() {
-        for other in node.pods.values() {
-            for (terms, sign) in [(&pod.preferred_affinity, 1), (&pod.preferred_anti_affinity, -1)] {
-                for term in terms.iter().filter(|t| t.matches(other, &labels)) {
-                    add(node, term, sign * term.weight);
+    let mut domains: HashMap<(&str, &str), i64> = HashMap::new();
+    // A pod that prefers nothing itself is only looked at by those that do.
+    let is_asked = pod.preferred_affinity.is_empty() && pod.preferred_anti_affinity.is_empty();
+    for node in cluster.nodes().filter(|n| !is_asked || n.with_affinity > 0) {
+        for other in node.pods().filter(|p| !is_asked || p.has_affinity()) {
+            for (term, matched, weight) in attractions(pod, other) {
+                if let Some(value) = node.label(&term.topology_key)
+                    && term.matches(matched, &labels)
+                {
+                    *domains.entry((&term.topology_key, value)).or_default() += weight;
                 }
-            }
-            for (terms, sign) in [(&other.preferred_affinity, 1), (&other.preferred_anti_affinity, -1)] {
-                for term in terms.iter().filter(|t| t.matches(pod, &labels)) {
-                    add(node, term, sign * term.weight);
-                }
-            }
-            for term in other.affinity.iter().filter(|t| t.matches(pod, &labels)) {
-                add(node, term, 1);
             }
         }
     }
     nodes.iter().map(|n| domains.iter().filter(|((key, value), _)| n.label(key) == Some(value)).map(|(_, w)| w).sum()).collect()
+}
+
+/// The terms that may draw two pods together or apart: each with the pod that it has to match, and its weight. What another pod requires counts
+/// as a preference of one (upstream: `HardPodAffinityWeight`).
+fn attractions<'a>(pod: &'a PodInfo, other: &'a PodInfo) -> impl Iterator<Item = (&'a AffinityTerm, &'a PodInfo, i64)> {
+    let of = |asks: &'a PodInfo, matched: &'a PodInfo| {
+        let near = asks.preferred_affinity.iter().map(move |t| (t, matched, t.weight));
+        near.chain(asks.preferred_anti_affinity.iter().map(move |t| (t, matched, -t.weight)))
+    };
+    of(pod, other).chain(of(other, pod)).chain(other.affinity.iter().map(move |t| (t, pod, 1)))
 }

@@ -151,10 +151,10 @@ fn key(pod: &PodInfo, claim: &str) -> String {
 fn alone(pod: &PodInfo, claim: &str, node: &NodeState, cluster: &Cluster) -> Result<(), Refusal> {
     const TEXT: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
     let uses = |other: &PodInfo| other.uid != pod.uid && other.namespace() == pod.namespace() && other.claims.iter().any(|c| c == claim);
-    if node.pods.values().any(|p| uses(p)) {
+    if node.pods().any(|p| uses(p)) {
         return Err(Refusal::resolvable("VolumeRestrictions", TEXT));
     }
-    let elsewhere = cluster.nodes().filter(|n| n.name() != node.name()).any(|n| n.pods.values().any(|p| uses(p)));
+    let elsewhere = cluster.nodes().filter(|n| n.name() != node.name()).any(|n| n.pods().any(|p| uses(p)));
     if elsewhere { Err(Refusal::final_("VolumeRestrictions", TEXT)) } else { Ok(()) }
 }
 

@@ -33,7 +33,7 @@ impl Prepared {
         let mut unwelcome = HashSet::new();
         if cluster.with_affinity > 0 {
             for node in cluster.nodes().filter(|n| n.with_affinity > 0) {
-                for term in node.pods.values().flat_map(|p| &p.anti_affinity).filter(|t| t.matches(pod, &labels)) {
+                for term in node.pods().flat_map(|p| &p.anti_affinity).filter(|t| t.matches(pod, &labels)) {
                     unwelcome.extend(node.label(&term.topology_key).map(|value| (term.topology_key.clone(), value.to_owned())));
                 }
             }
@@ -65,7 +65,7 @@ fn domains_of(term: &AffinityTerm, cluster: &Cluster) -> HashSet<String> {
     for node in cluster.nodes() {
         let Some(value) = node.label(&term.topology_key) else { continue };
         let known = found.entry(value).or_default();
-        *known = *known || node.pods.values().any(|p| term.matches(p, &labels));
+        *known = *known || node.pods().any(|p| term.matches(p, &labels));
     }
     found.into_iter().filter(|(_, has)| *has).map(|(value, _)| value.to_owned()).collect()
 }

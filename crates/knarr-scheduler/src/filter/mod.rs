@@ -4,7 +4,7 @@
 mod affinity;
 pub mod spread;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
@@ -17,18 +17,18 @@ use crate::volumes;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
     /// As the event counts it: `Insufficient cpu`.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Cow<'static, str>>,
     /// Whether taking other pods away could help.
     pub resolvable: bool,
     pub plugin: &'static str,
 }
 
 impl Refusal {
-    pub fn resolvable(plugin: &'static str, reason: impl Into<String>) -> Self {
+    pub fn resolvable(plugin: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: true, plugin }
     }
 
-    pub fn final_(plugin: &'static str, reason: impl Into<String>) -> Self {
+    pub fn final_(plugin: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: false, plugin }
     }
 }
@@ -58,28 +58,30 @@ pub fn check(pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prep
 }
 
 fn unschedulable(pod: &PodInfo, node: &NodeState) -> Result<(), Refusal> {
-    let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-    if node.facts.unschedulable && !pod.tolerations.iter().any(|t| tolerates(t, &taint)) {
-        return Err(Refusal::final_("NodeUnschedulable", "node(s) were unschedulable"));
+    if !node.facts.unschedulable {
+        return Ok(());
     }
-    Ok(())
+    let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    match pod.tolerations.iter().any(|t| tolerates(t, &taint)) {
+        true => Ok(()),
+        false => Err(Refusal::final_("NodeUnschedulable", "node(s) were unschedulable")),
+    }
 }
 
 /// Whether a toleration tolerates a taint (upstream: `Toleration.ToleratesTaint`).
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |s: &Option<String>| s.clone().unwrap_or_default();
-    let (effect, key, value) = (text(&toleration.effect), text(&toleration.key), text(&toleration.value));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+    let is_other = |wanted: &Option<String>, there: &str| wanted.as_deref().is_some_and(|w| !w.is_empty() && w != there);
+    if is_other(&toleration.effect, &taint.effect) || is_other(&toleration.key, &taint.key) {
         return false;
     }
-    let taint_value = text(&taint.value);
-    let compare = |wanted: fn(&i64, &i64) -> bool| match (taint_value.parse(), value.parse()) {
+    let compare = |wanted: fn(&i64, &i64) -> bool| match (text(&taint.value).parse(), text(&toleration.value).parse()) {
         (Ok(a), Ok(b)) => wanted(&a, &b),
         _ => false,
     };
-    match text(&toleration.operator).as_str() {
+    match toleration.operator.as_deref().unwrap_or_default() {
         "Exists" => true,
-        "" | "Equal" => value == taint_value,
+        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
         "Gt" => compare(i64::gt),
         "Lt" => compare(i64::lt),
         _ => false,
@@ -115,28 +117,24 @@ fn ports(pod: &PodInfo, node: &NodeState) -> Result<(), Refusal> {
 }
 
 fn fits(pod: &PodInfo, node: &NodeState) -> Result<(), Refusal> {
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<Cow<'static, str>> = Vec::new();
     let mut resolvable = true;
-    if i64::try_from(node.pods.len()).unwrap_or(i64::MAX) + 1 > node.facts.pods_max {
-        reasons.push("Too many pods".to_owned());
+    if i64::try_from(node.pods_count()).unwrap_or(i64::MAX) >= node.facts.pods_max {
+        reasons.push("Too many pods".into());
     }
-    for (name, wanted, taken, there) in lines(&pod.requests, &node.requested, &node.facts.allocatable) {
+    let (wanted, taken, there) = (&pod.requests, &node.requested, &node.facts.allocatable);
+    let mut compare = |reason: &dyn Fn() -> Cow<'static, str>, wanted: i64, taken: i64, there: i64| {
         if wanted > 0 && wanted > there - taken {
-            reasons.push(format!("Insufficient {name}"));
+            reasons.push(reason());
             resolvable &= wanted <= there;
         }
+    };
+    compare(&|| "Insufficient cpu".into(), wanted.milli_cpu, taken.milli_cpu, there.milli_cpu);
+    compare(&|| "Insufficient memory".into(), wanted.memory, taken.memory, there.memory);
+    compare(&|| "Insufficient ephemeral-storage".into(), wanted.ephemeral_storage, taken.ephemeral_storage, there.ephemeral_storage);
+    for (name, amount) in &wanted.scalar {
+        let of = |resources: &Resources| resources.scalar.get(name).copied().unwrap_or(0);
+        compare(&|| format!("Insufficient {name}").into(), *amount, of(taken), of(there));
     }
     if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, resolvable, plugin: "NodeResourcesFit" }) }
-}
-
-/// Name, wanted, taken and offered of each resource that is wanted.
-fn lines<'a>(wanted: &'a Resources, taken: &'a Resources, there: &'a Resources) -> Vec<(&'a str, i64, i64, i64)> {
-    let mut lines = vec![
-        ("cpu", wanted.milli_cpu, taken.milli_cpu, there.milli_cpu),
-        ("memory", wanted.memory, taken.memory, there.memory),
-        ("ephemeral-storage", wanted.ephemeral_storage, taken.ephemeral_storage, there.ephemeral_storage),
-    ];
-    let of = |map: &BTreeMap<String, i64>, name: &str| map.get(name).copied().unwrap_or(0);
-    lines.extend(wanted.scalar.iter().map(|(name, amount)| (name.as_str(), *amount, of(&taken.scalar, name), of(&there.scalar, name))));
-    lines
 }

@@ -58,6 +58,6 @@ pub fn counts_node(constraint: &Spread, pod: &PodInfo, node: &NodeState) -> bool
 
 /// Pods of a namespace on a node that the constraint counts.
 pub fn matching(constraint: &Spread, namespace: &str, node: &NodeState) -> i64 {
-    let counted = node.pods.values().filter(|p| !p.deleting && p.namespace() == namespace && constraint.selector.matches_map(Some(&p.labels)));
+    let counted = node.pods().filter(|p| !p.deleting && p.namespace() == namespace && constraint.selector.matches_map(Some(&p.labels)));
     i64::try_from(counted.count()).unwrap_or(i64::MAX)
 }
