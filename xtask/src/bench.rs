@@ -28,6 +28,9 @@ pub struct Options {
     /// Then store pods until there are so many, and tell the resident memory that each takes: 50000,150000
     #[arg(long, value_delimiter = ',')]
     stored_pods: Vec<usize>,
+    /// At last make so many nodes that nobody runs, and have as many pods scheduled on them; 0 leaves it out
+    #[arg(long, default_value_t = 5000)]
+    nodes: usize,
     /// Leave out upstream: print knarr's figures alone
     #[arg(long)]
     alone: bool,
@@ -131,7 +134,18 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
         podbench(bin, kubeconfig, measured)?;
     }
     apibench(bin, kubeconfig, pids, options, &mut measured.api)?;
-    stored_pods(bin, kubeconfig, pids, options, measured)
+    stored_pods(bin, kubeconfig, pids, options, measured)?;
+    schedule(bin, kubeconfig, pids, options, &mut measured.api)
+}
+
+/// Has pods placed by the scheduler, durably and through the API. Comes last: the nodes stay, and nobody says that they are ready.
+fn schedule(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, figures: &mut Figures) -> Result<()> {
+    if options.nodes == 0 {
+        return Ok(());
+    }
+    let mut command = driver(bin, kubeconfig, pids, options, options.nodes);
+    take(&tools::output(command.args(["-namespace", "schedule", "-nodes", &options.nodes.to_string(), "schedule"]))?, figures);
+    Ok(())
 }
 
 /// Creates pods that no node fits, in a namespace for each number of them, and looks at the resident memory of every server process. The row
