@@ -80,10 +80,19 @@ impl Cluster {
         self.knarr_with(args, &self.data())
     }
 
+    /// A verb of knarr's that may fail.
+    pub fn try_knarr(&self, args: &[&str]) -> Output {
+        self.knarr_command(args, &self.data()).output().expect("knarr runs")
+    }
+
     fn knarr_with(&self, args: &[&str], data: &Path) -> String {
+        done(&mut self.knarr_command(args, data))
+    }
+
+    fn knarr_command(&self, args: &[&str], data: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_knarr"));
         command.args(args).args(["--profile", &self.profile, "--data"]).arg(data);
-        done(&mut command)
+        command
     }
 
     /// A verb of knarr's for users of the cluster; it must succeed. Gives its output.

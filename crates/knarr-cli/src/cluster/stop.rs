@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use knarr_client::{Deletion, TlsTransport};
+use knarr_client::{Api, Deletion, TlsTransport};
+use knarr_core::Status;
 
 use super::config::{self, Cluster, Desired};
 use super::failure::{Exit, Failure, Result};
@@ -56,8 +57,15 @@ pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -
         let advice = format!("knarr node remove {name}, where the server is; knarr delete, to end the node here");
         return Err(Failure::new("JOINED", Exit::Cluster, "the cluster's nodes are managed where its server is", advice));
     }
+    // Asked before anything is taken away: a Node object that nobody could delete would be believed in.
+    let api = TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)?.client().all::<Node>();
+    match api.get(name).await {
+        Err(status) if !status.is_not_found() => return Err(unanswered(cluster, &status)),
+        _ => {}
+    }
     let Some(node) = cluster.nodes.iter().find(|n| n.name == name).cloned() else {
-        if forget_node(cluster, name).await? {
+        if forget_node(&api, name).await? {
+            println!("Removed node {name:?}");
             return Ok(());
         }
         return Err(Failure::new("NO_NODE", Exit::Cluster, format!("the cluster has no node {name:?}"), "knarr kubectl get nodes"));
@@ -70,13 +78,23 @@ pub async fn remove_node(cluster: &Cluster, machine: &dyn Machine, name: &str) -
     left.nodes.retain(|n| n.name != name);
     left.save()?;
     remove_folder(&cluster.node_data(&node))?;
-    forget_node(cluster, name).await.map(drop)
+    forget_node(&api, name).await?;
+    println!("Removed node {name:?}");
+    Ok(())
+}
+
+/// The server does not answer, which of a stopped cluster is no wonder.
+fn unanswered(cluster: &Cluster, status: &Status) -> Failure {
+    let start = format!("knarr start --profile {}", cluster.profile);
+    match cluster.desired {
+        Desired::Stopped => Failure::new("STOPPED", Exit::Cluster, format!("cluster {:?} is stopped", cluster.profile), start),
+        Desired::Running => Failure::new("API", Exit::Cluster, status.message.clone(), "knarr status"),
+    }
 }
 
 /// Deletes the Node object, by which everybody learns that the node's pods are no more. Says whether there was one.
-async fn forget_node(cluster: &Cluster, name: &str) -> Result<bool> {
-    let transport = TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)?;
-    match transport.client().all::<Node>().delete(name, &Deletion::default()).await {
+async fn forget_node(api: &Api<Node>, name: &str) -> Result<bool> {
+    match api.delete(name, &Deletion::default()).await {
         Ok(_) => Ok(true),
         Err(status) if status.is_not_found() => Ok(false),
         Err(status) => Err(Failure::new("API", Exit::Cluster, status.message, "knarr status")),
