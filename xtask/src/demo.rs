@@ -48,7 +48,7 @@ pub fn pack_tools() -> Result<PathBuf> {
 }
 
 fn built(package: &str, program: &str, profile: &str) -> Result<PathBuf> {
-    let mut build = tools::cargo();
+    let mut build = if profile == "release" { tools::cargo_release()? } else { tools::cargo() };
     build.args(["build", "--package", package]);
     if profile == "release" {
         build.arg("--release");

@@ -1,4 +1,4 @@
-//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `fuzz`, `lint`. What runs here runs in CI.
+//! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `fuzz`, `lint`, `profile`. What runs here runs in CI.
 
 mod bench;
 mod conformance;
@@ -10,6 +10,7 @@ mod fresh;
 mod fuzz;
 mod image;
 mod lint;
+mod profile;
 mod test;
 mod tools;
 
@@ -47,6 +48,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Formatting, clippy, licences
     Lint,
+    /// Count what runs how often, for release builds to be optimized by
+    Profile,
 }
 
 fn main() -> Result<()> {
@@ -65,5 +68,6 @@ fn main() -> Result<()> {
         Command::Crash(options) => crash::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
+        Command::Profile => profile::run(),
     }
 }

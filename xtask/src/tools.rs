@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
 
 /// The workspace's root.
 pub fn root() -> PathBuf {
@@ -101,8 +102,51 @@ pub fn need_programs(names: &[&str]) -> Result<PathBuf> {
 
 /// The release binary, built now.
 pub fn release_binary() -> Result<PathBuf> {
-    run(cargo().args(["build", "--release", "--package", "knarr"]))?;
+    run(cargo_release()?.args(["build", "--release", "--package", "knarr"]))?;
     built("release")
+}
+
+/// `cargo`, to build what is released: by the profile that was taken with this release of rustc, if there is one.
+pub fn cargo_release() -> Result<Command> {
+    let mut cargo = cargo();
+    let kept = profile()?;
+    if kept.is_file() {
+        let unpacked = unpacked(&kept).with_context(|| format!("unpack {}", kept.display()))?;
+        // A function that has changed since is built without its counts; that is nothing to be warned of.
+        with_flags(&mut cargo, &[&format!("profile-use={}", unpacked.display()), "llvm-args=-no-pgo-warn-mismatch"]);
+    }
+    Ok(cargo)
+}
+
+/// Where the profile for this release of rustc lies, if one was taken (`cargo xtask profile`).
+pub fn profile() -> Result<PathBuf> {
+    let version = output(Command::new("rustc").arg("--version"))?;
+    let release = version.split(' ').nth(1).context("rustc --version says no release")?;
+    Ok(root().join("profile").join(format!("rustc-{release}.profdata.zst")))
+}
+
+/// The name tells the contents, so that another profile is another flag to cargo, which would not look into the file.
+fn unpacked(profile: &Path) -> Result<PathBuf> {
+    let packed = std::fs::read(profile)?;
+    let digest = Sha256::digest(&packed).iter().take(8).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let to = target().join(format!("release-{digest}.profdata"));
+    if !to.is_file() {
+        std::fs::create_dir_all(target())?;
+        let mut file = tempfile::NamedTempFile::new_in(target())?;
+        std::io::copy(&mut ruzstd::decoding::StreamingDecoder::new(packed.as_slice())?, &mut file)?;
+        file.persist(&to)?;
+    }
+    Ok(to)
+}
+
+/// Adds flags (`-C`) for the compiler to those of the workspace.
+pub fn with_flags(cargo: &mut Command, flags: &[&str]) {
+    let flags: Vec<String> = flags.iter().map(|f| format!("\"-C{f}\"")).collect();
+    cargo.arg("--config").arg(format!("target.'cfg(target_env = \"gnu\")'.rustflags=[{}]", flags.join(",")));
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A binary of this profile, as cargo put it.
@@ -112,9 +156,8 @@ pub fn built(profile: &str) -> Result<PathBuf> {
 
 /// Another program of the workspace.
 pub fn built_program(profile: &str, name: &str) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let triple = output(Command::new("rustc").args(["--print", "host-tuple"]))?;
-    let path = target.join(triple.trim()).join(profile).join(name);
+    let path = target().join(triple.trim()).join(profile).join(name);
     ensure!(path.is_file(), "{} was not built", path.display());
     Ok(path)
 }
