@@ -66,7 +66,8 @@ pub fn survives_our_death(cluster: &Cluster, address: SocketAddr) {
 pub fn comes_back_after_a_stop(cluster: &Cluster, address: SocketAddr) {
     cluster.knarr(&["stop"]);
     assert!(get(address).is_err(), "nothing answers while the cluster is stopped");
-    let removed = cluster.try_knarr(&["node", "remove", "tutorial-m02"]);
+    let nodes = cluster.knarr(&["node", "list"]);
+    let removed = cluster.try_knarr(&["node", "remove", nodes.lines().last().expect("nodes")]);
     assert!(!removed.status.success() && String::from_utf8_lossy(&removed.stderr).contains("[STOPPED]"), "{removed:?}");
     cluster.start_again(2);
     wait_for("the app to answer again", || get(address).is_ok());
