@@ -369,6 +369,16 @@ async fn an_oci_layout_is_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_no_archive_is_named_with_its_cause() {
+    let world = World::new().await;
+    let file = world.folder.join("notes.txt");
+    std::fs::write(&file, "root:x:0:0:root:/root:/bin/bash\n".repeat(40)).unwrap();
+    let error = world.runtime.load_images(&file).await.unwrap_err().to_string();
+    assert!(error.contains("notes.txt: no tar archive") && error.contains("docker save") && !error.contains("bash"), "{error}");
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mirrors_stand_in_for_registries() {
     let world = World::new().await;
     let registry = Registry::start().await;

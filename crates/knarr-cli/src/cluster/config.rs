@@ -102,7 +102,7 @@ impl Cluster {
     pub fn load(data: &Path) -> Result<Self> {
         let path = data.join("cluster.json");
         let text = fs::read(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::new("NO_CLUSTER", Exit::Cluster, format!("there is no cluster in {}", data.display()), "knarr start"),
+            std::io::ErrorKind::NotFound => no_cluster(data),
             _ => Failure::file(&path, &e),
         })?;
         serde_json::from_slice(&text).map_err(|e| {
@@ -164,6 +164,18 @@ impl Cluster {
 /// Folder of a profile's data.
 pub fn data_folder(profile: &str, named: Option<&Path>) -> PathBuf {
     named.map_or_else(|| PathBuf::from("/var/lib/knarr").join(profile), Path::to_owned)
+}
+
+/// Names the clusters that lie beside the one that is not there.
+fn no_cluster(data: &Path) -> Failure {
+    let beside = data.parent().and_then(|all| fs::read_dir(all).ok()).into_iter().flatten().flatten();
+    let mut profiles: Vec<String> = beside.filter(|e| e.path().join("cluster.json").is_file()).filter_map(|e| e.file_name().into_string().ok()).collect();
+    profiles.sort();
+    let advice = match profiles.is_empty() {
+        true => "knarr start".to_owned(),
+        false => format!("knarr start, or name one that is there: --profile {}", profiles.join(" or ")),
+    };
+    Failure::new("NO_CLUSTER", Exit::Cluster, format!("there is no cluster in {}", data.display()), advice)
 }
 
 /// Folder of what lives only while clusters run.
@@ -229,6 +241,16 @@ pub(crate) mod tests {
         let failure = Cluster::load(folder.path()).unwrap_err();
         assert_eq!(failure.code, "BAD_CLUSTER_FILE");
         assert!(failure.cause.contains("cluster.json"), "{}", failure.cause);
-        assert_eq!(Cluster::load(&folder.path().join("none")).unwrap_err().code, "NO_CLUSTER");
+        let advice = |beside: &Path| {
+            let failure = Cluster::load(&beside.join("none")).unwrap_err();
+            assert_eq!(failure.code, "NO_CLUSTER");
+            failure.advice
+        };
+        assert_eq!(advice(folder.path()), "knarr start");
+        for profile in ["other", "dev"] {
+            fs::create_dir(folder.path().join(profile)).unwrap();
+            fs::write(folder.path().join(profile).join("cluster.json"), "{}").unwrap();
+        }
+        assert_eq!(advice(folder.path()), "knarr start, or name one that is there: --profile dev or other");
     }
 }

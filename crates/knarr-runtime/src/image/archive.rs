@@ -33,6 +33,14 @@ pub fn load(store: &ImageStore, path: &Path) -> Result<Vec<String>, ImageError> 
     Ok(names)
 }
 
+/// What cannot be read is quoted at length by the tar crate.
+fn no_archive(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::Other {
+        return io::Error::other("no tar archive, or a damaged one; `docker save` writes archives of images, and OCI layouts in tar files are taken, too");
+    }
+    error
+}
+
 /// A tarball with its table of contents.
 struct Archive {
     file: File,
@@ -58,7 +66,7 @@ impl Archive {
         }
         let mut entries = BTreeMap::new();
         for entry in tar::Archive::new(&file).entries_with_seek()? {
-            let entry = entry?;
+            let entry = entry.map_err(no_archive)?;
             let name = plain_name(&entry.path()?);
             let content = match entry.link_name()? {
                 Some(target) if entry.header().entry_type().is_hard_link() => Content::Link(plain_name(&target)),
