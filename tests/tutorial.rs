@@ -45,11 +45,15 @@ fn knarrs() {
     cluster.load_example();
     cluster.load_tools();
     let address = deployed(&cluster);
+    ours::refused_starts_leave_nothing(&cluster);
     ours::runs_as_of_old(&cluster);
     ours::volumes_go_with_their_claims(&cluster);
     ours::survives_our_death(&cluster, address);
     ours::comes_back_after_a_stop(&cluster, address);
     everybodys(&cluster);
+    for node in cluster.knarr(&["node", "list"]).lines().skip(1) {
+        assert_eq!(cluster.knarr(&["node", "remove", node]), format!("Removed node {node:?}\n"));
+    }
     // A running cluster is deleted by every other test.
     cluster.knarr(&["stop"]);
     drop(cluster);

@@ -56,6 +56,10 @@ impl Cluster {
         self.folder.path().join("data")
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What a role has written.
     pub fn log(&self, role: &str) -> String {
         std::fs::read_to_string(self.data().join("logs").join(format!("{role}.log"))).unwrap_or_default()

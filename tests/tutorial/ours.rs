@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
 use crate::cluster::processes::Processes;
 use crate::cluster::{Cluster, containers, get, wait_for};
@@ -72,6 +74,25 @@ pub fn comes_back_after_a_stop(cluster: &Cluster, address: SocketAddr) {
     cluster.start_again(2);
     wait_for("the app to answer again", || get(address).is_ok());
     assert!(cluster.kubectl(&["get", "deployment", "hello"]).contains("hello"));
+}
+
+/// A start that cannot be says why, and leaves no folder.
+pub fn refused_starts_leave_nothing(cluster: &Cluster) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data").display().to_string();
+    let name = cluster.knarr(&["node", "list"]).lines().next().expect("a node").to_owned();
+    for (flags, code) in [
+        (&["--profile", "Not A Name"][..], "[BAD_PROFILE]"),
+        (&["--profile", "tutorial-more", "--nodes", "0"], "[BAD_NODES]"),
+        (&["--profile", "tutorial-more", "--port", &cluster.port().to_string()], "[PORT_TAKEN]"),
+        (&["--profile", "tutorial-more", "--port", "0", "--apiserver-arg", "no-such-flag=1"], "[USAGE]"),
+        (&["--profile", &name, "--port", "0"], "[PROFILE_TAKEN]"),
+    ] {
+        let refused = Command::new(env!("CARGO_BIN_EXE_knarr")).arg("start").args(["--data", &data]).args(flags).output().expect("knarr runs");
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && text.contains(code), "{flags:?}: {text}");
+        assert!(!Path::new(&data).exists(), "{flags:?}");
+    }
 }
 
 /// What a cluster leaves on a machine, if it does.

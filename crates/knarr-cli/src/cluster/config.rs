@@ -12,6 +12,8 @@ use super::failure::{Exit, Failure, Result};
 
 /// The profile that is meant when none is named.
 pub const DEFAULT_PROFILE: &str = "knarr";
+/// Where the API server of a cluster listens when nothing else is said.
+pub const DEFAULT_PORT: u16 = 6443;
 /// More nodes than this on one machine are refused.
 pub const LOCAL_NODES_MAX: usize = 64;
 

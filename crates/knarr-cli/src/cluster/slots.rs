@@ -68,6 +68,23 @@ impl Registry {
         Ok(slot)
     }
 
+    /// Two clusters of one name would share what lives in memory only.
+    ///
+    /// # Errors
+    /// A cluster with its data elsewhere has the name.
+    pub fn check_profile(&self, profile: &str, data: &Path) -> Result<()> {
+        let others = (0..=SLOTS_MAX).filter_map(|slot| self.owner(slot)).filter(|owner| owner != data);
+        match others.filter_map(|owner| Cluster::load(&owner).ok()).find(|other| other.profile == profile) {
+            None => Ok(()),
+            Some(other) => Err(Failure::new(
+                "PROFILE_TAKEN",
+                Exit::Resource,
+                format!("the cluster in {} has the name {profile:?}", other.data.display()),
+                format!("knarr start --profile ANOTHER, or --data {}, which is that cluster", other.data.display()),
+            )),
+        }
+    }
+
     /// Writes a cluster down that has a slot already.
     ///
     /// # Errors
@@ -168,6 +185,9 @@ mod tests {
         let mut cluster = crate::cluster::config::tests::sample(&data[0]);
         cluster.slot = 2;
         assert_eq!(registry.keep(&cluster).unwrap_err().code, "ADDRESSES_TAKEN");
+        cluster.save().unwrap();
+        assert_eq!(registry.check_profile(&cluster.profile, &data[1]).unwrap_err().code, "PROFILE_TAKEN");
+        assert!(registry.check_profile(&cluster.profile, &data[0]).is_ok() && registry.check_profile("another", &data[1]).is_ok());
         fs::remove_dir_all(&data[1]).unwrap();
         registry.keep(&cluster).unwrap();
         for slot in [1, 2, 4] {

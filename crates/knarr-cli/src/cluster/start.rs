@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::config::{self, Cluster, DEFAULT_PROFILE, Datastore, Desired, LOCAL_NODES_MAX, Node, SERVERS_MAX};
+use super::config::{self, Cluster, DEFAULT_PORT, DEFAULT_PROFILE, Datastore, Desired, LOCAL_NODES_MAX, Node, SERVERS_MAX};
 use super::failure::{Exit, Failure, Result};
 use super::process::{self, Home, Process};
 use super::slots::{self, Ranges, Registry};
@@ -30,7 +30,7 @@ pub struct StartArgs {
     #[arg(short, long)]
     pub nodes: Option<usize>,
     /// Port of the API server
-    #[arg(long, default_value_t = 6443)]
+    #[arg(long, default_value_t = DEFAULT_PORT)]
     pub port: u16,
     /// Folder of the cluster's data (default: /var/lib/knarr/PROFILE)
     #[arg(long)]
@@ -179,7 +179,12 @@ pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     let phases = Phases::begin();
     println!("Starting cluster {:?}", args.profile);
     let cluster = phases.run("checks", || prepare(args, machine))?;
-    bring_up(&phases, cluster, args, machine).await
+    let begun = cluster.clone();
+    bring_up(&phases, cluster, args, machine).await.inspect_err(|_| {
+        if !Cluster::exists(&begun.data) {
+            forget(&begun)
+        }
+    })
 }
 
 /// Starts what a cluster's file says, and waits for it.
@@ -234,15 +239,30 @@ async fn foreground(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -
     super::stop::stop_cluster(cluster, machine, keep_pods).await
 }
 
-/// Everything before the first process: checks, and the cluster's file.
+/// Everything before the first process: checks, and the cluster's file. A new cluster that is refused leaves nothing.
 fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     preflight::root()?;
     preflight::kernel()?;
     let data = config::data_folder(&args.profile, args.data.as_deref());
+    if Cluster::exists(&data) {
+        let mut cluster = Cluster::load(&data)?;
+        keeps_its_port(&cluster, args.port)?;
+        make_ready(&mut cluster, args, machine)?;
+        return Ok(cluster);
+    }
+    check_profile(&args.profile)?;
+    let registry = Registry::of_machine();
+    registry.check_profile(&args.profile, &data)?;
     config::private_folder(&data)?;
-    preflight::disk(&data)?;
-    let mut cluster = if Cluster::exists(&data) { Cluster::load(&data)? } else { new_cluster(args, &data)? };
-    Registry::of_machine().keep(&cluster)?;
+    let slot = registry.claim(&data, usize::from(args.profile != DEFAULT_PROFILE), &slots::ways_of_machine())?;
+    let mut cluster = described(args, &data, slot);
+    make_ready(&mut cluster, args, machine).inspect_err(|_| forget(&cluster))?;
+    Ok(cluster)
+}
+
+fn make_ready(cluster: &mut Cluster, args: &StartArgs, machine: &dyn Machine) -> Result<()> {
+    preflight::disk(&cluster.data)?;
+    Registry::of_machine().keep(cluster)?;
     for folder in [cluster.run.clone(), cluster.logs()] {
         config::private_folder(&folder)?;
     }
@@ -250,24 +270,34 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
         preflight::port_free(cluster.port)?;
     }
     let wanted = args.nodes.unwrap_or_else(|| cluster.nodes.len().max(1));
-    set_nodes(&mut cluster, wanted, machine)?;
-    if !cluster.joined {
-        set_servers(&mut cluster, args)?;
-    }
-    Ok(cluster)
+    set_nodes(cluster, wanted, machine)?;
+    if cluster.joined { Ok(()) } else { set_servers(cluster, args) }
 }
 
-fn new_cluster(args: &StartArgs, data: &Path) -> Result<Cluster> {
-    if !args.profile.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') || args.profile.is_empty() || args.profile.len() > 32 {
-        return Err(Failure::new(
-            "BAD_PROFILE",
-            Exit::Usage,
-            format!("{:?} is no name for a cluster: at most 32 of a-z, 0-9 and '-'", args.profile),
-            "knarr start --profile NAME",
-        ));
+/// Takes back what was made for a cluster that is not to be: folders that are empty, and its slot. The refusal is what counts.
+fn forget(cluster: &Cluster) {
+    for folder in [&cluster.logs(), &cluster.data, &cluster.run] {
+        let _ = std::fs::remove_dir(folder);
     }
-    let slot = Registry::of_machine().claim(data, usize::from(args.profile != DEFAULT_PROFILE), &slots::ways_of_machine())?;
-    Ok(described(args, data, slot))
+    let _ = cluster.run.parent().map(std::fs::remove_dir);
+    let _ = Registry::of_machine().release(cluster);
+}
+
+fn check_profile(profile: &str) -> Result<()> {
+    let is_good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if profile.bytes().all(is_good) && !profile.is_empty() && profile.len() <= 32 {
+        return Ok(());
+    }
+    Err(Failure::new("BAD_PROFILE", Exit::Usage, format!("{profile:?} is no name for a cluster: at most 32 of a-z, 0-9 and '-'"), "knarr start --profile NAME"))
+}
+
+/// The port stands in kubeconfigs and certificates of others: a cluster keeps the one of its first start.
+fn keeps_its_port(cluster: &Cluster, wanted: u16) -> Result<()> {
+    if wanted == DEFAULT_PORT || wanted == cluster.port || cluster.joined {
+        return Ok(());
+    }
+    let advice = format!("leave --port out; for another port, knarr delete --profile {} and start it anew", cluster.profile);
+    Err(Failure::new("OTHER_PORT", Exit::Usage, format!("the cluster's port is {}", cluster.port), advice))
 }
 
 fn described(args: &StartArgs, data: &Path, slot: usize) -> Cluster {
@@ -506,8 +536,11 @@ mod tests {
 
     #[test]
     fn a_bad_profile_or_number_of_nodes_is_refused() {
-        assert_eq!(new_cluster(&args("Big One"), Path::new("/x")).unwrap_err().code, "BAD_PROFILE");
+        assert_eq!(check_profile("Big One").unwrap_err().code, "BAD_PROFILE");
         let mut cluster = described(&args("knarr"), Path::new("/x"), 0);
+        cluster.port = 7000;
+        assert_eq!(keeps_its_port(&cluster, 7001).unwrap_err().code, "OTHER_PORT");
+        assert!(keeps_its_port(&cluster, 7000).is_ok() && keeps_its_port(&cluster, DEFAULT_PORT).is_ok());
         assert_eq!(set_nodes(&mut cluster, 0, &NoMachine).unwrap_err().code, "BAD_NODES");
         set_nodes(&mut cluster, 2, &NoMachine).unwrap();
         assert_eq!(set_nodes(&mut cluster, 1, &NoMachine).unwrap_err().code, "TOO_FEW_NODES");
