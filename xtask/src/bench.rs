@@ -28,7 +28,8 @@ pub struct Options {
     /// Then store pods until there are so many, and tell the resident memory that each takes: 50000,150000
     #[arg(long, value_delimiter = ',')]
     stored_pods: Vec<usize>,
-    /// At last make so many nodes that nobody runs, and have as many pods scheduled on them; 0 leaves it out
+    /// At last make so many nodes that nobody runs, and have as many pods scheduled on them; 0 leaves it out, and so does --stored-pods, whose pods
+    /// would be tried again for each node
     #[arg(long, default_value_t = 5000)]
     nodes: usize,
     /// Leave out upstream: print knarr's figures alone
@@ -140,7 +141,7 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
 
 /// Has pods placed by the scheduler, durably and through the API. Comes last: the nodes stay, and nobody says that they are ready.
 fn schedule(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, figures: &mut Figures) -> Result<()> {
-    if options.nodes == 0 {
+    if options.nodes == 0 || !options.stored_pods.is_empty() {
         return Ok(());
     }
     let mut command = driver(bin, kubeconfig, pids, options, options.nodes);

@@ -233,4 +233,20 @@ mod tests {
         c.nominated.insert("large".into(), Arc::new(large));
         assert_eq!(outcome(json!({}), &c), "a");
     }
+
+    #[test]
+    fn a_node_helps_those_who_could_be_there() {
+        let empty = |spec: Value| NodeState::empty(node("a", json!({"disk": "ssd"}), spec));
+        let helps = |spec: Value, node: &NodeState| filter::may_help(&wanted(spec), node);
+        let plain = empty(Value::Null);
+        assert!(helps(json!({}), &plain) && helps(json!({"nodeSelector": {"disk": "ssd"}}), &plain));
+        assert!(!helps(json!({"nodeSelector": {"disk": "hdd"}}), &plain));
+        assert!(!helps(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "64"}}}]}), &plain));
+        assert!(!helps(json!({}), &empty(json!({"unschedulable": true}))));
+        let tainted = empty(json!({"taints": [{"key": "k", "effect": "NoSchedule"}]}));
+        assert!(!helps(json!({}), &tainted) && helps(json!({"tolerations": [{"operator": "Exists"}]}), &tainted));
+        // It may be one more domain.
+        let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]});
+        assert!(helps(spread, &tainted));
+    }
 }

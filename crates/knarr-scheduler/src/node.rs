@@ -64,6 +64,11 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    /// A node with no pod on it.
+    pub fn empty(facts: NodeFacts) -> Self {
+        Self { facts: Arc::new(facts), ..Self::default() }
+    }
+
     pub fn pods(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
         self.pods.iter().map(|p| &p.0)
     }

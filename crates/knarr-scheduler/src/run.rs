@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::Cluster;
 use crate::condition;
 use crate::decide::{NoNode, decide};
-use crate::node::NodeFacts;
+use crate::filter;
+use crate::node::{NodeFacts, NodeState};
 use crate::pod::PodInfo;
 use crate::preempt::{self, Budget};
 use crate::queue::Queue;
@@ -269,7 +270,8 @@ impl Scheduler {
                     return;
                 }
                 self.cluster.lock().set_node(new.view.clone());
-                self.queue.something_changed(|_| true);
+                let empty = NodeState::empty(new.view.clone());
+                self.queue.something_changed(|waiting| filter::may_help(waiting, &empty));
             }
         }
     }

@@ -57,6 +57,14 @@ pub fn check(pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prep
     prepared.affinity.check(pod, node)
 }
 
+/// Whether a node that came or changed may be what a pod waits for. What neither asks about other pods nor fits the node when it is empty need not be
+/// tried again for it (upstream: the queueing hints of the plugins).
+pub fn may_help(pod: &PodInfo, node: &NodeState) -> bool {
+    pod.has_affinity()
+        || !pod.spread.is_empty()
+        || unschedulable(pod, node).is_ok() && taints(pod, node).is_ok() && matches_node_affinity(pod, node) && fits(pod, node).is_ok()
+}
+
 fn unschedulable(pod: &PodInfo, node: &NodeState) -> Result<(), Refusal> {
     if !node.facts.unschedulable {
         return Ok(());
