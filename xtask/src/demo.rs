@@ -48,11 +48,9 @@ pub fn pack_tools() -> Result<PathBuf> {
 }
 
 fn built(package: &str, program: &str, profile: &str) -> Result<PathBuf> {
-    let mut build = if profile == "release" { tools::cargo_release()? } else { tools::cargo() };
-    build.args(["build", "--package", package]);
-    if profile == "release" {
-        build.arg("--release");
-    }
+    let is_release = profile == "release";
+    let mut build = if is_release { tools::cargo_release()? } else { tools::cargo() };
+    build.args(["build", "--package", package]).args(is_release.then_some("--release"));
     tools::run(&mut build)?;
     tools::built_program(profile, program)
 }

@@ -80,8 +80,7 @@ fn counting(counts: &Path) -> Result<PathBuf> {
     std::fs::write(&absent, absent_functions())?;
     tools::with_flags(&mut cargo, &[&format!("profile-generate={}", counts.display()), &format!("link-arg={}", absent.display())]);
     tools::run(&mut cargo)?;
-    let triple = tools::output(Command::new("rustc").args(["--print", "host-tuple"]))?;
-    Ok(target.join(triple.trim()).join("release/knarr"))
+    tools::built_in(&target, "release", "knarr")
 }
 
 /// Functions that code asks for which nobody calls. Counters keep such code, and it asks by the names of the dynamic C library (crate `nix`,

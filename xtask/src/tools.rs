@@ -156,8 +156,13 @@ pub fn built(profile: &str) -> Result<PathBuf> {
 
 /// Another program of the workspace.
 pub fn built_program(profile: &str, name: &str) -> Result<PathBuf> {
+    built_in(&target(), profile, name)
+}
+
+/// A program that cargo built into this target folder.
+pub fn built_in(target: &Path, profile: &str, name: &str) -> Result<PathBuf> {
     let triple = output(Command::new("rustc").args(["--print", "host-tuple"]))?;
-    let path = target().join(triple.trim()).join(profile).join(name);
+    let path = target.join(triple.trim()).join(profile).join(name);
     ensure!(path.is_file(), "{} was not built", path.display());
     Ok(path)
 }

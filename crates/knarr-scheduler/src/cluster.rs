@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::decide::LOOKED_AT_MIN;
 use crate::node::{NodeFacts, NodeState};
 use crate::pod::{ByUid, PodInfo};
 use crate::preempt::Budget;
@@ -175,8 +176,7 @@ fn counts_as_sibling(pod: &PodInfo) -> bool {
 
 /// A step about the golden section of so many places that comes to each of them.
 fn stride(places: usize) -> usize {
-    const SMALL: usize = 100;
-    if places <= SMALL {
+    if places <= LOOKED_AT_MIN {
         return 1;
     }
     let near = places * 618 / 1000;

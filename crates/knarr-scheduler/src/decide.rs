@@ -41,7 +41,7 @@ impl NoNode {
 }
 
 /// Of so many nodes all are looked at.
-const LOOKED_AT_MIN: usize = 100;
+pub const LOOKED_AT_MIN: usize = 100;
 
 /// After how many nodes that fit no more are looked for: of a hundred nodes half, of more a smaller part, of very many a twentieth (upstream:
 /// `numFeasibleNodesToFind`).

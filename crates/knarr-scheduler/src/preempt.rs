@@ -119,17 +119,15 @@ fn victims(pod: &PodInfo, cluster: &mut Cluster, place: usize) -> Option<Candida
     let helps = fits(pod, cluster, place);
     let (kept, others) = by_budgets(lower, &cluster.budgets);
     let mut candidate = Candidate { node, victims: Vec::new(), violations: 0 };
-    let mut gone = Vec::new();
     for (other, violates) in kept.into_iter().map(|p| (p, true)).chain(others.into_iter().map(|p| (p, false))) {
         cluster.place(other.clone());
         if helps && !fits(pod, cluster, place) {
             cluster.displace(&other.uid);
             candidate.violations += usize::from(violates);
-            gone.push(other.clone());
             candidate.victims.push(other);
         }
     }
-    gone.into_iter().for_each(|p| cluster.place(p));
+    candidate.victims.iter().for_each(|p| cluster.place(p.clone()));
     helps.then_some(candidate)
 }
 
