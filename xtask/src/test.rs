@@ -14,6 +14,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     tools::need_root("the test suite")?;
+    tools::need_disk("the test suite")?;
     // The containers of the runtime's tests have busybox's programs; what came of the official specs is read by Python.
     tools::need_packages(&["busybox-static", "python3"])?;
     let bin = tools::step("programs for the tests", || tools::need_programs(&["kubectl", "etcd"]))?;

@@ -71,6 +71,23 @@ pub fn need_root(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Nodes take no pods when a hundredth of the disk is left, and the tests write as they go: better said before than by each of them.
+pub fn need_disk(what: &str) -> Result<()> {
+    let report = output(Command::new("df").args(["--output=size,avail", "-B1"]).arg(root()))?;
+    let numbers: Vec<u64> = report.lines().nth(1).unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    let [size, free] = numbers[..] else { bail!("df does not say how much disk is free: {report}") };
+    println!("{:.1} GiB of disk are free", free as f64 / f64::from(1 << 30));
+    let needed = size / 100 + (2 << 30);
+    ensure!(
+        free >= needed,
+        "{what} needs {} GiB of free disk, and {} has {} GiB. Free some: cargo clean, old images, caches",
+        needed >> 30,
+        root().display(),
+        free >> 30
+    );
+    Ok(())
+}
+
 /// Installs Debian packages that are missing.
 pub fn need_packages(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();

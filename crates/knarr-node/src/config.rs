@@ -105,8 +105,9 @@ impl AgentConfig {
             reserved: BTreeMap::new(),
             capacity: BTreeMap::new(),
             eviction_hard: EVICTION_HARD.map(|(signal, least)| (signal.to_owned(), least.to_owned())).into(),
-            image_gc_high_percent: 85,
-            image_gc_low_percent: 80,
+            // Upstream's 85 and 80 would take images from whoever has a well filled disk, at every look.
+            image_gc_high_percent: 95,
+            image_gc_low_percent: 90,
             image_gc_min_age: Duration::from_secs(120),
             container_log_bytes_max: 10 << 20,
             container_log_files_max: 5,

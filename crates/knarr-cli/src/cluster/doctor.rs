@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use k8s_openapi::api::core::v1::Node;
 use knarr_client::{Client, TlsTransport, read};
 use knarr_core::api::Options;
 use knarr_core::selector::LabelSelector;
@@ -11,7 +12,7 @@ use knarr_core::{GroupVersionResource, Value, ValueExt};
 use super::config::Cluster;
 use super::failure::{Exit, Failure, Result};
 use super::process::Process;
-use super::{kubeconfig, preflight, supervise};
+use super::{kubeconfig, preflight, status, supervise};
 
 /// Something that is wrong: what it is about, why, and what mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +109,9 @@ async fn objects(client: &Client, target: Option<&str>, namespace: Option<&str>)
         found.extend(list(client, "services", namespace).await?.iter().filter(|s| chosen(s)).filter_map(|s| service(s, &pods)));
     }
     if kind.is_none() {
-        found.extend(list(client, "nodes", None).await?.iter().filter_map(node));
+        for node in client.all::<Node>().list(&Options::default()).await?.0 {
+            found.extend(not_ready(&node).into_iter().chain(pressures(&node)));
+        }
     }
     Ok(found)
 }
@@ -122,17 +125,32 @@ fn flags(object: &Value) -> String {
     format!("-n {} {}", object.str_at(&["metadata", "namespace"]).unwrap_or_default(), object.str_at(&["metadata", "name"]).unwrap_or_default())
 }
 
-fn node(object: &Value) -> Option<Finding> {
-    let ready = object.list_at(&["status", "conditions"]).iter().find(|c| c["type"] == "Ready");
+fn not_ready(node: &Node) -> Option<Finding> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "Ready");
     match ready {
-        Some(c) if c["status"] == "True" => None,
+        Some(c) if c.status == "True" => None,
         Some(c) => Some(Finding::new(
-            title("node", object),
-            format!("it is not Ready: {}", c.str_at(&["message"]).unwrap_or_default()),
-            "knarr status, and the node's log: knarr logs NODE",
+            format!("node {name}"),
+            format!("it is not Ready: {}", c.message.as_deref().unwrap_or_default()),
+            format!("knarr status, and the node's log: knarr logs {name}"),
         )),
-        None => Some(Finding::new(title("node", object), "it has never reported", "knarr start")),
+        None => Some(Finding::new(format!("node {name}"), "it has never reported", "knarr start")),
     }
+}
+
+/// What a node runs short of, and with it every pod that would go there.
+pub(super) fn pressures(node: &Node) -> Vec<Finding> {
+    let name = node.metadata.name.as_deref().unwrap_or_default();
+    let finding = |pressure: &String| {
+        let advice = match pressure.as_str() {
+            "DiskPressure" => "free some space on the disk of its data; it is noticed within seconds, the node takes pods again after five minutes",
+            "MemoryPressure" => "end what needs the memory, on the machine or in the cluster",
+            _ => "end some processes, or allow more: sysctl kernel.pid_max",
+        };
+        Finding::new(format!("node {name}"), format!("it has {pressure}: it takes no new pods, and ends some that it has"), advice)
+    };
+    status::pressures(node).iter().map(finding).collect()
 }
 
 /// Why a pod does not run.
@@ -178,6 +196,7 @@ fn scheduling_advice(why: &str) -> String {
     let rules = [
         ("node affinity/selector", "label a node as the pod asks (kubectl label node NAME KEY=VALUE), or change its nodeSelector or affinity"),
         ("Insufficient", "ask for less in resources.requests, or add a node: knarr node add"),
+        ("node.kubernetes.io/disk-pressure", "free some space on the disk of the node's data"),
         ("untolerated taint", "give the pod a toleration, or take the taint away (kubectl taint node NAME KEY-)"),
         ("were unschedulable", "let the node take pods again: kubectl uncordon NAME"),
         ("unbound immediate PersistentVolumeClaims", "see why its claim is not bound: knarr doctor pvc/NAME"),
@@ -335,6 +354,19 @@ mod tests {
         assert_eq!(cause(pod(&waiting("CrashLoopBackOff", json!({"terminated": {"exitCode": 3}})), &[])), "it ends again and again, with exit code 3");
         assert!(cause(pod(&waiting("CrashLoopBackOff", json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})), &[])).contains("memory"));
         assert_eq!(pod(&with(json!({"conditions": [{"type": "Ready", "status": "True"}]})), &[]), None);
+    }
+
+    #[test]
+    fn a_node_that_runs_short_is_named_with_what_it_lacks() {
+        let node = |disk: &str| {
+            let conditions = json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": disk}]);
+            serde_json::from_value::<Node>(serde_json::json!({"metadata": {"name": "n"}, "status": {"conditions": serde_json::to_value(&conditions).unwrap()}}))
+                .unwrap()
+        };
+        let found = pressures(&node("True"));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].about == "node n" && found[0].cause.contains("DiskPressure") && found[0].advice.contains("free some space"), "{}", found[0]);
+        assert!(pressures(&node("False")).is_empty() && not_ready(&node("True")).is_none());
     }
 
     #[test]

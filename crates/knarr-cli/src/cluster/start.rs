@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Node as ApiNode;
+
 use super::config::{self, Cluster, DEFAULT_PORT, DEFAULT_PROFILE, Datastore, Desired, LOCAL_NODES_MAX, Node, SERVERS_MAX};
 use super::failure::{Exit, Failure, Result};
 use super::process::{self, Home, Process};
 use super::slots::{self, Ranges, Registry};
-use super::{kubeconfig, preflight, status, supervise, systemd};
+use super::{doctor, kubeconfig, preflight, status, supervise, systemd};
 
 /// How long the server may take until it answers.
 const SERVER_READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -215,7 +217,7 @@ pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &Start
     for (role, args) in supervise::roles(&cluster) {
         ensure(&role, &args)?;
     }
-    phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
+    let nodes = phases.wait(&format!("nodes Ready ({})", cluster.nodes.len()), wait_for_nodes(&cluster)).await?;
     // Who joined has no administrator's certificate.
     if !args.no_kubeconfig && !cluster.joined {
         let file = phases.run("kubeconfig", || kubeconfig::merge(&cluster, args.kubeconfig.as_deref()))?;
@@ -226,6 +228,9 @@ pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &Start
         println!("  {}", unit.display());
     }
     println!("Ready after {:.0} ms: {}", phases.begun.elapsed().as_secs_f64() * 1000.0, cluster.server_url());
+    for finding in nodes.iter().flat_map(doctor::pressures) {
+        println!("{finding}");
+    }
     if args.foreground { foreground(&cluster, machine, args.keep_pods).await } else { Ok(()) }
 }
 
@@ -409,13 +414,13 @@ async fn wait_for_server(cluster: &Cluster) -> Result<()> {
                 format!("look into {}", cluster.logs().join("server.log").display()),
             ));
         }
-        Ok(status::server_ready(cluster).await)
+        Ok(status::server_ready(cluster).await.then_some(()))
     })
     .await?
     .ok_or_else(|| Failure::new("SERVER_NOT_READY", Exit::Timeout, "the API server does not answer", "knarr logs server"))
 }
 
-async fn wait_for_nodes(cluster: &Cluster) -> Result<()> {
+async fn wait_for_nodes(cluster: &Cluster) -> Result<Vec<ApiNode>> {
     wait_until(NODES_READY_TIMEOUT, async || {
         for node in &cluster.nodes {
             if Process::from_pid_file(&cluster.pid_file(&Cluster::agent_role(node))).is_none() {
@@ -428,7 +433,8 @@ async fn wait_for_nodes(cluster: &Cluster) -> Result<()> {
                 ));
             }
         }
-        Ok(status::nodes_ready(cluster).await.is_ok_and(|ready| cluster.nodes.iter().all(|n| ready.contains(&n.name))))
+        let nodes = status::nodes(cluster).await.unwrap_or_default();
+        Ok((nodes.len() == cluster.nodes.len() && nodes.iter().all(status::is_ready)).then_some(nodes))
     })
     .await?
     .ok_or_else(|| Failure::new("NODES_NOT_READY", Exit::Timeout, "not every node became Ready", "knarr kubectl describe nodes"))
@@ -443,11 +449,11 @@ fn last_words(cluster: &Cluster, role: &str) -> String {
 }
 
 /// Asks again every few milliseconds: a starting process has nobody yet who could wake us. `None` when time is up.
-async fn wait_until(timeout: Duration, mut ready: impl AsyncFnMut() -> Result<bool>) -> Result<Option<()>> {
+async fn wait_until<T>(timeout: Duration, mut ready: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let until = Instant::now() + timeout;
     while Instant::now() < until {
-        if ready().await? {
-            return Ok(Some(()));
+        if let Some(what) = ready().await? {
+            return Ok(Some(what));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

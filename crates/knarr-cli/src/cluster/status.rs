@@ -43,6 +43,9 @@ pub struct Part {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
     pub ready: bool,
+    /// Conditions of a node that keep new pods away: `DiskPressure`, `MemoryPressure`, `PIDPressure`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pressures: Vec<String>,
 }
 
 /// Whether `/readyz` says ok. A server that is not there yet is not ready.
@@ -56,26 +59,40 @@ fn transport(cluster: &Cluster) -> Result<TlsTransport> {
     TlsTransport::new(kubeconfig::client_config(cluster)?).map_err(Failure::program)
 }
 
-/// Names of this machine's nodes that are Ready.
-pub async fn nodes_ready(cluster: &Cluster) -> Result<Vec<String>> {
+/// This machine's nodes, as far as the API server knows them.
+pub async fn nodes(cluster: &Cluster) -> Result<Vec<Node>> {
     let api = transport(cluster)?.client().all::<Node>();
     let asked = futures::future::try_join_all(cluster.nodes.iter().map(|n| api.find(&n.name)));
     let nodes = tokio::time::timeout(PATIENCE, asked).await.map_err(Failure::program)?.map_err(Failure::program)?;
-    Ok(nodes.into_iter().flatten().filter(is_ready).filter_map(|n| n.metadata.name).collect())
+    Ok(nodes.into_iter().flatten().collect())
+}
+
+/// The conditions of a node that are true.
+fn conditions(node: &Node) -> impl Iterator<Item = &str> {
+    let all = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    all.filter(|c| c.status == "True").map(|c| c.type_.as_str())
 }
 
 pub(super) fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    conditions(node).any(|c| c == "Ready")
+}
+
+/// What a node runs short of: it takes no new pods until that is over.
+pub(super) fn pressures(node: &Node) -> Vec<String> {
+    conditions(node).filter(|c| c.ends_with("Pressure")).map(str::to_owned).collect()
 }
 
 /// Looks at the processes and asks the server.
 pub async fn state(cluster: &Cluster) -> State {
     let pid = |role: &str| Process::from_pid_file(&cluster.pid_file(role)).map(|p| p.pid);
-    let server = Part { name: "server".into(), pid: pid("server"), ready: server_ready(cluster).await };
-    let ready = if server.ready { nodes_ready(cluster).await.unwrap_or_default() } else { Vec::new() };
-    let nodes: Vec<Part> =
-        cluster.nodes.iter().map(|n| Part { name: n.name.clone(), pid: pid(&Cluster::agent_role(n)), ready: ready.contains(&n.name) }).collect();
+    let server = Part { name: "server".into(), pid: pid("server"), ready: server_ready(cluster).await, pressures: Vec::new() };
+    let known = if server.ready { nodes(cluster).await.unwrap_or_default() } else { Vec::new() };
+    let part = |node: &super::config::Node| {
+        let known = known.iter().find(|k| k.metadata.name.as_deref() == Some(&node.name));
+        let pressures = known.map(pressures).unwrap_or_default();
+        Part { name: node.name.clone(), pid: pid(&Cluster::agent_role(node)), ready: known.is_some_and(is_ready), pressures }
+    };
+    let nodes: Vec<Part> = cluster.nodes.iter().map(part).collect();
     let all = server.ready && nodes.iter().all(|n| n.ready && n.pid.is_some());
     let none = server.pid.is_none() && nodes.iter().all(|n| n.pid.is_none());
     let state = match (all, none && cluster.desired == Desired::Stopped) {
@@ -109,7 +126,8 @@ fn text(state: &State) -> String {
     for part in std::iter::once(&state.server).chain(&state.nodes) {
         let elsewhere = state.joined && std::ptr::eq(part, &state.server);
         let pid = part.pid.map_or_else(|| if elsewhere { "on another machine".to_owned() } else { "not running".to_owned() }, |p| format!("pid {p}"));
-        lines += &format!("  {:<20} {:<10} {pid}\n", part.name, if part.ready { "Ready" } else { "NotReady" });
+        let short: String = part.pressures.iter().map(|p| format!(", {p}")).collect();
+        lines += &format!("  {:<20} {:<10} {pid}{short}\n", part.name, if part.ready { "Ready" } else { "NotReady" });
     }
     lines
 }
@@ -120,18 +138,18 @@ mod tests {
 
     #[test]
     fn each_part_has_its_line() {
-        let part = |name: &str, pid, ready| Part { name: name.into(), pid, ready };
+        let part = |name: &str, pid, ready| Part { name: name.into(), pid, ready, pressures: Vec::new() };
         let state = State {
             profile: "knarr".into(),
             state: "Degraded",
             server: part("server", Some(7), true),
-            nodes: vec![part("knarr", None, false)],
+            nodes: vec![part("knarr", None, false), Part { pressures: vec!["DiskPressure".into()], ..part("knarr-2", Some(8), true) }],
             url: "https://10.0.0.1:6443".into(),
             joined: false,
         };
         assert_eq!(
             text(&state),
-            "knarr: Degraded\n  API server: https://10.0.0.1:6443\n  server               Ready      pid 7\n  knarr                NotReady   not running\n"
+            "knarr: Degraded\n  API server: https://10.0.0.1:6443\n  server               Ready      pid 7\n  knarr                NotReady   not running\n  knarr-2              Ready      pid 8, DiskPressure\n"
         );
     }
 }
