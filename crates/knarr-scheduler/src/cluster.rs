@@ -30,8 +30,8 @@ pub struct Cluster {
     pub volumes: HashMap<String, Claim>,
     /// Disruption budgets, by `namespace/name`.
     pub budgets: BTreeMap<String, Budget>,
-    /// Pods that wait for room that is being made for them on a node.
-    pub nominated: HashMap<String, Arc<PodInfo>>,
+    /// Pods that wait for room that is being made for them on a node, by uid.
+    nominated: HashMap<String, Arc<PodInfo>>,
     pub with_affinity: usize,
 }
 
@@ -64,6 +64,32 @@ impl Cluster {
     /// The node at a place that [`NodeState::place`] told.
     pub fn at(&self, place: usize) -> &NodeState {
         &self.nodes[place]
+    }
+
+    /// Pods that are promised a node (`nominated`).
+    pub fn promised(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.nominated.values()
+    }
+
+    /// Promises a node to a pod. The less important pods that it was promised to are promised nothing any more, and are given back: they would not find
+    /// the room that they wait for.
+    pub fn promise(&mut self, pod: PodInfo) -> Vec<Arc<PodInfo>> {
+        let outdone = self.nominated.extract_if(|_, other| other.nominated == pod.nominated && other.priority < pod.priority).map(|(_, other)| other).collect();
+        self.nominated.insert(pod.uid.to_string(), Arc::new(pod));
+        outdone
+    }
+
+    /// Takes note of what a pod's status says: a promise that an earlier scheduler made, or that one was taken back.
+    pub fn told_promise(&mut self, before: &str, pod: &Arc<PodInfo>) {
+        match self.nominated.get(&*pod.uid) {
+            None if !pod.nominated.is_empty() && !self.placed.contains_key(&*pod.uid) => drop(self.nominated.insert(pod.uid.to_string(), pod.clone())),
+            Some(known) if pod.nominated.is_empty() && !before.is_empty() && *known.nominated == *before => self.forget_promise(&pod.uid),
+            _ => {}
+        }
+    }
+
+    pub fn forget_promise(&mut self, uid: &str) {
+        self.nominated.remove(uid);
     }
 
     pub fn set_node(&mut self, facts: NodeFacts) {

@@ -57,10 +57,7 @@ fn enough(nodes: usize) -> usize {
 pub fn decide(pod: &PodInfo, cluster: &Cluster, chance: impl Fn(usize) -> usize) -> Result<String, NoNode> {
     let prepared = Prepared::new(pod, cluster);
     let promised = Promised::new(pod, cluster);
-    let check = |node: &NodeState| {
-        promised.check(pod, node, cluster, &prepared)?;
-        filter::check(pod, node, cluster, &prepared)
-    };
+    let check = |node: &NodeState| promised.check(pod, node, cluster, &prepared);
     // Where room was made for it, it goes.
     if let Some(node) = cluster.node(&pod.nominated).filter(|n| !n.name().is_empty() && check(n).is_ok()) {
         return Ok(node.name().to_owned());
@@ -90,22 +87,25 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, chance: impl Fn(usize) -> usize)
 }
 
 /// The pods for which room is being made: a node that is promised to pods of at least the same priority has less room than it seems.
-struct Promised<'a>(HashMap<&'a str, Vec<&'a Arc<PodInfo>>>);
+pub struct Promised<'a>(HashMap<&'a str, Vec<&'a Arc<PodInfo>>>);
 
 impl<'a> Promised<'a> {
-    fn new(pod: &PodInfo, cluster: &'a Cluster) -> Self {
+    pub fn new(pod: &PodInfo, cluster: &'a Cluster) -> Self {
         let mut by_node: HashMap<&str, Vec<_>> = HashMap::new();
-        for other in cluster.nominated.values().filter(|p| p.uid != pod.uid && p.priority >= pod.priority) {
+        for other in cluster.promised().filter(|p| p.uid != pod.uid && p.priority >= pod.priority) {
             by_node.entry(&other.nominated).or_default().push(other);
         }
         Self(by_node)
     }
 
-    fn check(&self, pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prepared) -> Result<(), Refusal> {
-        let Some(others) = self.0.get(node.name()) else { return Ok(()) };
-        let mut fuller = node.clone();
-        others.iter().for_each(|other| fuller.add(Arc::clone(other)));
-        filter::check(pod, &fuller, cluster, prepared)
+    /// Whether a node takes a pod, with those that it is promised to and without them: they may need it, or never come.
+    pub fn check(&self, pod: &PodInfo, node: &NodeState, cluster: &Cluster, prepared: &Prepared) -> Result<(), Refusal> {
+        if let Some(others) = self.0.get(node.name()) {
+            let mut fuller = node.clone();
+            others.iter().for_each(|other| fuller.add(Arc::clone(other)));
+            filter::check(pod, &fuller, cluster, prepared)?;
+        }
+        filter::check(pod, node, cluster, prepared)
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
     use crate::node::NodeFacts;
-    use crate::pod::testing::pod;
+    use crate::pod::{Demands, testing::pod};
 
     fn node(name: &str, labels: Value, extra: Value) -> NodeFacts {
         let mut spec = json!({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10"}}});
@@ -230,8 +230,33 @@ mod tests {
         assert_eq!(decide(&promised, &c, |_| 0).unwrap(), "a", "though b is emptier");
         let mut large = wanted(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}));
         (large.uid, large.nominated) = ("large".into(), "b".into());
-        c.nominated.insert("large".into(), Arc::new(large));
+        assert!(c.promise(large).is_empty());
         assert_eq!(outcome(json!({}), &c), "a");
+    }
+
+    #[test]
+    fn a_promise_is_outdone_by_a_more_important_pod_and_known_from_the_status() {
+        let promised = |name: &str, node: &str, priority: i64| PodInfo {
+            uid: name.into(),
+            nominated: node.into(),
+            demands: Demands { priority, ..(*wanted(json!({})).demands).clone() }.into(),
+            ..wanted(json!({}))
+        };
+        let names = |pods: Vec<Arc<PodInfo>>| pods.iter().map(|p| p.uid.to_string()).collect::<Vec<_>>();
+        let mut c = Cluster::default();
+        assert!(c.promise(promised("low", "a", 1)).is_empty() && c.promise(promised("elsewhere", "b", 1)).is_empty());
+        assert!(c.promise(promised("equal", "a", 1)).is_empty());
+        let mut outdone = names(c.promise(promised("high", "a", 2)));
+        outdone.sort();
+        assert_eq!(outdone, ["equal", "low"]);
+        // What the status says of an earlier time does not undo what was promised since.
+        c.told_promise("", &Arc::new(promised("high", "z", 2)));
+        c.told_promise("z", &Arc::new(promised("high", "", 2)));
+        c.told_promise("", &Arc::new(promised("restored", "c", 1)));
+        c.told_promise("b", &Arc::new(promised("elsewhere", "", 1)));
+        let mut left: Vec<(&str, &str)> = c.promised().map(|p| (&*p.uid, &*p.nominated)).collect();
+        left.sort_unstable();
+        assert_eq!(left, [("high", "a"), ("restored", "c")]);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cluster::Cluster;
-use crate::decide::NoNode;
-use crate::filter::{self, Prepared};
+use crate::decide::{NoNode, Promised};
+use crate::filter::Prepared;
 use crate::pod::{PodInfo, label_selector};
 
 /// A node, and the pods that must leave it.
@@ -145,7 +145,7 @@ fn by_budgets(pods: Vec<Arc<PodInfo>>, budgets: &BTreeMap<String, Budget>) -> (V
 }
 
 fn fits(pod: &PodInfo, cluster: &Cluster, place: usize) -> bool {
-    filter::check(pod, cluster.at(place), cluster, &Prepared::new(pod, cluster)).is_ok()
+    Promised::new(pod, cluster).check(pod, cluster.at(place), cluster, &Prepared::new(pod, cluster)).is_ok()
 }
 
 /// Less is better: broken budgets, the highest priority that falls, the sum of them, their number, then the earliest start latest.
@@ -202,6 +202,16 @@ mod tests {
         let no_node = decide(&new, &c, |_| 0).unwrap_err();
         let demands = Demands { never_preempts: true, ..(*new.demands).clone() };
         assert!(find(&PodInfo { demands: demands.into(), ..new }, &mut c, &no_node).is_none());
+    }
+
+    #[test]
+    fn room_that_is_made_for_one_is_not_made_again_for_another() {
+        let mut c = cluster(vec![placed("low", "a", 1, "1"), placed("mid", "b", 5, "1")]);
+        assert_eq!(found(&mut c, "500m"), Some(("a".into(), vec!["low".into()])));
+        let first = PodInfo { nominated: "a".into(), ..placed("first", "", 100, "600m") };
+        c.promise(first);
+        assert_eq!(found(&mut c, "500m"), Some(("b".into(), vec!["mid".into()])));
+        assert_eq!(found(&mut c, "400m"), Some(("a".into(), vec!["low".into()])), "there is room for both");
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Scheduler {
                 return Err((no_node, candidate));
             }
         };
-        cluster.nominated.remove(&*pod.uid);
+        cluster.forget_promise(&pod.uid);
         cluster.place(Arc::new(PodInfo { node: node.as_str().into(), ..pod.clone() }));
         Ok(node)
     }
@@ -172,13 +172,11 @@ impl Scheduler {
 
     async fn no_node(self: &Arc<Self>, pod: &Arc<PodInfo>, no_node: &NoNode, candidate: Option<preempt::Candidate>) {
         let mut message = no_node.message();
-        let mut nominated = None;
-        match candidate {
+        let mut outdone = Vec::new();
+        match &candidate {
             Some(candidate) => {
-                nominated = Some(candidate.node.clone());
-                let promised = Arc::new(PodInfo { nominated: candidate.node.as_str().into(), ..pod.as_ref().clone() });
-                self.cluster.lock().nominated.insert(pod.uid.to_string(), promised);
-                self.evict(pod, &candidate).await;
+                let promised = PodInfo { nominated: candidate.node.as_str().into(), ..pod.as_ref().clone() };
+                outdone = self.cluster.lock().promise(promised);
             }
             None if no_node.nodes > 0 => message += &no_preemption(pod, no_node),
             None => {}
@@ -186,14 +184,37 @@ impl Scheduler {
         self.note(pod, EventKind::Warning, "FailedScheduling", "Scheduling", message.clone());
         // The semaphore is never closed.
         let Ok(permit) = self.refusals.clone().acquire_owned().await else { return };
-        tokio::spawn(self.clone().refuse(pod.clone(), message, nominated, permit));
+        tokio::spawn(self.clone().refuse(pod.clone(), message, candidate, outdone, permit));
     }
 
-    /// Tells the pod why it waits, and only then lets it be tried again, so that of two refusals the later one stands.
-    async fn refuse(self: Arc<Self>, pod: Arc<PodInfo>, message: String, nominated: Option<String>, permit: OwnedSemaphorePermit) {
-        self.set_condition(&pod, &message, nominated.as_deref()).await;
+    /// Makes room, if some can be made, and tells the pod why it waits. Only then may it be tried again: so of two refusals the later one stands, and
+    /// nobody is made to leave twice.
+    async fn refuse(
+        self: Arc<Self>,
+        pod: Arc<PodInfo>,
+        message: String,
+        candidate: Option<preempt::Candidate>,
+        outdone: Vec<Arc<PodInfo>>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        if let Some(candidate) = &candidate {
+            self.evict(&pod, candidate).await;
+        }
+        for other in outdone {
+            self.take_back_promise(&other).await;
+        }
+        self.set_condition(&pod, &message, candidate.as_ref().map(|c| c.node.as_str())).await;
         self.queue.unschedulable(&pod.uid);
         drop(permit);
+    }
+
+    /// Upstream: `ClearNominatedNodeName`.
+    async fn take_back_promise(&self, pod: &PodInfo) {
+        let patch = Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": null}}));
+        match self.client.within::<Pod>(pod.namespace()).dynamic().patch_status(pod.name(), patch).await {
+            Err(error) if !error.is_not_found() => tracing::warn!(pod = %pod.key, %error, "cannot say that a pod is promised no node any more"),
+            _ => {}
+        }
     }
 
     async fn evict(&self, pod: &PodInfo, candidate: &preempt::Candidate) {
@@ -240,7 +261,7 @@ impl Scheduler {
             self.queue.remove(&pod.uid);
             let mut cluster = self.cluster.lock();
             cluster.displace(&pod.uid);
-            cluster.nominated.remove(&*pod.uid);
+            cluster.forget_promise(&pod.uid);
             drop(cluster);
             return self.queue.something_changed(|_| true);
         };
@@ -249,11 +270,16 @@ impl Scheduler {
             self.queue.remove(&pod.uid);
             let freed = pod.ended && change.old.as_ref().is_some_and(|o| !o.view.ended);
             let came = change.old.as_ref().is_none_or(|o| o.view.node.is_empty() || o.view.labels != pod.labels);
-            self.cluster.lock().place(pod);
+            let mut cluster = self.cluster.lock();
+            cluster.forget_promise(&pod.uid);
+            cluster.place(pod);
+            drop(cluster);
             if freed || came {
                 self.queue.something_changed(|waiting| freed || waiting.has_affinity() || !waiting.spread.is_empty());
             }
         } else if pod.scheduler == NAME && pod.gates.is_empty() && !pod.deleting {
+            let before = change.old.as_ref().map_or("", |o| &*o.view.nominated);
+            self.cluster.lock().told_promise(before, &pod);
             self.queue.put(pod);
         } else {
             self.queue.remove(&pod.uid);
