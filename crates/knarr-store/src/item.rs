@@ -144,27 +144,40 @@ fn bits_of(key: &str, value: &str) -> u64 {
 /// A label selector made ready for asking many items.
 pub struct LabelMatcher<'a> {
     selector: &'a LabelSelector,
-    /// For each requirement that names its values, the bits of each value: one of them must be there.
-    wanted: Vec<Vec<u64>>,
+    /// The bits of all values that must be there.
+    needed: u64,
+    /// For each requirement that names several values, the bits of each: one of them must be there.
+    choices: Vec<Vec<u64>>,
 }
 
 impl<'a> LabelMatcher<'a> {
     pub fn new(selector: &'a LabelSelector) -> Self {
-        let named = selector.requirements.iter().filter(|r| r.operator == Operator::In);
-        let wanted = named.map(|r| r.values.iter().map(|v| bits_of(&r.key, v)).collect()).collect();
-        Self { selector, wanted }
+        let (mut needed, mut choices) = (0, Vec::new());
+        for requirement in selector.requirements.iter().filter(|r| r.operator == Operator::In) {
+            match requirement.values.as_slice() {
+                [only] => needed |= bits_of(&requirement.key, only),
+                many => choices.push(many.iter().map(|v| bits_of(&requirement.key, v)).collect()),
+            }
+        }
+        Self { selector, needed, choices }
+    }
+
+    /// Whether bits tell nothing.
+    fn admits_all(&self) -> bool {
+        self.needed == 0 && self.choices.is_empty()
     }
 
     /// Whether an item with these bits may match.
+    #[inline]
     fn admits(&self, bits: u64) -> bool {
-        self.wanted.iter().all(|values| values.iter().any(|v| bits & v == *v))
+        bits & self.needed == self.needed && self.choices.iter().all(|values| values.iter().any(|v| bits & v == *v))
     }
 
     pub fn matches(&self, item: &Item) -> bool {
         if self.selector.is_everything() {
             return true;
         }
-        if self.selector.is_nothing() || !self.wanted.is_empty() && !self.admits(item.label_bits()) {
+        if self.selector.is_nothing() || !self.admits_all() && !self.admits(item.label_bits()) {
             return false;
         }
         let object = item.object();
@@ -188,15 +201,19 @@ impl Entry {
     }
 
     /// Whether its labels do not rule it out.
+    #[inline]
     pub fn may_match(&self, labels: &LabelMatcher<'_>) -> bool {
-        if labels.wanted.is_empty() {
-            return true;
+        match self.label_bits.load(Relaxed) {
+            // Nobody has asked yet, perhaps since nobody need.
+            0 => labels.admits_all() || self.learn(labels),
+            bits => labels.admits(bits),
         }
-        let mut bits = self.label_bits.load(Relaxed);
-        if bits == 0 {
-            bits = self.item.label_bits();
-            self.label_bits.store(bits, Relaxed);
-        }
+    }
+
+    #[cold]
+    fn learn(&self, labels: &LabelMatcher<'_>) -> bool {
+        let bits = self.item.label_bits();
+        self.label_bits.store(bits, Relaxed);
         labels.admits(bits)
     }
 }

@@ -137,6 +137,11 @@ impl Watcher {
         }
     }
 
+    /// Whether more has been read already than was given out.
+    pub fn has_more(&self) -> bool {
+        self.initial.is_some() || !self.ready.is_empty()
+    }
+
     /// Reads what has come. The waker is left there in the same go, so that whoever takes all there is and asks for more need not look again.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let is_known = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));

@@ -136,6 +136,9 @@ impl Stream for Frames {
             Some(frame) => frame,
         };
         // One frame goes out as the bytes that all watchers share; several are joined, which costs less than sending each.
+        if !self.watching.has_more() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         let Poll::Ready(Some(second)) = self.poll_frame(cx) else { return Poll::Ready(Some(Ok(first))) };
         let mut batch = BytesMut::with_capacity((first.len() + second.len()) * 4);
         batch.extend_from_slice(&first);

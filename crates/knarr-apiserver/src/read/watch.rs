@@ -200,6 +200,11 @@ impl Watching {
         self.poll_timers(cx)
     }
 
+    /// Whether the next event is likely to be there already.
+    pub fn has_more(&self) -> bool {
+        self.watcher.as_ref().is_some_and(Watcher::has_more)
+    }
+
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Shown>>> {
         self.bell.task.register(cx.waker());
         if !self.bell.rang.swap(false, SeqCst) {
