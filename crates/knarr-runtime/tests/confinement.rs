@@ -3,6 +3,7 @@
 mod world;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use knarr_runtime::Runtime;
 use knarr_runtime::cri::{ContainerConfig, ContainerState, Device, Error, Mount, NamespaceMode, Propagation, Resources, Seccomp};
@@ -336,6 +337,21 @@ async fn what_cannot_be_started_says_why() {
     world.runtime.remove_container(&id).await.unwrap();
     config.image = "sha256:".to_owned() + &"0".repeat(64);
     assert!(matches!(world.runtime.create_container(&pod, &config).await, Err(Error::NotFound(_))));
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_be_started_in_anothers_namespace_does_not_keep_that_alive() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let target = world.start(&pod, &world.shell("sleep 4321")).await;
+    let mut config = world.shell("");
+    (config.name, config.command) = ("debugger".into(), vec!["nothing".into()]);
+    config.security.target_container = Some(target.clone());
+    let id = world.runtime.create_container(&pod, &config).await.unwrap();
+    world.runtime.start_container(&id).await.unwrap_err();
+    let stopped = tokio::time::timeout(world::PATIENCE, world.runtime.stop_container(&target, Duration::ZERO)).await;
+    stopped.expect("the kernel waits for a process that nobody has buried").unwrap();
     world.close().await;
 }
 

@@ -14,7 +14,11 @@ fn shim_pid(world: &World, sandbox: &str) -> i32 {
 }
 
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    signal(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,6 +118,25 @@ async fn a_shim_comes_back_when_its_maker_died_before_it() {
     let lines = log(&logs[0]).lines().count();
     until(async || (log(&logs[0]).lines().count() > lines + 3).then_some(())).await;
     assert_eq!(shim_pid(&world, &pods[1]), lives);
+    world.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_ends_though_its_shim_dies_while_it_is_stopped() {
+    let world = World::new().await;
+    let pod = world.sandbox("pod").await;
+    let id = world.start(&pod, &world.shell("sleep 4321")).await;
+    let shim = shim_pid(&world, &pod);
+    // It will not hear that it shall stop.
+    signal(shim, nix::sys::signal::Signal::SIGSTOP);
+    let ends = async {
+        until(async || (world.runtime.list_pod_sandboxes().await.unwrap()[0].state == SandboxState::NotReady).then_some(())).await;
+        kill(shim);
+    };
+    let (stopped, ()) = tokio::join!(tokio::time::timeout(world::PATIENCE, world.runtime.stop_pod_sandbox(&pod)), ends);
+    stopped.expect("nobody tells of the container's end").unwrap();
+    let status = world.runtime.container_status(&id).await.unwrap();
+    assert_eq!((status.state, status.exit_code), (ContainerState::Exited, Some(137)));
     world.close().await;
 }
 

@@ -122,7 +122,7 @@ impl Embedded {
         }
         if sandbox.record.lock().stopped {
             *sandbox.shim.lock() = None;
-            return;
+            return self.stop_without_shim(id).await;
         }
         // In this order: who looks meanwhile sees a pod that is as before.
         sandbox.between_shims.send_replace(true);
@@ -134,6 +134,18 @@ impl Embedded {
             Err(error) => {
                 tracing::warn!(sandbox = id, %error, "its shim died: the pod is not ready any more");
                 self.announce(RuntimeEvent::SandboxGone { sandbox_id: id.to_owned() });
+            }
+        }
+    }
+
+    /// The shim has died while it ended its pod: what is left of that is done here, for those who wait for the end.
+    async fn stop_without_shim(&self, id: &str) {
+        for container in self.containers_of(id) {
+            if container.status().pid.is_none() {
+                continue;
+            }
+            if let Err(error) = self.stop_alone(&container).await {
+                tracing::warn!(sandbox = id, %error, "its shim died while the pod was being stopped");
             }
         }
     }

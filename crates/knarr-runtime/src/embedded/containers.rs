@@ -161,7 +161,7 @@ impl Embedded {
     }
 
     /// Ends a container that has lost its shim and got no new one.
-    async fn stop_alone(&self, container: &Arc<Container>) -> Result<()> {
+    pub(super) async fn stop_alone(&self, container: &Arc<Container>) -> Result<()> {
         let cgroup = self.0.hierarchies.cgroup(&container.record.lock().cgroup);
         in_background(move || cgroup.kill().map_err(failed("killing"))).await?;
         let sandbox = self.sandbox(&container.record.lock().sandbox_id)?;

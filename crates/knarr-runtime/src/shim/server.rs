@@ -459,6 +459,11 @@ impl<'a> Server<'a> {
             return;
         }
         self.poll.remove(container.pidfd.as_fd(), container.pidfd_token);
+        // A namespace of processes does not end before the last of them is buried, and this one may be in that of another container. Unless it is
+        // buried already: its report was its last word, and this is short.
+        if process::send_signal(container.pidfd.as_fd(), libc::SIGKILL).is_ok() {
+            process::wait(container.pidfd.as_fd()).map(drop).unwrap_or_default();
+        }
         if let Err(error) = self.note_exit(id, process::Exit::Code(super::container::START_ERROR)) {
             eprintln!("knarr shim: {error}");
         }
