@@ -187,7 +187,7 @@ async fn an_exit_that_no_shim_saw_is_known() {
 async fn agent_and_shim_may_die_together() {
     let mut world = World::new().await;
     let pod = world.sandbox("pod").await;
-    let id = world.start(&pod, &world.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")).await;
+    let id = world.start(&pod, &world.shell("i=0; while :; do i=$((i+1)); echo $i; echo $i > /tmp/said; sleep 0.01; done")).await;
     let mut config = world.shell("exit 3");
     config.log_path = "over/0.log".into();
     let over = world.start(&pod, &config).await;
@@ -198,8 +198,18 @@ async fn agent_and_shim_may_die_together() {
     world
         .replace_agent(|| {
             kill(shim);
-            // It goes on to write, while nobody is there to read.
-            std::thread::sleep(Duration::from_millis(50));
+            // It goes on to write, while nobody is there to read. The file is empty for moments, between two numbers.
+            let said = format!("/proc/{}/root/tmp/said", before.pid.unwrap());
+            let said = || loop {
+                if let Ok(number) = std::fs::read_to_string(&said).unwrap().trim().parse::<usize>() {
+                    break number;
+                }
+            };
+            let (deadline, first) = (std::time::Instant::now() + world::PATIENCE, said());
+            while said() < first + 4 {
+                assert!(std::time::Instant::now() < deadline, "it does not go on to write");
+                std::thread::yield_now();
+            }
         })
         .await;
     let after = world.runtime.container_status(&id).await.unwrap();

@@ -87,13 +87,13 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, chance: impl Fn(usize) -> usize)
 }
 
 /// The pods for which room is being made: a node that is promised to pods of at least the same priority has less room than it seems.
-pub struct Promised<'a>(HashMap<&'a str, Vec<&'a Arc<PodInfo>>>);
+pub struct Promised(HashMap<Box<str>, Vec<Arc<PodInfo>>>);
 
-impl<'a> Promised<'a> {
-    pub fn new(pod: &PodInfo, cluster: &'a Cluster) -> Self {
-        let mut by_node: HashMap<&str, Vec<_>> = HashMap::new();
+impl Promised {
+    pub fn new(pod: &PodInfo, cluster: &Cluster) -> Self {
+        let mut by_node: HashMap<Box<str>, Vec<_>> = HashMap::new();
         for other in cluster.promised().filter(|p| p.uid != pod.uid && p.priority >= pod.priority) {
-            by_node.entry(&other.nominated).or_default().push(other);
+            by_node.entry(other.nominated.clone()).or_default().push(other.clone());
         }
         Self(by_node)
     }

@@ -97,8 +97,9 @@ pub fn find(pod: &PodInfo, cluster: &mut Cluster, no_node: &NoNode) -> Option<Ca
     if pod.never_preempts {
         return None;
     }
+    let promised = Promised::new(pod, cluster);
     let possible = no_node.refusals.iter().filter(|(_, refusal)| refusal.resolvable);
-    possible.filter_map(|(place, _)| victims(pod, cluster, *place)).take(enough(no_node.nodes)).min_by_key(cost)
+    possible.filter_map(|(place, _)| victims(pod, cluster, &promised, *place)).take(enough(no_node.nodes)).min_by_key(cost)
 }
 
 /// Whether an earlier preemption for this pod is still going on.
@@ -107,7 +108,8 @@ pub fn is_waiting(pod: &PodInfo, cluster: &Cluster) -> bool {
 }
 
 /// Takes every pod of lower priority away and puts back as many as can stay: first those that a budget would keep, then the most important.
-fn victims(pod: &PodInfo, cluster: &mut Cluster, place: usize) -> Option<Candidate> {
+fn victims(pod: &PodInfo, cluster: &mut Cluster, promised: &Promised, place: usize) -> Option<Candidate> {
+    let fits = |cluster: &Cluster| promised.check(pod, cluster.at(place), cluster, &Prepared::new(pod, cluster)).is_ok();
     let node = cluster.at(place);
     let mut lower: Vec<Arc<PodInfo>> = node.pods().filter(|p| p.priority < pod.priority).cloned().collect();
     if lower.is_empty() {
@@ -116,12 +118,12 @@ fn victims(pod: &PodInfo, cluster: &mut Cluster, place: usize) -> Option<Candida
     lower.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.started.cmp(&b.started)).then_with(|| a.uid.cmp(&b.uid)));
     let node = node.name().to_owned();
     lower.iter().for_each(|p| cluster.displace(&p.uid));
-    let helps = fits(pod, cluster, place);
+    let helps = fits(cluster);
     let (kept, others) = by_budgets(lower, &cluster.budgets);
     let mut candidate = Candidate { node, victims: Vec::new(), violations: 0 };
     for (other, violates) in kept.into_iter().map(|p| (p, true)).chain(others.into_iter().map(|p| (p, false))) {
         cluster.place(other.clone());
-        if helps && !fits(pod, cluster, place) {
+        if helps && !fits(cluster) {
             cluster.displace(&other.uid);
             candidate.violations += usize::from(violates);
             candidate.victims.push(other);
@@ -142,10 +144,6 @@ fn by_budgets(pods: Vec<Arc<PodInfo>>, budgets: &BTreeMap<String, Budget>) -> (V
         }
         violates
     })
-}
-
-fn fits(pod: &PodInfo, cluster: &Cluster, place: usize) -> bool {
-    Promised::new(pod, cluster).check(pod, cluster.at(place), cluster, &Prepared::new(pod, cluster)).is_ok()
 }
 
 /// Less is better: broken budgets, the highest priority that falls, the sum of them, their number, then the earliest start latest.

@@ -9,7 +9,7 @@ use knarr_client::events::{EventKind, Note, SeriesRecorder};
 use knarr_client::read::Meta;
 use knarr_client::{Change, Client, Deletion, Informer, Patch, SharedInformers};
 use knarr_core::clock::Env;
-use knarr_core::{Status, json, time};
+use knarr_core::{Status, Value, json, time};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -210,9 +210,14 @@ impl Scheduler {
 
     /// Upstream: `ClearNominatedNodeName`.
     async fn take_back_promise(&self, pod: &PodInfo) {
-        let patch = Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": null}}));
+        self.patch_status(pod, json!({"nominatedNodeName": null})).await;
+    }
+
+    /// A pod that is gone needs no status.
+    async fn patch_status(&self, pod: &PodInfo, status: Value) {
+        let patch = Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}));
         match self.client.within::<Pod>(pod.namespace()).dynamic().patch_status(pod.name(), patch).await {
-            Err(error) if !error.is_not_found() => tracing::warn!(pod = %pod.key, %error, "cannot say that a pod is promised no node any more"),
+            Err(error) if !error.is_not_found() => tracing::warn!(pod = %pod.key, %error, "cannot write the status of a pod that waits"),
             _ => {}
         }
     }
@@ -236,11 +241,7 @@ impl Scheduler {
         let Some(item) = self.pods.store().get(&pod.key) else { return };
         let known = item.typed::<condition::Known>().unwrap_or_default();
         let Some(status) = condition::unschedulable(&known, message, nominated, self.env.now()) else { return };
-        let api = self.client.within::<Pod>(pod.namespace());
-        match api.dynamic().patch_status(pod.name(), Patch::strategic(json!({"metadata": {"uid": pod.uid}, "status": status}))).await {
-            Err(error) if !error.is_not_found() => tracing::warn!(pod = %pod.key, %error, "cannot say why a pod waits"),
-            _ => {}
-        }
+        self.patch_status(pod, status).await;
     }
 
     fn note(&self, pod: &PodInfo, kind: EventKind, reason: &str, action: &str, note: String) {

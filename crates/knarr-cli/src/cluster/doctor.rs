@@ -359,9 +359,8 @@ mod tests {
     #[test]
     fn a_node_that_runs_short_is_named_with_what_it_lacks() {
         let node = |disk: &str| {
-            let conditions = json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": disk}]);
-            serde_json::from_value::<Node>(serde_json::json!({"metadata": {"name": "n"}, "status": {"conditions": serde_json::to_value(&conditions).unwrap()}}))
-                .unwrap()
+            let conditions = serde_json::json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": disk}]);
+            serde_json::from_value::<Node>(serde_json::json!({"metadata": {"name": "n"}, "status": {"conditions": conditions}})).unwrap()
         };
         let found = pressures(&node("True"));
         assert_eq!(found.len(), 1);

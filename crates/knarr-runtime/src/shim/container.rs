@@ -250,6 +250,16 @@ impl Container {
         process::has_ended(self.pidfd.as_fd()).then(|| process::exit_of_stranger(self.pidfd.as_fd(), self.state.pid).unwrap_or(Exit::Signal(libc::SIGKILL)))
     }
 
+    /// Kills what runs of it, and buries its first process: our own child and SIGKILL, so this is short. A namespace of processes does not end before
+    /// the last of them is buried, and this one may be in that of another container.
+    pub fn end(&self) {
+        if let Err(error) = self.cgroup.kill().and_then(|()| process::send_signal(self.pidfd.as_fd(), libc::SIGKILL)) {
+            eprintln!("knarr shim: {error}");
+        }
+        // It may be buried already.
+        process::wait(self.pidfd.as_fd()).map(drop).unwrap_or_default();
+    }
+
     /// Whether nothing more comes of it. One that was made and has ended before anybody started it stays as it is for whoever may start it yet.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Exited || self.phase == Phase::Created && process::has_ended(self.pidfd.as_fd())

@@ -401,11 +401,7 @@ impl<'a> Server<'a> {
     fn discard(&mut self, id: &str) {
         let Some(mut container) = self.containers.remove(id) else { return };
         if container.phase != Phase::Exited {
-            if let Err(error) = container.cgroup.kill().and_then(|()| process::send_signal(container.pidfd.as_fd(), libc::SIGKILL)) {
-                eprintln!("knarr shim: {error}");
-            }
-            // Our own child and SIGKILL: this is short.
-            process::wait(container.pidfd.as_fd()).map(drop).unwrap_or_default();
+            container.end();
         }
         self.poll.remove(container.pidfd.as_fd(), container.pidfd_token);
         if let Some((sync, token)) = container.sync.take() {
@@ -459,11 +455,7 @@ impl<'a> Server<'a> {
             return;
         }
         self.poll.remove(container.pidfd.as_fd(), container.pidfd_token);
-        // A namespace of processes does not end before the last of them is buried, and this one may be in that of another container. Unless it is
-        // buried already: its report was its last word, and this is short.
-        if process::send_signal(container.pidfd.as_fd(), libc::SIGKILL).is_ok() {
-            process::wait(container.pidfd.as_fd()).map(drop).unwrap_or_default();
-        }
+        container.end();
         if let Err(error) = self.note_exit(id, process::Exit::Code(super::container::START_ERROR)) {
             eprintln!("knarr shim: {error}");
         }
