@@ -1,5 +1,7 @@
-//! Large lists are put together of pieces: runs of objects that are encoded, and compressed, once for as long as lists of them are wanted and
+//! Lists are put together of pieces: runs of objects that are encoded, and compressed, once for as long as lists of them are wanted and
 //! they stay as they are. A list in which one object has changed since the last one costs the encoding of the objects around it.
+//!
+//! Lists that are asked for at once share the work: what one of them encodes, the others leave to it, and take the next piece meanwhile.
 //!
 //! Where a piece ends is decided by the objects in it, not by their place in the list, so that one which comes or goes leaves the other pieces as
 //! they were. Compressed pieces refer to nothing before them: any row of them makes one stream of deflate, and so one member of gzip.
@@ -7,7 +9,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -26,8 +28,12 @@ use crate::{
     read::Page,
 };
 
-/// Lists of fewer bytes at rest are encoded as a whole. Twice [`GZIP_BYTES_MIN`], so that it is known beforehand which lists are compressed.
-const LIST_BYTES_MIN: usize = 2 * GZIP_BYTES_MIN;
+/// Lists of fewer bytes at rest are encoded as a whole.
+const LIST_BYTES_MIN: usize = 8 * 1024;
+/// For clients that take compressed answers it has to be known beforehand which lists are compressed: not those of fewer bytes at rest than the first,
+/// and those of more than the second. What is between is encoded as a whole.
+const PLAIN_BYTES_MAX: usize = GZIP_BYTES_MIN / 2;
+const COMPRESSED_BYTES_MIN: usize = 2 * GZIP_BYTES_MIN;
 /// A piece has at least this many objects, and ends with one of [`ENDS_ONE_OF`] then; or where one of the other two is reached.
 const PIECE_ITEMS_MIN: usize = 16;
 const ENDS_ONE_OF: usize = 32;
@@ -48,7 +54,7 @@ pub struct Pieces {
 
 #[derive(Default)]
 struct Kept {
-    pieces: HashMap<Key, Arc<Piece>>,
+    pieces: HashMap<Key, Entry>,
     /// Who is asked first whether it may go.
     order: VecDeque<Key>,
     bytes: usize,
@@ -59,14 +65,26 @@ struct Kept {
 /// A piece is known by its form and by where its first object lies.
 type Key = (u64, usize);
 
+struct Entry {
+    piece: Arc<Piece>,
+    /// How much of the bytes of all it is; nothing before it is encoded.
+    weight: usize,
+}
+
 struct Piece {
     /// Never the same memory for another object as long as these are held.
     items: Box<[Weak<Item>]>,
+    /// Whether a list has taken it upon itself to encode it.
+    taken: AtomicBool,
+    encoded: OnceLock<Result<Encoded>>,
+    wanted: AtomicBool,
+}
+
+struct Encoded {
     /// Length before compression, and the check sum of that if it is compressed.
     length: usize,
     sum: Crc,
     bytes: Bytes,
-    wanted: AtomicBool,
 }
 
 /// A list as it goes out.
@@ -100,60 +118,67 @@ impl Pieces {
         let accepted = &format.accepted;
         let is_plain = accepted.convert.is_none() && accepted.media != Media::Yaml && !accepted.pretty;
         // What a webhook has converted is made anew for each list.
-        if !is_plain || served.asks_a_webhook() || page.items.iter().map(|i| i.size()).sum::<usize>() < LIST_BYTES_MIN {
+        let size = page.items.iter().map(|i| i.size()).sum::<usize>();
+        let is_between = gzip && (PLAIN_BYTES_MAX..COMPRESSED_BYTES_MIN).contains(&size);
+        if !is_plain || served.asks_a_webhook() || size < LIST_BYTES_MIN || is_between {
             return Ok(None);
         }
-        let form = Form { served: served.id, protobuf: accepted.media == Media::Protobuf, gzip };
-        let pieces = self.pieces(served, &page.items, form)?;
+        let compresses = gzip && size >= COMPRESSED_BYTES_MIN;
+        let form = Form { served: served.id, protobuf: accepted.media == Media::Protobuf, gzip: compresses };
+        let pieces = self.pieces(&page.items, form);
+        let pieces = self.encoded(&pieces, Encoder { served, form, plain: Vec::new(), compress: None })?;
         let length: usize = pieces.iter().map(|p| p.length).sum();
-        if gzip && length <= GZIP_BYTES_MIN {
+        // Not as thought: objects that are much larger or smaller than at rest.
+        if gzip && compresses != (length > GZIP_BYTES_MIN) {
             return Ok(None);
         }
         let (head, tail) = if form.protobuf { protobuf_ends(served, page, length) } else { json_ends(served, page) };
-        let parts = if gzip { gzip_member(&head, &pieces, &tail) } else { plain(head, &pieces, tail) };
-        Ok(Some(Assembled { parts, gzip }))
+        let parts = if compresses { gzip_member(&head, &pieces, &tail) } else { plain(head, &pieces, tail) };
+        Ok(Some(Assembled { parts, gzip: compresses }))
     }
 
-    fn pieces(self: &Arc<Self>, served: &Served, items: &[Arc<Item>], form: Form) -> Result<Vec<Arc<Piece>>> {
-        let runs: Vec<&[Arc<Item>]> = runs(items).collect();
-        let keys: Vec<Key> = runs.iter().enumerate().map(|(i, run)| (form.number(i == 0), address(&run[0]))).collect();
-        let known: Vec<Option<Arc<Piece>>> = {
-            let kept = self.kept.lock();
-            keys.iter().zip(&runs).map(|(key, run)| kept.pieces.get(key).filter(|p| p.is_of(run)).cloned()).collect()
-        };
-        let mut encoder = Encoder { served, form, plain: Vec::new(), compress: None };
-        let mut pieces = Vec::with_capacity(runs.len());
-        for (i, known) in known.into_iter().enumerate() {
-            pieces.push(match known {
-                Some(piece) => {
-                    piece.wanted.store(true, Relaxed);
-                    piece
-                }
-                None => {
-                    let piece = Arc::new(encoder.encode(runs[i], i == 0)?);
-                    self.keep(keys[i], piece.clone());
-                    piece
-                }
-            });
-        }
-        Ok(pieces)
-    }
-
-    fn keep(self: &Arc<Self>, key: Key, piece: Arc<Piece>) {
+    /// The pieces of a list, each with its objects; some may not be encoded yet.
+    fn pieces<'a>(self: &Arc<Self>, items: &'a [Arc<Item>], form: Form) -> Vec<Part<'a>> {
         let mut kept = self.kept.lock();
-        kept.bytes += piece.weight();
-        match kept.pieces.insert(key, piece) {
-            Some(before) => kept.bytes -= before.weight(),
-            None => kept.order.push_back(key),
-        }
-        while kept.bytes > KEPT_BYTES_MAX {
-            kept.forget_one();
-        }
+        let part = |(i, run): (usize, &'a [Arc<Item>])| {
+            let key = (form.number(i == 0), address(&run[0]));
+            Part { key, run, is_first: i == 0, piece: kept.piece(key, run) }
+        };
+        let parts = runs(items).enumerate().map(part).collect();
         if !std::mem::replace(&mut kept.tended, true) {
-            drop(kept);
             tokio::spawn(tend(Arc::downgrade(self)));
         }
+        parts
     }
+
+    /// First encodes what nobody has taken yet, then waits for what others have.
+    fn encoded<'p>(&self, parts: &'p [Part<'_>], mut encoder: Encoder<'_>) -> Result<Vec<&'p Encoded>> {
+        for part in parts.iter().filter(|p| !p.piece.taken.swap(true, Relaxed)) {
+            self.encode(part, &mut encoder)?;
+        }
+        parts.iter().map(|part| self.encode(part, &mut encoder)).collect()
+    }
+
+    /// Encodes a piece, unless it is, or waits for who does it.
+    fn encode<'p>(&self, part: &'p Part<'_>, encoder: &mut Encoder<'_>) -> Result<&'p Encoded> {
+        let mut is_new = false;
+        let encoded = part.piece.encoded.get_or_init(|| {
+            is_new = true;
+            encoder.encode(part.run, part.is_first)
+        });
+        if is_new {
+            self.kept.lock().weigh(part);
+        }
+        encoded.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// A piece as one list has it.
+struct Part<'a> {
+    key: Key,
+    run: &'a [Arc<Item>],
+    is_first: bool,
+    piece: Arc<Piece>,
 }
 
 /// Forgets pieces that nobody wants any more, until there are none.
@@ -173,13 +198,42 @@ async fn tend(pieces: Weak<Pieces>) {
 }
 
 impl Kept {
+    /// The piece of these objects, which is wanted from now on.
+    fn piece(&mut self, key: Key, run: &[Arc<Item>]) -> Arc<Piece> {
+        if let Some(known) = self.pieces.get(&key).map(|e| &e.piece).filter(|p| p.is_of(run)) {
+            known.wanted.store(true, Relaxed);
+            return known.clone();
+        }
+        let piece = Arc::new(Piece::of(run));
+        match self.pieces.insert(key, Entry { piece: piece.clone(), weight: 0 }) {
+            Some(before) => self.bytes -= before.weight,
+            None => self.order.push_back(key),
+        }
+        piece
+    }
+
+    /// Counts a piece that is encoded now. One that could not be is forgotten.
+    fn weigh(&mut self, part: &Part<'_>) {
+        let Some(entry) = self.pieces.get_mut(&part.key).filter(|e| Arc::ptr_eq(&e.piece, &part.piece)) else { return };
+        let Some(Ok(encoded)) = part.piece.encoded.get() else {
+            self.pieces.remove(&part.key);
+            self.order.retain(|key| *key != part.key);
+            return;
+        };
+        entry.weight = encoded.bytes.len() + size_of_val(&*part.piece.items) + size_of::<Piece>() + 64;
+        self.bytes += entry.weight;
+        while self.bytes > KEPT_BYTES_MAX {
+            self.forget_one();
+        }
+    }
+
     /// The next piece goes, or stays for another round if it was wanted since the last one.
     fn pass_or_forget(&mut self) {
         let Some(key) = self.order.pop_front() else { return };
-        if self.pieces.get(&key).is_some_and(|p| p.wanted.swap(false, Relaxed)) {
+        if self.pieces.get(&key).is_some_and(|e| e.piece.wanted.swap(false, Relaxed)) {
             self.order.push_back(key);
-        } else if let Some(piece) = self.pieces.remove(&key) {
-            self.bytes -= piece.weight();
+        } else if let Some(entry) = self.pieces.remove(&key) {
+            self.bytes -= entry.weight;
         }
     }
 
@@ -192,12 +246,13 @@ impl Kept {
 }
 
 impl Piece {
-    fn is_of(&self, items: &[Arc<Item>]) -> bool {
-        self.items.len() == items.len() && self.items.iter().zip(items).all(|(a, b)| std::ptr::eq(a.as_ptr(), Arc::as_ptr(b)))
+    fn of(items: &[Arc<Item>]) -> Self {
+        let items = items.iter().map(Arc::downgrade).collect();
+        Self { items, taken: AtomicBool::new(false), encoded: OnceLock::new(), wanted: AtomicBool::new(false) }
     }
 
-    fn weight(&self) -> usize {
-        self.bytes.len() + size_of_val(&*self.items) + size_of::<Self>() + 64
+    fn is_of(&self, items: &[Arc<Item>]) -> bool {
+        self.items.len() == items.len() && self.items.iter().zip(items).all(|(a, b)| std::ptr::eq(a.as_ptr(), Arc::as_ptr(b)))
     }
 }
 
@@ -239,7 +294,7 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    fn encode(&mut self, items: &[Arc<Item>], is_first: bool) -> Result<Piece> {
+    fn encode(&mut self, items: &[Arc<Item>], is_first: bool) -> Result<Encoded> {
         self.plain.clear();
         let objects: Vec<Object> = items.iter().map(|i| i.object()).collect();
         let objects = objects.iter();
@@ -255,7 +310,7 @@ impl Encoder<'_> {
         } else {
             Bytes::copy_from_slice(&self.plain)
         };
-        Ok(Piece { items: items.iter().map(Arc::downgrade).collect(), length: self.plain.len(), sum, bytes, wanted: AtomicBool::new(false) })
+        Ok(Encoded { length: self.plain.len(), sum, bytes })
     }
 
     /// Blocks of deflate that end on a whole byte, are not the last ones, and refer to nothing before them.
@@ -292,7 +347,7 @@ fn protobuf_ends(served: &Served, page: &Page, length: usize) -> (Bytes, Bytes) 
     (head.freeze(), Bytes::from_static(proto::ENVELOPE_TAIL))
 }
 
-fn plain(head: Bytes, pieces: &[Arc<Piece>], tail: Bytes) -> VecDeque<Bytes> {
+fn plain(head: Bytes, pieces: &[&Encoded], tail: Bytes) -> VecDeque<Bytes> {
     let pieces = pieces.iter().map(|p| p.bytes.clone());
     std::iter::once(head).chain(pieces).chain([tail]).collect()
 }
@@ -300,7 +355,7 @@ fn plain(head: Bytes, pieces: &[Arc<Piece>], tail: Bytes) -> VecDeque<Bytes> {
 /// Magic, deflate, no flags, no time, fastest, unknown system: as Go's writer has it at this level.
 const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-fn gzip_member(head: &[u8], pieces: &[Arc<Piece>], tail: &[u8]) -> VecDeque<Bytes> {
+fn gzip_member(head: &[u8], pieces: &[&Encoded], tail: &[u8]) -> VecDeque<Bytes> {
     let mut sum = Crc::new();
     let mut first = BytesMut::from(&GZIP_HEAD[..]);
     sum.update(head);
@@ -328,5 +383,39 @@ fn put_stored(out: &mut BytesMut, bytes: &[u8], is_end: bool) {
         out.put_u16_le(block.len() as u16);
         out.put_u16_le(!(block.len() as u16));
         out.put_slice(block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knarr_core::Encoding;
+
+    use super::*;
+
+    fn items(names: std::ops::Range<usize>) -> Vec<Arc<Item>> {
+        let object = |n: usize| Object { encoding: Encoding::Json, resource_version: 1, bytes: format!("{{\"n\":{n}}}").into() };
+        names.map(|n| Arc::new(Item::unstored(&n.to_string(), object(n)))).collect()
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_asked_for_at_once_share_their_pieces() {
+        let pieces = Arc::new(Pieces::default());
+        let mut objects = items(0..1000);
+        let form = Form { served: 1, protobuf: false, gzip: false };
+        let one = pieces.pieces(&objects, form);
+        let other = pieces.pieces(&objects, form);
+        assert!(one.len() > 5);
+        assert!(one.iter().zip(&other).all(|(a, b)| Arc::ptr_eq(&a.piece, &b.piece)));
+        // Whoever comes first encodes a piece, and the other is left with it.
+        let take = |part: &Part<'_>| !part.piece.taken.swap(true, Relaxed);
+        assert_eq!((one.iter().filter(|p| take(p)).count(), other.iter().filter(|p| take(p)).count()), (one.len(), 0));
+        let compressed = pieces.pieces(&objects, Form { gzip: true, ..form });
+        assert!(one.iter().zip(&compressed).all(|(a, b)| !Arc::ptr_eq(&a.piece, &b.piece)));
+        let before: Vec<_> = one.into_iter().map(|p| p.piece).collect();
+        drop((other, compressed));
+        objects[500] = items(500..501).remove(0);
+        let after = pieces.pieces(&objects, form);
+        let new = after.iter().filter(|a| !before.iter().any(|b| Arc::ptr_eq(&a.piece, b))).count();
+        assert!(new > 0 && new * 2 < after.len(), "{new} of {}", after.len());
     }
 }
