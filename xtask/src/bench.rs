@@ -52,6 +52,8 @@ const IDLE: Duration = Duration::from_secs(30);
 struct Figure {
     rate: f64,
     cpu_us: f64,
+    /// What the driver itself takes.
+    driver_us: f64,
     rss_mb: f64,
 }
 
@@ -257,7 +259,7 @@ fn driver(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, obj
     command
 }
 
-/// Reads `create n=3000 rate=1460/s … cpu=1.02ms/op rss=300MB`.
+/// Reads `create n=3000 rate=1460/s … cpu=1.02ms/op driver=80.5µs/op rss=300MB`.
 fn parse(line: &str) -> Option<(String, Figure)> {
     let mut words = line.split_whitespace();
     let name = words.next()?.to_owned();
@@ -267,6 +269,7 @@ fn parse(line: &str) -> Option<(String, Figure)> {
         Figure {
             rate: values.get("rate")?.strip_suffix("/s")?.parse().ok()?,
             cpu_us: microseconds(values.get("cpu")?.strip_suffix("/op")?)?,
+            driver_us: microseconds(values.get("driver")?.strip_suffix("/op")?)?,
             rss_mb: values.get("rss")?.strip_suffix("MB")?.parse().ok()?,
         },
     ))
@@ -284,30 +287,20 @@ fn median(figures: &[Figure], of: impl Fn(&Figure) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The ceiling is the rate at which the driver alone would fill the machine, if the server cost nothing.
 fn print(ours: &Figures, theirs: &Figures) {
-    println!("| work | knarr CPU/op | upstream CPU/op | ratio | knarr rate | upstream rate | ratio | knarr MB | upstream MB |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("| work | knarr CPU/op | upstream CPU/op | ratio | knarr rate | upstream rate | ratio | driver's ceiling | knarr MB | upstream MB |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, figures) in ours {
         let peer = theirs.get(name).map_or(&[][..], Vec::as_slice);
-        let [cpu, rate, rss] = [figures, peer].map(|f| [median(f, |x| x.cpu_us), median(f, |x| x.rate), median(f, |x| x.rss_mb)]).into_iter().fold(
-            [[f64::NAN; 2]; 3],
-            |mut table, row| {
-                for (pair, value) in table.iter_mut().zip(row) {
-                    pair[usize::from(!pair[0].is_nan())] = value;
-                }
-                table
-            },
-        );
+        let both = |of: fn(&Figure) -> f64| [median(figures, of), median(peer, of)];
+        let ([cpu, their_cpu], [rate, their_rate], [rss, their_rss]) = (both(|f| f.cpu_us), both(|f| f.rate), both(|f| f.rss_mb));
+        let ceiling = 1e6 * cores as f64 / median(figures, |f| f.driver_us);
         println!(
-            "| {name} | {:.0} µs | {:.0} µs | 1/{:.1} | {:.0}/s | {:.0}/s | {:.1}× | {:.0} | {:.0} |",
-            cpu[0],
-            cpu[1],
-            cpu[1] / cpu[0],
-            rate[0],
-            rate[1],
-            rate[0] / rate[1],
-            rss[0],
-            rss[1]
+            "| {name} | {cpu:.1} µs | {their_cpu:.1} µs | 1/{:.1} | {rate:.0}/s | {their_rate:.0}/s | {:.1}× | {ceiling:.0}/s | {rss:.0} | {their_rss:.0} |",
+            their_cpu / cpu,
+            rate / their_rate,
         );
     }
 }
@@ -346,8 +339,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_driver_is_read() {
-        let line = "create             n=3000 rate=1460/s p50=20ms p99=40ms max=50ms failed=0 cpu=1.02ms/op rss=300MB";
-        assert_eq!(parse(line), Some(("create".into(), Figure { rate: 1460.0, cpu_us: 1020.0, rss_mb: 300.0 })));
+        let line = "create             n=3000 rate=1460/s p50=20ms p99=40ms max=50ms failed=0 cpu=1.02ms/op driver=80.5µs/op rss=300MB";
+        assert_eq!(parse(line), Some(("create".into(), Figure { rate: 1460.0, cpu_us: 1020.0, driver_us: 80.5, rss_mb: 300.0 })));
         assert_eq!(parse("  first error: x"), None);
     }
 }
