@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("--seed {seed} repeats this run");
     for place in PLACES {
         let mut cargo = tools::cargo();
-        cargo.arg("test").args(*place).args(["--", "--nocapture", "--test-threads", &options.at_once.to_string(), &options.only]);
+        cargo.args(["test", "--profile", "fuzz"]).args(*place).args(["--", "--nocapture", "--test-threads", &options.at_once.to_string(), &options.only]);
         cargo.env("KNARR_FUZZ_SECONDS", options.seconds.to_string()).env("KNARR_FUZZ_SEED", seed.to_string());
         tools::run(&mut cargo)?;
     }

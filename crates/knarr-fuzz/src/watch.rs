@@ -1,6 +1,7 @@
 //! Watches a target while it works on an input: one that never comes back, or takes all memory, cannot be caught from within. The
 //! watcher keeps the input in a file and ends the process.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,30 +11,35 @@ const WALL_MAX: Duration = Duration::from_secs(60);
 /// How far the process may grow during one input.
 const GROWTH_MAX: u64 = 1 << 30;
 const PERIOD: Duration = Duration::from_millis(100);
+/// How often the clock of the processor is read: it is a file of the kernel's, which takes longer than most inputs.
+const CLOCK_PERIOD: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct Watcher {
     current: Arc<Mutex<Option<Current>>>,
     is_over: Arc<AtomicBool>,
+    /// When the clock of the processor was read last, and what it said.
+    clock: Cell<(Instant, Duration)>,
 }
 
 struct Current {
     input: Vec<u8>,
     began: Instant,
-    cpu: Duration,
-    memory: u64,
+    /// Of the process, when the watcher first saw it at this input.
+    memory: Option<u64>,
 }
 
 impl Watcher {
     pub fn start(name: &str) -> Self {
-        let watcher = Self { current: Arc::default(), is_over: Arc::default() };
+        let watcher = Self { current: Arc::default(), is_over: Arc::default(), clock: Cell::new((Instant::now(), cpu())) };
         let (current, is_over, name) = (watcher.current.clone(), watcher.is_over.clone(), name.to_owned());
         std::thread::spawn(move || {
             while !is_over.load(SeqCst) {
                 std::thread::sleep(PERIOD);
-                let current = current.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(current) = current.as_ref() else { continue };
-                let grown = memory().saturating_sub(current.memory);
+                let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(current) = current.as_mut() else { continue };
+                let memory = memory();
+                let grown = memory.saturating_sub(*current.memory.get_or_insert(memory));
                 let what = match (current.began.elapsed() > WALL_MAX, grown > GROWTH_MAX) {
                     (true, _) => format!("has not come back after {WALL_MAX:?}"),
                     (_, true) => format!("has taken {} MiB", grown >> 20),
@@ -47,14 +53,18 @@ impl Watcher {
     }
 
     pub fn begin(&self, input: &[u8]) {
-        let current = Current { input: input.to_vec(), began: Instant::now(), cpu: cpu(), memory: memory() };
+        if self.clock.get().0.elapsed() > CLOCK_PERIOD {
+            self.clock.set((Instant::now(), cpu()));
+        }
+        let current = Current { input: input.to_vec(), began: Instant::now(), memory: None };
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }
 
-    /// What the input has taken of a processor.
-    pub fn end(&self) -> Duration {
+    /// Whether the input has taken more than this of a processor. Work before it may count, as long as [`CLOCK_PERIOD`].
+    pub fn end(&self, max: Duration) -> Option<Duration> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        current.map_or(Duration::ZERO, |c| cpu().saturating_sub(c.cpu))
+        current.filter(|c| c.began.elapsed() > max)?;
+        Some(cpu().saturating_sub(self.clock.get().1)).filter(|cpu| *cpu > max)
     }
 }
 
