@@ -4,8 +4,12 @@
 //! their own each would have to be scheduled, perhaps by another thread, only to wait for the lock under which the connection writes. Here they
 //! are polled one after the other by whoever writes next. An answer that takes a moment only is made here too; what works longer for it has a task of
 //! its own ([`Answer`]).
+//!
+//! Changes come in bursts. The first of one is told at once. If many streams were told, the next events wait for each other a few milliseconds: each
+//! way through a hundred streams, and each wake-up of the client, then is one for several changes.
 
 use std::{
+    cell::Cell,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
@@ -13,16 +17,48 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture, task::AtomicWaker};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long streams are polled before the connection may write.
 const TURN_MAX: Duration = Duration::from_millis(1);
+/// How long the next events wait for others, for each stream that was told one just now.
+const PAUSE_FOR_EACH: Duration = Duration::from_micros(40);
+/// Nobody waits for less: a client is told of a change by a few watches, which is no work, and may wait for it to make the next one.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+/// The timer makes it up to a millisecond more.
+const PAUSE_MAX: Duration = Duration::from_millis(5);
+
+/// The pause after so many were told.
+fn pause_after(told: u32) -> Option<Duration> {
+    Some((PAUSE_FOR_EACH * told).min(PAUSE_MAX)).filter(|pause| *pause >= PAUSE_MIN)
+}
+
+thread_local! {
+    /// What the stream that is polled says of itself.
+    static SAID: Cell<Said> = const { Cell::new(Said { told: false, may_wait: false }) };
+}
+
+#[derive(Clone, Copy, Default)]
+struct Said {
+    /// It had an event.
+    told: bool,
+    /// It waits for the next one, which may wait for others.
+    may_wait: bool,
+}
+
+/// To be called by a watch with what it answers to a poll: its events may go out together with those of others.
+pub fn unhurried<T>(polled: Poll<T>) -> Poll<T> {
+    let said = SAID.get();
+    SAID.set(if polled.is_ready() { Said { told: true, ..said } } else { Said { may_wait: true, ..said } });
+    polled
+}
 
 /// Where hyper puts the streams that begin.
 #[derive(Clone, Default)]
@@ -59,6 +95,10 @@ pub struct Streams {
     free: Vec<usize>,
     /// Those that are polled now; kept for its memory.
     turn: Vec<usize>,
+    /// How many of the streams that are polled now had events.
+    told: u32,
+    /// Ends the pause.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 struct Stream {
@@ -70,14 +110,23 @@ struct Stream {
 /// Which streams were woken, and who is to be told.
 #[derive(Default)]
 struct Ready {
-    places: Mutex<Vec<usize>>,
+    places: Mutex<Places>,
     connection: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Places {
+    now: Vec<usize>,
+    /// After the pause.
+    later: Vec<usize>,
+    is_paused: bool,
 }
 
 /// Wakes one stream.
 struct Woken {
     place: usize,
     is_ready: AtomicBool,
+    may_wait: AtomicBool,
     ready: Arc<Ready>,
 }
 
@@ -91,8 +140,12 @@ impl Wake for Woken {
             return;
         }
         let mut places = self.ready.places.lock();
-        places.push(self.place);
-        let is_first = places.len() == 1;
+        if places.is_paused && self.may_wait.load(SeqCst) {
+            places.later.push(self.place);
+            return;
+        }
+        places.now.push(self.place);
+        let is_first = places.now.len() == 1;
         drop(places);
         // Who has woken the first of them has woken the connection for all.
         if is_first {
@@ -103,7 +156,7 @@ impl Wake for Woken {
 
 impl Streams {
     pub fn new(begun: Begun) -> Self {
-        Self { begun, ready: Arc::default(), running: Vec::new(), free: Vec::new(), turn: Vec::new() }
+        Self { begun, ready: Arc::default(), running: Vec::new(), free: Vec::new(), turn: Vec::new(), told: 0, pause: None }
     }
 
     /// Polls those that have begun or were woken, each once. When that takes long, what is said already goes out before the rest.
@@ -112,17 +165,45 @@ impl Streams {
         for future in self.begun.take() {
             self.start(future);
         }
-        std::mem::swap(&mut *self.ready.places.lock(), &mut self.turn);
+        self.end_pause(cx);
+        std::mem::swap(&mut self.ready.places.lock().now, &mut self.turn);
         let began = Instant::now();
         for at in 0..self.turn.len() {
             if began.elapsed() > TURN_MAX {
-                self.ready.places.lock().extend_from_slice(&self.turn[at..]);
+                self.ready.places.lock().now.extend_from_slice(&self.turn[at..]);
                 cx.waker().wake_by_ref();
                 break;
             }
             self.poll_one(self.turn[at]);
         }
         self.turn.clear();
+        if let Some(pause) = pause_after(std::mem::take(&mut self.told)) {
+            self.begin_pause(Instant::now() + pause, cx);
+        }
+    }
+
+    fn begin_pause(&mut self, until: Instant, cx: &mut Context<'_>) {
+        if std::mem::replace(&mut self.ready.places.lock().is_paused, true) {
+            return;
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        pause.as_mut().reset(until);
+        if self.end_pause(cx) {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Whether it is over: then those that were woken meanwhile come next. If not, this task is woken when it is.
+    fn end_pause(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pause) = &mut self.pause else { return false };
+        let mut places = self.ready.places.lock();
+        if !places.is_paused || pause.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let Places { now, later, is_paused } = &mut *places;
+        *is_paused = false;
+        now.append(later);
+        true
     }
 
     fn start(&mut self, future: BoxFuture<'static, ()>) {
@@ -130,9 +211,9 @@ impl Streams {
             self.running.push(None);
             self.running.len() - 1
         });
-        let woken = Arc::new(Woken { place, is_ready: AtomicBool::new(true), ready: self.ready.clone() });
+        let woken = Arc::new(Woken { place, is_ready: AtomicBool::new(true), may_wait: AtomicBool::new(false), ready: self.ready.clone() });
         self.running[place] = Some(Stream { future, waker: woken.clone().into(), woken });
-        self.ready.places.lock().push(place);
+        self.ready.places.lock().now.push(place);
     }
 
     fn poll_one(&mut self, place: usize) {
@@ -141,9 +222,15 @@ impl Streams {
         if !stream.woken.is_ready.swap(false, SeqCst) {
             return;
         }
-        if stream.future.poll_unpin(&mut Context::from_waker(&stream.waker)).is_ready() {
+        SAID.take();
+        let polled = stream.future.poll_unpin(&mut Context::from_waker(&stream.waker));
+        let said = SAID.take();
+        self.told += u32::from(said.told);
+        if polled.is_ready() {
             self.running[place] = None;
             self.free.push(place);
+        } else {
+            stream.woken.may_wait.store(said.may_wait, SeqCst);
         }
     }
 }
@@ -176,7 +263,13 @@ impl<T> Future for Answer<T> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-    use futures::task::{ArcWake, waker};
+    use std::future::poll_fn;
+
+    use futures::{
+        StreamExt,
+        channel::mpsc,
+        task::{ArcWake, waker},
+    };
     use tokio::sync::oneshot;
 
     use super::*;
@@ -225,6 +318,75 @@ mod tests {
         begun.execute(async {});
         streams.poll(cx);
         assert!(streams.running.iter().flatten().count() == 0);
+    }
+
+    /// Streams that tell what is sent to them.
+    fn watches(begun: &Begun, count: usize, told: &Arc<Mutex<Vec<usize>>>) -> Vec<mpsc::UnboundedSender<usize>> {
+        let watch = |_| {
+            let (sender, mut events) = mpsc::unbounded();
+            let told = told.clone();
+            begun.execute(async move {
+                while let Some(event) = poll_fn(|cx| unhurried(events.poll_next_unpin(cx))).await {
+                    told.lock().push(event);
+                }
+            });
+            sender
+        };
+        (0..count).map(watch).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_many_were_told_of_a_change_the_next_ones_go_out_together() {
+        let (begun, mut streams, woken) = connection();
+        let waker = waker(woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let watches = watches(&begun, 100, &told);
+        let send = |n: usize| watches.iter().for_each(|w| w.unbounded_send(n).unwrap());
+        // What was told since, in runs of the same, and how often the connection was woken for it.
+        let since = || {
+            let told = std::mem::take(&mut *told.lock());
+            let runs: Vec<_> = told.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+            (runs, woken.0.swap(0, SeqCst))
+        };
+        streams.poll(cx);
+        assert_eq!(since(), (vec![], 0));
+        send(1);
+        streams.poll(cx);
+        assert_eq!(since(), (vec![(1, 100)], 1), "the first is told at once");
+        watches.iter().for_each(|w| [2, 3].into_iter().for_each(|n| w.unbounded_send(n).unwrap()));
+        streams.poll(cx);
+        assert_eq!(since(), (vec![], 0), "during the pause nobody is woken");
+        let (sender, receiver) = oneshot::channel();
+        begun.execute(async { receiver.await.unwrap() });
+        streams.poll(cx);
+        sender.send(()).unwrap();
+        assert_eq!(since(), (vec![], 1), "a stream that is no watch does not wait");
+        tokio::time::advance(PAUSE_MAX).await;
+        streams.poll(cx);
+        assert_eq!(since(), ([[(2, 1), (3, 1)]; 100].concat(), 1));
+        tokio::time::advance(PAUSE_MAX).await;
+        streams.poll(cx);
+        since();
+        send(4);
+        streams.poll(cx);
+        assert_eq!(since(), (vec![(4, 100)], 1), "nothing came meanwhile: this is a first one again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_few_are_told_do_not_wait() {
+        let (begun, mut streams, woken) = connection();
+        let waker = waker(woken.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let told = Arc::default();
+        let watches = watches(&begun, 10, &told);
+        streams.poll(cx);
+        for n in 0..5 {
+            watches.iter().for_each(|w| w.unbounded_send(n).unwrap());
+            streams.poll(cx);
+        }
+        assert_eq!((told.lock().len(), woken.0.load(SeqCst)), (50, 5));
+        assert_eq!((pause_after(10), pause_after(100), pause_after(1_000_000)), (None, Some(PAUSE_FOR_EACH * 100), Some(PAUSE_MAX)));
     }
 
     #[test]

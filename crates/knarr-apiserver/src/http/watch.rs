@@ -1,12 +1,13 @@
 //! The body of a watch: frames that are encoded once for all watchers who want the same form.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use knarr_core::{Object, Result, api::EventType};
 use tokio::sync::mpsc;
@@ -15,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     body::{Body, BoxError},
     negotiate::{Convert, Media},
+    streams::unhurried,
 };
 use crate::{
     catalog::Served,
@@ -24,6 +26,8 @@ use crate::{
 
 /// Frames that are ready at once go out together, up to this size.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// What is larger when joined is not kept for the next watch.
+const SHARED_BYTES_MAX: usize = 16 * 1024;
 
 pub fn body(served: Arc<Served>, watching: Box<Watching>, format: Format) -> Body {
     let form = form(&served, &format);
@@ -67,6 +71,26 @@ struct Frames {
     ended: bool,
     /// The last batch was full: others come first.
     has_gone_on: bool,
+}
+
+thread_local! {
+    /// What was joined last by this thread, and what came of it.
+    static JOINED: RefCell<(Vec<Bytes>, Bytes)> = RefCell::default();
+}
+
+/// Joins frames. Watches that are told the same one after the other share the result, as they share each frame.
+fn joined(frames: Vec<Bytes>) -> Bytes {
+    let is_same = |a: &Bytes, b: &Bytes| std::ptr::eq(&raw const **a, &raw const **b);
+    JOINED.with_borrow_mut(|(known, joined)| {
+        if known.len() == frames.len() && known.iter().zip(&frames).all(|(a, b)| is_same(a, b)) {
+            return joined.clone();
+        }
+        let new = Bytes::from(frames.concat());
+        if new.len() <= SHARED_BYTES_MAX {
+            (*known, *joined) = (frames, new.clone());
+        }
+        new
+    })
 }
 
 impl Frames {
@@ -127,6 +151,13 @@ impl Stream for Frames {
     type Item = std::result::Result<Bytes, BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        unhurried(self.poll_batch(cx).map(|batch| batch.map(Ok)))
+    }
+}
+
+impl Frames {
+    /// The frames that are ready, in one.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if std::mem::take(&mut self.has_gone_on) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -137,18 +168,37 @@ impl Stream for Frames {
         };
         // One frame goes out as the bytes that all watchers share; several are joined, which costs less than sending each.
         if !self.watching.has_more() {
-            return Poll::Ready(Some(Ok(first)));
+            return Poll::Ready(Some(first));
         }
-        let Poll::Ready(Some(second)) = self.poll_frame(cx) else { return Poll::Ready(Some(Ok(first))) };
-        let mut batch = BytesMut::with_capacity((first.len() + second.len()) * 4);
-        batch.extend_from_slice(&first);
-        batch.extend_from_slice(&second);
-        while batch.len() < BATCH_BYTES_MAX
+        let mut length = first.len();
+        let mut frames = vec![first];
+        while length < BATCH_BYTES_MAX
             && let Poll::Ready(Some(frame)) = self.poll_frame(cx)
         {
-            batch.extend_from_slice(&frame);
+            length += frame.len();
+            frames.push(frame);
         }
-        self.has_gone_on = batch.len() >= BATCH_BYTES_MAX;
-        Poll::Ready(Some(Ok(batch.freeze())))
+        self.has_gone_on = length >= BATCH_BYTES_MAX;
+        Poll::Ready(Some(joined(frames)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_that_are_told_the_same_share_what_was_joined() {
+        let [a, b, c] = ["a", "b", "c"].map(|text| Bytes::from(text.repeat(100)));
+        let ab = joined(vec![a.clone(), b.clone()]);
+        assert_eq!(ab, ["a".repeat(100), "b".repeat(100)].concat());
+        assert_eq!(joined(vec![a.clone(), b.clone()]).as_ptr(), ab.as_ptr());
+        // The same text of another change is another frame.
+        assert_ne!(joined(vec![a.clone(), Bytes::from("b".repeat(100))]).as_ptr(), ab.as_ptr());
+        assert_eq!(joined(vec![a.clone(), c.clone()]), ["a".repeat(100), "c".repeat(100)].concat());
+        assert_eq!(joined(vec![a.slice(..50), c.clone()]), ["a".repeat(50), "c".repeat(100)].concat());
+        let large = Bytes::from(vec![b'x'; SHARED_BYTES_MAX]);
+        assert_eq!(joined(vec![a.clone(), large]).len(), SHARED_BYTES_MAX + 100);
+        assert_eq!(joined(vec![a, c]).len(), 200);
     }
 }
