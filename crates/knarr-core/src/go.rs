@@ -60,12 +60,22 @@ pub fn duration(text: &str) -> Option<Duration> {
             _ => return None,
         };
         let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
-        let fraction = format!("0.{fraction}0").parse::<f64>().unwrap_or(0.0) * unit as f64;
-        let part = whole.checked_mul(unit)?.checked_add(fraction as u64)?;
+        let (numerator, scale) = leading_fraction(fraction);
+        let part = whole.checked_mul(unit)?.checked_add((numerator as f64 * (unit as f64 / scale)) as u64)?;
         total = total.checked_add(part).filter(|t| *t <= MAX)?;
         rest = after;
     }
     (total < MAX).then(|| Duration::from_nanos(total))
+}
+
+/// Digits after a point as a whole number and what it is to be divided by. Digits beyond what 63 bits hold are left out (`time.leadingFraction`).
+fn leading_fraction(digits: &str) -> (u64, f64) {
+    let (mut numerator, mut scale) = (0_u64, 1.0);
+    for digit in digits.bytes() {
+        let Some(next) = numerator.checked_mul(10).and_then(|n| n.checked_add(u64::from(digit - b'0'))).filter(|n| *n <= 1 << 63) else { break };
+        (numerator, scale) = (next, scale * 10.0);
+    }
+    (numerator, scale)
 }
 
 /// The digits that a text begins with, and what follows.
@@ -245,6 +255,22 @@ pub fn escape_terminal(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::json;
+
+    #[test]
+    fn fractions_of_durations_are_exact() {
+        for (text, nanos) in [
+            ("1m5.532565s", 65_532_565_000),
+            ("0.000000001s", 1),
+            ("1.1ms", 1_100_000),
+            (".29s", 290_000_000),
+            ("1.s", 1_000_000_000),
+            ("0.9999999999999999999999s", 1_000_000_000),
+            ("1.000000000000000000000000000001h", 3_600_000_000_000),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+        assert_eq!(duration(".s"), None);
+    }
 
     #[test]
     fn durations_are_read_and_written() {
