@@ -118,9 +118,12 @@ impl Pieces {
         let accepted = &format.accepted;
         let is_plain = accepted.convert.is_none() && accepted.media != Media::Yaml && !accepted.pretty;
         // What a webhook has converted is made anew for each list.
+        if !is_plain || served.asks_a_webhook() {
+            return Ok(None);
+        }
         let size = page.items.iter().map(|i| i.size()).sum::<usize>();
         let is_between = gzip && (PLAIN_BYTES_MAX..COMPRESSED_BYTES_MIN).contains(&size);
-        if !is_plain || served.asks_a_webhook() || size < LIST_BYTES_MIN || is_between {
+        if size < LIST_BYTES_MIN || is_between {
             return Ok(None);
         }
         let compresses = gzip && size >= COMPRESSED_BYTES_MIN;

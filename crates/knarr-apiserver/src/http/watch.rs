@@ -179,7 +179,7 @@ impl Frames {
             frames.push(frame);
         }
         self.has_gone_on = length >= BATCH_BYTES_MAX;
-        Poll::Ready(Some(joined(frames)))
+        Poll::Ready(if frames.len() == 1 { frames.pop() } else { Some(joined(frames)) })
     }
 }
 
