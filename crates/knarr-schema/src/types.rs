@@ -102,6 +102,11 @@ impl Field {
         self.omit_empty && !self.pointer
     }
 
+    /// Whether Go tells nothing from a time that is there and zero: protobuf has an empty message for it, JSON null, and both write it again.
+    pub(crate) fn may_be_zero_time(&self) -> bool {
+        self.pointer && matches!(self.shape, Shape::Time | Shape::MicroTime) && !self.is_always_written()
+    }
+
     /// Whether Go writes this field to JSON even when nothing was set.
     pub(crate) fn is_always_written(&self) -> bool {
         match self.shape {

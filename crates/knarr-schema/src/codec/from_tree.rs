@@ -49,7 +49,8 @@ fn field_of(back: &mut Back, field: &'static Field, map: &Map<String, Value>) ->
         back.close(field.number, before);
         return Ok(());
     }
-    let value = map.get(field.json).filter(|v| !v.is_null());
+    let given = map.get(field.json);
+    let value = given.filter(|v| !v.is_null());
     match (field.shape, value) {
         (Shape::List(_) | Shape::Map(_), None) => Ok(()),
         (Shape::List(item), Some(list)) => {
@@ -67,7 +68,7 @@ fn field_of(back: &mut Back, field: &'static Field, map: &Map<String, Value>) ->
             })
         }
         (Shape::Bytes | Shape::NamedList(_), None) => Ok(()),
-        (_, None) if field.pointer => Ok(()),
+        (_, None) if field.pointer && !(given.is_some() && field.may_be_zero_time()) => Ok(()),
         _ => one(back, field.number, &field.shape, value),
     }
 }

@@ -251,3 +251,22 @@ fn messages_that_no_writer_of_ours_makes_are_read_too() {
         assert_eq!(to_value(&at_rest).unwrap(), serde_json::from_str::<Value>(&wanted).unwrap());
     }
 }
+
+/// Upstream: `Time.Unmarshal` makes a zero time of an empty message, `Time.MarshalJSON` writes it as null, `Time.Marshal` as an empty message.
+#[test]
+fn a_time_that_is_there_but_zero_is_written_as_it_came() {
+    let registry = crate::registry::Registry::builtin();
+    let pods = registry.by_resource("", "v1", "pods").unwrap();
+    let read = |json: &Value| decode_json(pods, json.to_string().as_bytes(), FieldValidation::Strict).unwrap().value;
+    let unset = read(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "deletionTimestamp": null}}));
+    assert_eq!(unset.at(&["metadata", "deletionTimestamp"]), None, "null in JSON is a pointer to nothing");
+    let mut zero = unset;
+    zero.set(&["metadata", "deletionTimestamp"], Value::Null);
+    let bytes = encode_protobuf(&zero).unwrap();
+    assert_eq!(decode_protobuf(&bytes).unwrap().1, zero);
+    assert_eq!(to_value(&object(&bytes)).unwrap(), zero);
+    let mut text = Vec::new();
+    write_json(&object(&bytes), &mut text);
+    assert_eq!(String::from_utf8(text).unwrap(), String::from_utf8(encode_json(&zero)).unwrap());
+    assert!(String::from_utf8(encode_json(&zero)).unwrap().contains(r#""deletionTimestamp":null"#));
+}

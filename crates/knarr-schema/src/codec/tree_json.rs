@@ -71,7 +71,13 @@ fn members(out: &mut Vec<u8>, t: &'static Type, map: &Map<String, Value>) {
         match field.shape {
             Shape::TypeMeta => type_meta(out, map),
             Shape::Struct(id) if field.inline => members(out, types::get(id), map),
-            _ => member(out, field, map.get(field.json).unwrap_or(&Value::Null)),
+            _ => match map.get(field.json) {
+                Some(Value::Null) if field.may_be_zero_time() => {
+                    out.extend_from_slice(field.key.as_bytes());
+                    out.extend_from_slice(b"null,");
+                }
+                value => member(out, field, value.unwrap_or(&Value::Null)),
+            },
         }
     }
 }
