@@ -188,6 +188,15 @@ pub fn run_folder(profile: &str) -> PathBuf {
     PathBuf::from(RUN).join(profile)
 }
 
+/// Whether a cluster may have this name: it is a part of names of files, processes and network devices.
+pub fn check_profile(profile: &str) -> Result<()> {
+    let is_good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if profile.bytes().all(is_good) && !profile.is_empty() && profile.len() <= 32 {
+        return Ok(());
+    }
+    Err(Failure::new("BAD_PROFILE", Exit::Usage, format!("{profile:?} is no name for a cluster: at most 32 of a-z, 0-9 and '-'"), "knarr start --profile NAME"))
+}
+
 /// Makes a folder that only root may look into.
 pub fn private_folder(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Failure::file(path, &e))

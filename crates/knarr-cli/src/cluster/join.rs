@@ -25,6 +25,7 @@ use super::config::{self, Cluster, DEFAULT_PROFILE, Desired, Node};
 use super::failure::{Exit, Failure, Result};
 use super::process::Process;
 use super::start::{Machine, Phases, StartArgs, bring_up};
+use super::turn::Turn;
 use super::{credentials, preflight, slots, status, supervise, token};
 
 /// Where a node's own API is.
@@ -73,6 +74,8 @@ pub async fn join(args: &JoinArgs, machine: &dyn Machine) -> Result<()> {
     let phases = Phases::begin();
     println!("Joining the cluster at {}", args.address);
     let data = config::data_folder(&args.profile, args.data.as_deref());
+    preflight::root()?;
+    let _turn = Turn::take(&args.profile).await?;
     let name = phases.run("checks", || check(args, &data))?;
     let found = phases.wait("discovery", discover(args)).await?;
     let client = found.client(&args.token)?;
@@ -87,12 +90,11 @@ pub async fn join(args: &JoinArgs, machine: &dyn Machine) -> Result<()> {
         undo(&cluster, was_there);
     }
     registered?;
-    bring_up(&phases, cluster.clone(), &StartArgs::again(&cluster, 1), machine).await
+    bring_up(&phases, cluster.clone(), &StartArgs::again(&cluster, 1), machine).await.map(drop)
 }
 
 /// What must be true before anything is asked. Gives the node's name.
 fn check(args: &JoinArgs, data: &Path) -> Result<String> {
-    preflight::root()?;
     preflight::kernel()?;
     if let Some(why) = occupied(args, data) {
         let advice = format!("knarr start --profile {0}, to bring it back; knarr delete --profile {0}, before it joins another", args.profile);

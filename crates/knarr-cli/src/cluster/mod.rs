@@ -20,4 +20,5 @@ pub mod stop;
 pub mod supervise;
 pub mod systemd;
 pub mod token;
+pub mod turn;
 pub mod verbs;

@@ -11,6 +11,8 @@ use super::config::{self, Cluster, DEFAULT_PORT, DEFAULT_PROFILE, Datastore, Des
 use super::failure::{Exit, Failure, Result};
 use super::process::{self, Home, Process};
 use super::slots::{self, Ranges, Registry};
+use super::turn::Turn;
+use super::verbs::Which;
 use super::{doctor, kubeconfig, preflight, status, supervise, systemd};
 
 /// How long the server may take until it answers.
@@ -179,18 +181,33 @@ impl Phases {
 /// Runs the verb.
 pub async fn start(args: &StartArgs, machine: &dyn Machine) -> Result<()> {
     let phases = Phases::begin();
+    preflight::root()?;
+    let turn = Turn::take(&args.profile).await?;
+    start_in_turn(&phases, args, machine, turn).await
+}
+
+/// Adds a node to a cluster, and starts it.
+pub async fn start_another_node(which: &Which, machine: &dyn Machine) -> Result<()> {
+    let phases = Phases::begin();
+    let (turn, cluster) = which.take().await?;
+    start_in_turn(&phases, &StartArgs::again(&cluster, cluster.nodes.len() + 1), machine, turn).await
+}
+
+async fn start_in_turn(phases: &Phases, args: &StartArgs, machine: &dyn Machine, turn: Turn) -> Result<()> {
     println!("Starting cluster {:?}", args.profile);
     let cluster = phases.run("checks", || prepare(args, machine))?;
     let begun = cluster.clone();
-    bring_up(&phases, cluster, args, machine).await.inspect_err(|_| {
+    let cluster = bring_up(phases, cluster, args, machine).await.inspect_err(|_| {
         if !Cluster::exists(&begun.data) {
             forget(&begun)
         }
-    })
+    })?;
+    drop(turn);
+    if args.foreground { foreground(&cluster, machine, args.keep_pods).await } else { Ok(()) }
 }
 
-/// Starts what a cluster's file says, and waits for it.
-pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &StartArgs, machine: &dyn Machine) -> Result<()> {
+/// Starts what a cluster's file says, and waits for it. Gives the cluster as it runs.
+pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
     cluster.desired = Desired::Running;
     let other_args = set_apiserver_args(&mut cluster, &args.apiserver_args, machine)?;
     cluster.save()?;
@@ -231,7 +248,7 @@ pub(super) async fn bring_up(phases: &Phases, mut cluster: Cluster, args: &Start
     for finding in nodes.iter().flat_map(doctor::pressures) {
         println!("{finding}");
     }
-    if args.foreground { foreground(&cluster, machine, args.keep_pods).await } else { Ok(()) }
+    Ok(cluster)
 }
 
 async fn foreground(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -> Result<()> {
@@ -246,7 +263,6 @@ async fn foreground(cluster: &Cluster, machine: &dyn Machine, keep_pods: bool) -
 
 /// Everything before the first process: checks, and the cluster's file. A new cluster that is refused leaves nothing.
 fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
-    preflight::root()?;
     preflight::kernel()?;
     let data = config::data_folder(&args.profile, args.data.as_deref());
     if Cluster::exists(&data) {
@@ -255,7 +271,6 @@ fn prepare(args: &StartArgs, machine: &dyn Machine) -> Result<Cluster> {
         make_ready(&mut cluster, args, machine)?;
         return Ok(cluster);
     }
-    check_profile(&args.profile)?;
     let registry = Registry::of_machine();
     registry.check_profile(&args.profile, &data)?;
     config::private_folder(&data)?;
@@ -286,14 +301,6 @@ fn forget(cluster: &Cluster) {
     }
     let _ = cluster.run.parent().map(std::fs::remove_dir);
     let _ = Registry::of_machine().release(cluster);
-}
-
-fn check_profile(profile: &str) -> Result<()> {
-    let is_good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if profile.bytes().all(is_good) && !profile.is_empty() && profile.len() <= 32 {
-        return Ok(());
-    }
-    Err(Failure::new("BAD_PROFILE", Exit::Usage, format!("{profile:?} is no name for a cluster: at most 32 of a-z, 0-9 and '-'"), "knarr start --profile NAME"))
 }
 
 /// The port stands in kubeconfigs and certificates of others: a cluster keeps the one of its first start.
@@ -542,7 +549,7 @@ mod tests {
 
     #[test]
     fn a_bad_profile_or_number_of_nodes_is_refused() {
-        assert_eq!(check_profile("Big One").unwrap_err().code, "BAD_PROFILE");
+        assert_eq!(config::check_profile("Big One").unwrap_err().code, "BAD_PROFILE");
         let mut cluster = described(&args("knarr"), Path::new("/x"), 0);
         cluster.port = 7000;
         assert_eq!(keeps_its_port(&cluster, 7001).unwrap_err().code, "OTHER_PORT");

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use knarr_client::{Api, Deletion, TlsTransport};
 use knarr_core::Status;
 
-use super::config::{self, Cluster, Desired};
+use super::config::{Cluster, Desired};
 use super::failure::{Exit, Failure, Result};
 use super::kubeconfig;
 use super::process::{self, Process};
@@ -114,8 +114,6 @@ pub async fn delete_cluster(cluster: &Cluster, machine: &dyn Machine) -> Result<
     for folder in [&cluster.run, &cluster.data] {
         remove_folder(folder)?;
     }
-    // The last cluster of the machine takes the folder of all of them along; as long as there is another, this fails.
-    cluster.run.parent().filter(|all| *all == std::path::Path::new(config::RUN)).into_iter().for_each(|all| drop(std::fs::remove_dir(all)));
     super::slots::Registry::of_machine().release(cluster)?;
     println!("Deleted cluster {:?}", cluster.profile);
     for name in listed {

@@ -8,6 +8,7 @@ use super::config::{self, Cluster, DEFAULT_PROFILE};
 use super::failure::Result;
 use super::join::{self, JoinArgs};
 use super::start::{self, Machine, StartArgs};
+use super::turn::Turn;
 use super::{doctor, logs, status, stop, token};
 
 /// Which cluster is meant.
@@ -24,6 +25,14 @@ pub struct Which {
 impl Which {
     pub fn load(&self) -> Result<Cluster> {
         Cluster::load(&config::data_folder(&self.profile, self.data.as_deref()))
+    }
+
+    /// The cluster, for a verb that changes it: nobody else does until the turn is dropped.
+    pub async fn take(&self) -> Result<(Turn, Cluster)> {
+        // Its own name: with --data alone that of another is the default.
+        let turn = Turn::take(&self.load()?.profile).await?;
+        // Whoever had the turn before may have changed or deleted it.
+        Ok((turn, self.load()?))
     }
 }
 
@@ -105,8 +114,14 @@ pub async fn run(verb: ClusterVerb, machine: &dyn Machine) -> Result<()> {
         ClusterVerb::Start(args) => start::start(&args, machine).await,
         ClusterVerb::Join(args) => join::join(&args, machine).await,
         ClusterVerb::Status { which, output } => status::print(&which.load()?, output).await,
-        ClusterVerb::Stop { which, keep_pods } => stop::stop_cluster(&which.load()?, machine, keep_pods).await,
-        ClusterVerb::Delete { which } => stop::delete_cluster(&which.load()?, machine).await,
+        ClusterVerb::Stop { which, keep_pods } => {
+            let (_turn, cluster) = which.take().await?;
+            stop::stop_cluster(&cluster, machine, keep_pods).await
+        }
+        ClusterVerb::Delete { which } => {
+            let (_turn, cluster) = which.take().await?;
+            stop::delete_cluster(&cluster, machine).await
+        }
         ClusterVerb::Logs { which, role, tail } => logs::print(&which.load()?, role.as_deref(), tail, &mut std::io::stdout()),
         ClusterVerb::Node { which, verb } => node(&which, verb, machine).await,
         ClusterVerb::Token { which, verb } => token::run(&which.load()?, verb).await,
@@ -115,15 +130,17 @@ pub async fn run(verb: ClusterVerb, machine: &dyn Machine) -> Result<()> {
 }
 
 async fn node(which: &Which, verb: NodeVerb, machine: &dyn Machine) -> Result<()> {
-    let cluster = which.load()?;
     match verb {
         NodeVerb::List => {
-            for node in &cluster.nodes {
+            for node in &which.load()?.nodes {
                 println!("{}", node.name);
             }
             Ok(())
         }
-        NodeVerb::Remove { name } => stop::remove_node(&cluster, machine, &name).await,
-        NodeVerb::Add => start::start(&StartArgs::again(&cluster, cluster.nodes.len() + 1), machine).await,
+        NodeVerb::Remove { name } => {
+            let (_turn, cluster) = which.take().await?;
+            stop::remove_node(&cluster, machine, &name).await
+        }
+        NodeVerb::Add => start::start_another_node(which, machine).await,
     }
 }
