@@ -24,7 +24,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let etcd = tools::need_programs(&["etcd"])?.join("etcd");
     tools::step("power cuts, torn and lost writes", || {
-        let mut cargo = tools::cargo();
+        let mut cargo = tools::cargo()?;
         cargo.args(["test", "--package", "knarr-store", "--lib", "--", "--nocapture", "power_cut", "torn_or_lost", "after_a_failed_sync"]);
         cargo.env("KNARR_CRASH_CUTS", options.cuts.to_string());
         if let Some(seed) = options.seed {
@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
         tools::run(&mut cargo)
     })?;
     tools::step("killed servers", || {
-        let mut cargo = tools::cargo();
+        let mut cargo = tools::cargo()?;
         cargo.args(["test", "--package", "knarr-apiserver", "--test", "crash", "--", "--nocapture"]).env("KNARR_ETCD", etcd);
         cargo.env("KNARR_CRASH_KILLS", options.kills.to_string()).env("KNARR_CRASH_ETCD_KILLS", options.etcd_kills.to_string());
         if let Some(seed) = options.seed {

@@ -49,7 +49,7 @@ pub fn pack_tools() -> Result<PathBuf> {
 
 fn built(package: &str, program: &str, profile: &str) -> Result<PathBuf> {
     let is_release = profile == "release";
-    let mut build = if is_release { tools::cargo_release()? } else { tools::cargo() };
+    let mut build = if is_release { tools::cargo_release()? } else { tools::cargo()? };
     build.args(["build", "--package", package]).args(is_release.then_some("--release"));
     tools::run(&mut build)?;
     tools::built_program(profile, program)

@@ -28,7 +28,7 @@ pub fn run(options: &Options) -> Result<()> {
     let seed = options.seed.unwrap_or_else(|| std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |e| e.as_secs()));
     println!("--seed {seed} repeats this run");
     for place in PLACES {
-        let mut cargo = tools::cargo();
+        let mut cargo = tools::cargo()?;
         cargo.args(["test", "--profile", "fuzz"]).args(*place).args(["--", "--nocapture", "--test-threads", &options.at_once.to_string(), &options.only]);
         cargo.env("KNARR_FUZZ_SECONDS", options.seconds.to_string()).env("KNARR_FUZZ_SEED", seed.to_string());
         tools::run(&mut cargo)?;

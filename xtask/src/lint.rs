@@ -12,13 +12,13 @@ const DENIED: [&str; 3] = ["warnings", "clippy::correctness", "clippy::suspiciou
 const ADVICE: [&str; 3] = ["clippy::style", "clippy::complexity", "clippy::perf"];
 
 pub fn run() -> Result<()> {
-    tools::step("fmt", || tools::run(tools::cargo().args(["fmt", "--all", "--check"])))?;
+    tools::step("fmt", || tools::run(tools::cargo()?.args(["fmt", "--all", "--check"])))?;
     tools::step("clippy", clippy)?;
     tools::step("licences and sources", deny)
 }
 
 fn clippy() -> Result<()> {
-    let mut command = tools::cargo();
+    let mut command = tools::cargo()?;
     command.args(["clippy", "--workspace", "--all-targets", "--"]);
     for group in ADVICE {
         command.args(["-A", group]);
@@ -31,7 +31,7 @@ fn clippy() -> Result<()> {
 
 fn deny() -> Result<()> {
     if !tools::has("cargo-deny") {
-        tools::run(tools::cargo().args(["install", "--locked", "--quiet", "cargo-deny", "--version", CARGO_DENY]).current_dir(std::env::temp_dir()))?;
+        tools::run(tools::cargo()?.args(["install", "--locked", "--quiet", "cargo-deny", "--version", CARGO_DENY]).current_dir(std::env::temp_dir()))?;
     }
-    tools::run(tools::cargo().args(["deny", "check", "licenses", "bans", "sources"]))
+    tools::run(tools::cargo()?.args(["deny", "check", "licenses", "bans", "sources"]))
 }

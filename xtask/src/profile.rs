@@ -73,7 +73,7 @@ fn merger() -> Result<PathBuf> {
 /// The release binary with counters. All that differs from the release are the flags: the names of functions depend on everything else.
 fn counting(counts: &Path) -> Result<PathBuf> {
     let target = tools::root().join("target/counting");
-    let mut cargo = tools::cargo();
+    let mut cargo = tools::cargo()?;
     cargo.args(["build", "--release", "--package", "knarr"]).arg("--target-dir").arg(&target);
     let absent = target.join("absent.s");
     std::fs::create_dir_all(&target)?;

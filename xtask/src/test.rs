@@ -21,7 +21,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !options.no_lint {
         tools::step("lint", lint::run)?;
     }
-    tools::step("build", || tools::run(tools::cargo().args(["build", "--workspace"])))?;
+    tools::step("build", || tools::run(tools::cargo()?.args(["build", "--workspace"])))?;
     tools::step("controller-runtime's envtest", || envtest::pass(&tools::built("debug")?, 4))?;
     let hello = tools::step("pack the example app", || demo::pack_hello("debug"))?;
     let tools_image = tools::step("pack the tests' image", demo::pack_tools)?;
@@ -34,14 +34,14 @@ pub fn run(options: &Options) -> Result<()> {
         ("KNARR_TOUR", tour),
     ];
     tools::step("unit, in-process and end-to-end tests", || {
-        tools::run(tools::cargo().args(["test", "--workspace", "--no-fail-fast"]).envs(programs.iter().map(|(name, path)| (name, path))))
+        tools::run(tools::cargo()?.args(["test", "--workspace", "--no-fail-fast"]).envs(programs.iter().map(|(name, path)| (name, path))))
     })?;
     tools::step("the API server's tests on etcd", || {
         // Of the whole workspace, as before: with the package alone, features differ and everything is compiled once more.
         let names = test_names("crates/knarr-apiserver/tests")?;
         let tests = names.iter().flat_map(|name| ["--test", name]);
         tools::run(
-            tools::cargo()
+            tools::cargo()?
                 .args(["test", "--workspace", "--no-fail-fast"])
                 .args(tests)
                 .envs(programs.iter().map(|(name, path)| (name, path)))

@@ -25,9 +25,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// `cargo`, as it was called.
-pub fn cargo() -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// `cargo`, as it was called, with what the build takes beside a linker: the heap is built by `make`.
+pub fn cargo() -> Result<Command> {
+    if !has("make") {
+        need_packages(&["make"])?;
+    }
+    Ok(command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())))
 }
 
 /// Runs a command; its failure is ours.
@@ -125,7 +128,7 @@ pub fn release_binary() -> Result<PathBuf> {
 
 /// `cargo`, to build what is released: by the profile that was taken with this release of rustc, if there is one.
 pub fn cargo_release() -> Result<Command> {
-    let mut cargo = cargo();
+    let mut cargo = cargo()?;
     let kept = profile()?;
     if kept.is_file() {
         let unpacked = unpacked(&kept).with_context(|| format!("unpack {}", kept.display()))?;

@@ -1,6 +1,15 @@
 //! What a process keeps in memory although it needs it no more.
 
 use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
+
+/// How the program's heap gives back what is free, where it is not the C library's.
+static PURGE: OnceLock<fn()> = OnceLock::new();
+
+/// Tells that the program has a heap of its own, and how it gives free memory back to the kernel. The first call counts.
+pub fn has_heap(purge: fn()) {
+    PURGE.get_or_init(|| purge);
+}
 
 /// Lets go of what was needed for the start: free heap, and pages of the program itself that were only read (code and constants). The kernel keeps
 /// these in its page cache as long as it likes, and maps those that are used again at their next use.
@@ -14,6 +23,9 @@ pub fn let_go() {
 
 /// Gives free heap back to the kernel: after work that needed many times what stays of it. Takes a millisecond or a few.
 pub fn free_heap() {
+    if let Some(purge) = PURGE.get() {
+        return purge();
+    }
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer; glibc does its own locking.
     unsafe {

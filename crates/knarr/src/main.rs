@@ -1,6 +1,7 @@
 //! The one binary. What it does depends on how it is called: a verb for people, or a role that such a verb starts in the
 //! background (`server`, `agent`, `shim`).
 
+mod heap;
 mod images;
 mod machine;
 mod roles;
@@ -63,6 +64,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    heap::install();
     let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if args.get(1).is_some_and(|a| a == "shim") {
         return roles::shim(&args[2..]);
