@@ -20,6 +20,7 @@ use crate::{
     encode::pieces::Pieces,
     flowcontrol::FlowControl,
     health::Health,
+    http::Codecs,
     metrics::Metrics,
     pki::Shown,
     spans::Tracer,
@@ -53,6 +54,8 @@ pub struct Config {
     pub advertise_address: String,
     /// Components that run in this process, as ComponentStatuses name them.
     pub components: &'static [&'static str],
+    /// Encodings beside those that every server has (`--feature-gates`).
+    pub codecs: Codecs,
     /// The flags that it was started with, as `/flagz` tells them.
     pub flags: BTreeMap<String, String>,
 }
@@ -71,6 +74,7 @@ impl Default for Config {
             front_proxy_headers: Vec::new(),
             advertise_address: String::new(),
             components: &[],
+            codecs: Codecs::default(),
             flags: BTreeMap::new(),
         }
     }

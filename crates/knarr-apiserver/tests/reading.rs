@@ -2,7 +2,9 @@
 
 mod support;
 
+use knarr_apiserver::{Config, http::Codecs};
 use knarr_core::{ValueExt, json};
+use knarr_schema::codec;
 use support::{Cluster, config_map};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -348,4 +350,68 @@ async fn a_browser_watches_over_a_socket() {
     assert_eq!(under_way().await, "2", "they count as long as they last");
     drop((watch, protobuf));
     while !under_way().await.is_empty() {}
+}
+
+const CBOR: (&str, &str) = ("accept", "application/cbor");
+const SENDS_CBOR: (&str, &str) = ("content-type", "application/cbor");
+
+#[tokio::test]
+async fn behind_its_gate_cbor_is_an_encoding_like_the_others() {
+    let cluster = Cluster::start_with(Config { codecs: Codecs { cbor: true }, ..Config::default() }).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "aGVsbG8="}});
+    let created = cluster.send("POST", secrets, &[CBOR, SENDS_CBOR], codec::encode_cbor(&secret)).await;
+    assert_eq!((created.code, &created.headers["content-type"]), (201, &"application/cbor".parse().unwrap()), "{}", created.text());
+    // The bytes themselves, under the tag that says how JSON has them.
+    assert!(created.body.windows(9).any(|w| w == b"\x41k\xd6\x45hello"), "{}", created.text());
+    assert_eq!(codec::decode_cbor(&created.body).unwrap(), cluster.get(&format!("{secrets}/a")).await.json());
+    let listed = cluster.send("GET", secrets, &[CBOR], "").await;
+    assert_eq!(codec::decode_cbor(&listed.body).unwrap(), cluster.get(secrets).await.json());
+    let missing = cluster.send("GET", &format!("{secrets}/b"), &[CBOR], "").await;
+    assert_eq!((missing.code, codec::decode_cbor(&missing.body).unwrap()["reason"].as_str()), (404, Some("NotFound")));
+    for path in ["/api", "/apis", "/apis/apps", "/apis/apps/v1"] {
+        assert_eq!(codec::decode_cbor(&cluster.send("GET", path, &[CBOR], "").await.body).unwrap(), cluster.get(path).await.json(), "{path}");
+    }
+
+    let applied = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "a", "labels": {"x": "y"}}});
+    let apply = ("content-type", "application/apply-patch+cbor");
+    let answer = cluster.send("PATCH", &format!("{secrets}/a?fieldManager=me"), &[apply], codec::encode_cbor(&applied)).await;
+    assert_eq!((answer.code, answer.json()["metadata"]["labels"]["x"].as_str()), (200, Some("y")), "{}", answer.text());
+    let deleted = cluster
+        .send("DELETE", &format!("{secrets}/a"), &[SENDS_CBOR], codec::encode_cbor(&json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]})))
+        .await;
+    assert_eq!((deleted.code, cluster.get(&format!("{secrets}/a")).await.code), (200, 200), "{}", deleted.text());
+
+    let bad = |body: &'static [u8]| cluster.send("POST", secrets, &[SENDS_CBOR], body);
+    let cut = bad(b"\x78").await;
+    let why = "the object provided is unrecognized (must be of type Secret): unable to determine group/version/kind: unexpected EOF (78)";
+    assert_eq!((cut.code, cut.json()["message"].as_str()), (400, Some(why)));
+    let twice = bad(b"\xa2\x61a\x01\x61a\x02").await;
+    assert!(twice.code == 400 && twice.text().contains("found duplicate map key"), "{}", twice.text());
+}
+
+#[tokio::test]
+async fn a_watch_in_cbor_is_a_sequence() {
+    let cluster = Cluster::start_with(Config { codecs: Codecs { cbor: true }, ..Config::default() }).await;
+    for name in ["a", "b"] {
+        assert_eq!(cluster.post(MAPS, &config_map(name, json!({}))).await.code, 201);
+    }
+    let watched = cluster.send("GET", &format!("{MAPS}?watch=1&resourceVersion=0&timeoutSeconds=1"), &[CBOR], "").await;
+    assert_eq!((watched.code, &watched.headers["content-type"]), (200, &"application/cbor-seq".parse().unwrap()));
+    let (mut rest, mut told) = (&watched.body[..], Vec::new());
+    while let Some(length) = codec::cbor_length(rest) {
+        let event = codec::decode_cbor(&rest[..length]).unwrap();
+        told.push(format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap()));
+        rest = &rest[length..];
+    }
+    assert_eq!((told.join(", ").as_str(), rest.len()), ("ADDED a, ADDED b", 0));
+}
+
+#[tokio::test]
+async fn without_its_gate_nobody_knows_cbor() {
+    let cluster = Cluster::start().await;
+    assert_eq!(cluster.send("GET", MAPS, &[CBOR], "").await.code, 406);
+    let body = codec::encode_cbor(&config_map("a", json!({})));
+    assert_eq!(cluster.send("POST", MAPS, &[SENDS_CBOR], body.clone()).await.code, 415);
+    assert_eq!(cluster.send("PATCH", &format!("{MAPS}/a?fieldManager=me"), &[("content-type", "application/apply-patch+cbor")], body).await.code, 415);
 }

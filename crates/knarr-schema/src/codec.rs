@@ -1,9 +1,10 @@
-//! JSON and protobuf, either way, guided by the type table; and what can be read out of bytes without decoding them.
+//! JSON, protobuf and CBOR, either way, guided by the type table; and what can be read out of bytes without decoding them.
 //!
 //! Rules of both encodings, each met and proved: `schema-tools/README.md`.
 
 mod body;
 mod canonical;
+mod cbor;
 mod decode;
 mod defaults;
 mod envelope;
@@ -27,6 +28,7 @@ use knarr_core::{Encoding, GroupVersionKind, Map, Object, Result, Status, Value,
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
+pub use self::cbor::{cbor_length, decode_cbor, encode_cbor, encode_cbor_event};
 use self::envelope::Envelope;
 use self::wire::Back;
 use crate::registry::Resource;

@@ -147,6 +147,7 @@ fn delete_options(call: &Call) -> Value {
         Input::Tree(tree) => tree.clone(),
         Input::Encoded { media: crate::http::Media::Json, bytes } => serde_json::from_slice(bytes).unwrap_or_default(),
         Input::Encoded { media: crate::http::Media::Protobuf, bytes } => codec::decode_protobuf(bytes).map(|(_, value)| value).unwrap_or_default(),
+        Input::Encoded { media: crate::http::Media::Cbor, bytes } => codec::decode_cbor(bytes).unwrap_or_default(),
         _ => Value::Null,
     };
     let mut options = if sent.is_object() { sent } else { json!({}) };

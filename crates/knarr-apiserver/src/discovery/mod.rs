@@ -58,6 +58,7 @@ impl Document {
                 let encode = if self.unversioned { codec::encode_protobuf_unversioned } else { codec::encode_protobuf };
                 self.protobuf.get_or_init(|| encode(tree).unwrap_or_default().into()).clone()
             }
+            (Media::Cbor, _) => crate::encode::text(self.json.to_vec(), accepted),
             (Media::Yaml, Some(tree)) if self.unversioned => {
                 let mut tree = tree.clone();
                 drop(tree.remove(&["apiVersion"]));

@@ -36,13 +36,13 @@ impl Format {
     }
 }
 
-/// JSON as the client wants it: on one line, indented, or as YAML. As in upstream, one line ends with a newline and indented text
+/// JSON as the client wants it: on one line, indented, as YAML or as CBOR. As in upstream, one line ends with a newline and indented text
 /// does not.
 pub fn text(mut json: Vec<u8>, accepted: &Accepted) -> Bytes {
-    if accepted.media == Media::Yaml
+    if matches!(accepted.media, Media::Yaml | Media::Cbor)
         && let Ok(value) = serde_json::from_slice::<Value>(&json)
     {
-        return knarr_core::yaml::to_string(&value).into();
+        return if accepted.media == Media::Cbor { codec::encode_cbor(&value).into() } else { knarr_core::yaml::to_string(&value).into() };
     }
     if accepted.pretty {
         return json::pretty(&json).into();
@@ -58,7 +58,7 @@ pub fn text(mut json: Vec<u8>, accepted: &Accepted) -> Bytes {
 pub fn value(value: &Value, accepted: &Accepted) -> Result<Bytes> {
     match accepted.media {
         Media::Protobuf => Ok(codec::encode_protobuf(value)?.into()),
-        Media::Json | Media::Yaml => Ok(text(codec::encode_json(value), accepted)),
+        Media::Json | Media::Yaml | Media::Cbor => Ok(text(codec::encode_json(value), accepted)),
     }
 }
 
@@ -301,7 +301,7 @@ fn protobuf_metadata_list<'a>(meta: &ListMeta, objects: impl Iterator<Item = &'a
     proto::envelope(&format!("meta.k8s.io/{version}"), "PartialObjectMetadataList", &message).freeze()
 }
 
-/// One event of a watch, framed: a line of JSON, or length and message of protobuf.
+/// One event of a watch, framed: a line of JSON, length and message of protobuf, or CBOR, which tells its own length.
 ///
 /// # Errors
 /// When the object cannot be read or converted.
@@ -312,8 +312,11 @@ pub fn event(served: &Served, event_type: EventType, object_: &Object, format: &
     if protobuf {
         return Ok(protobuf_frame(event_type.as_str(), &object(served, object_, &plain)?));
     }
+    let cbor = format.accepted.media == Media::Cbor;
     let mut out = Vec::with_capacity(object_.bytes.len() * JSON_GROWTH + 256);
-    put_event_head(&mut out, event_type.as_str());
+    if !cbor {
+        put_event_head(&mut out, event_type.as_str());
+    }
     match format.accepted.convert {
         None => codec::write_json(&*served.present(object_)?, &mut out),
         Some(Convert::Table) => {
@@ -321,6 +324,10 @@ pub fn event(served: &Served, event_type: EventType, object_: &Object, format: &
             table::put(&mut out, served, &meta, std::iter::once(object_), format.table(headers))?;
         }
         Some(_) => metadata::put_json(&mut out, object_, format.accepted.version),
+    }
+    if cbor {
+        let tree: Value = serde_json::from_slice(&out).map_err(Status::internal)?;
+        return Ok(codec::encode_cbor_event(event_type.as_str(), &tree).into());
     }
     out.extend_from_slice(b"}\n");
     Ok(out.into())
@@ -348,6 +355,7 @@ fn protobuf_frame(event_type: &str, object: &[u8]) -> Bytes {
 pub fn error_event(status: &Status, media: Media) -> Bytes {
     match media {
         Media::Protobuf => protobuf_frame("ERROR", &codec::encode_protobuf(&status.to_value()).unwrap_or_default()),
+        Media::Cbor => codec::encode_cbor_event("ERROR", &status.to_value()).into(),
         Media::Json | Media::Yaml => {
             let mut out = Vec::new();
             put_event_head(&mut out, "ERROR");

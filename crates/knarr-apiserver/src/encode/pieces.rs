@@ -116,7 +116,7 @@ impl Pieces {
     /// When an object cannot be read or converted.
     pub fn list(self: &Arc<Self>, served: &Served, page: &Page, format: &Format, gzip: bool) -> Result<Option<Assembled>> {
         let accepted = &format.accepted;
-        let is_plain = accepted.convert.is_none() && accepted.media != Media::Yaml && !accepted.pretty;
+        let is_plain = accepted.convert.is_none() && matches!(accepted.media, Media::Json | Media::Protobuf) && !accepted.pretty;
         // What a webhook has converted is made anew for each list.
         if !is_plain || served.asks_a_webhook() {
             return Ok(None);

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
     connect, impersonate,
-    negotiate::{Accepted, Media, Offers, Router, accept, content_essence, content_media, framed},
+    negotiate::{Accepted, Codecs, Media, Offers, Router, accept, content_essence, content_media, framed},
     paths,
     respond::{self, Shape},
     switched, traced, watch_socket,
@@ -102,7 +102,7 @@ impl Server {
         let counted = counted(inner, request.method(), request.headers(), &info, &query);
         let sized = matches!(*request.method(), http::Method::GET) && matches!(info.verb.as_str(), "get" | "list") && !info.is_long_running();
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
-        let errors_as = || error_format(wanted, agent);
+        let errors_as = || error_format(self.inner.config.codecs, wanted, agent);
         let lasting = info.is_long_running();
         let passage = Passage { info: Arc::new(info), query, arrived, audit_id, class: OnceLock::new(), record: OnceLock::new(), span: Mutex::default() };
         // In a place of its own, as are its largest parts: else all that may become of a request would be moved about with it, 60 KB.
@@ -231,10 +231,11 @@ impl Server {
             served.is_none_or(|s| !s.resource.list_kind.is_empty() && !WITHOUT_TABLE.contains(&(s.resource.plural.as_str(), info.subresource.as_str())));
         let raw_query = parts.uri.query().unwrap_or_default();
         let router = if custom { Router::None } else { Router::Restful };
-        let accepted = accept(&parts.headers, raw_query, Offers::Resource { custom, tables }, matches!(info.verb.as_str(), "list" | "watch"), router);
+        let codecs = inner.config.codecs;
+        let accepted = accept(codecs, &parts.headers, raw_query, Offers::Resource { custom, tables }, matches!(info.verb.as_str(), "list" | "watch"), router);
         // What is not there is told to everybody.
         let accepted = if served.is_some() { accepted } else { Ok(accepted.unwrap_or(Accepted::JSON)) };
-        let patch = if info.verb == "patch" { patch_type(&parts.headers) } else { None };
+        let patch = if info.verb == "patch" { patch_type(codecs, &parts.headers) } else { None };
         let read = async {
             let accepted = accepted?;
             let include = if accepted.convert.is_some() { Include::from_query(query)? } else { Include::Metadata };
@@ -242,7 +243,7 @@ impl Server {
                 accepted,
                 include,
                 options_from_query(query, &info.verb, patch == Some(PatchType::Apply))?,
-                read_input(&parts.headers, info, patch, body).await?,
+                read_input(codecs, &parts.headers, info, patch, body).await?,
             ))
         };
         let (accepted, include, options, input) = match read.await {
@@ -263,7 +264,7 @@ impl Server {
         let mut outcome = outcome.map_err(|status| Refused::new(status, warnings.clone()))?;
         let mut socket = None;
         if matches!(outcome, Outcome::Watch { .. }) {
-            framed(&accepted).map_err(|status| Refused::new(status.into(), warnings.clone()))?;
+            framed(codecs, &accepted).map_err(|status| Refused::new(status.into(), warnings.clone()))?;
             socket = parts.extensions.remove::<OnUpgrade>().filter(|_| socket::is_asked_for(&parts.headers));
         }
         let media = accepted.media;
@@ -391,10 +392,10 @@ impl Inner {
 }
 
 /// How a refusal is written: in what the client accepts, or for people to read.
-fn error_format(wanted: Option<HeaderValue>, agent: Option<HeaderValue>) -> Accepted {
+fn error_format(codecs: Codecs, wanted: Option<HeaderValue>, agent: Option<HeaderValue>) -> Accepted {
     let wanted = wanted.into_iter().map(|value| (header::ACCEPT, value));
     let headers: HeaderMap = wanted.chain(agent.map(|value| (header::USER_AGENT, value))).collect();
-    accept(&headers, "", Offers::Plain, false, Router::None).unwrap_or(Accepted { pretty: true, ..Accepted::JSON })
+    accept(codecs, &headers, "", Offers::Plain, false, Router::None).unwrap_or(Accepted { pretty: true, ..Accepted::JSON })
 }
 
 /// The id that the client gives its request, or a new one.
@@ -411,23 +412,30 @@ fn finish(audit_id: HeaderValue, mut response: Response<Body>) -> Response<Body>
     response
 }
 
-fn patch_type(headers: &HeaderMap) -> Option<PatchType> {
+/// The media type of an apply in CBOR.
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
+
+fn patch_type(codecs: Codecs, headers: &HeaderMap) -> Option<PatchType> {
     let essence = content_essence(headers);
+    if codecs.cbor && essence == APPLY_CBOR {
+        return Some(PatchType::Apply);
+    }
     [PatchType::Json, PatchType::Merge, PatchType::StrategicMerge, PatchType::Apply].into_iter().find(|t| t.content_type() == essence)
 }
 
-async fn read_input<B>(headers: &HeaderMap, info: &RequestInfo, patch: Option<PatchType>, body: B) -> Result<Input>
+async fn read_input<B>(codecs: Codecs, headers: &HeaderMap, info: &RequestInfo, patch: Option<PatchType>, body: B) -> Result<Input>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     let media = match info.verb.as_str() {
-        "create" | "update" => content_media(headers)?,
+        "create" | "update" => content_media(codecs, headers)?,
+        "patch" if patch == Some(PatchType::Apply) && content_essence(headers) == APPLY_CBOR => Media::Cbor,
         "patch" if patch == Some(PatchType::Apply) => Media::Yaml,
         "patch" => Media::Json,
         "delete" | "deletecollection" => {
             let bytes = read_all(body).await?;
-            let media = if bytes.is_empty() { Media::Json } else { content_media(headers)? };
+            let media = if bytes.is_empty() { Media::Json } else { content_media(codecs, headers)? };
             return Ok(Input::Encoded { media, bytes });
         }
         _ => return Ok(Input::None),
@@ -439,7 +447,7 @@ where
 /// told apart: no client can fill the memory with paths that it made up.
 fn counted(inner: &Inner, method: &http::Method, headers: &HeaderMap, info: &RequestInfo, query: &Query) -> Arc<Requests> {
     let (scope, dry_run) = (info.scope(), dry_run(query));
-    let verb = verb(method, headers, info, scope);
+    let verb = verb(inner.config.codecs, method, headers, info, scope);
     let nowhere = Labels { verb, group: "", version: "", resource: "", subresource: "", scope, dry_run };
     if !info.is_resource_request {
         let endpoint = ["/healthz", "/livez", "/readyz"].into_iter().find(|e| info.path == *e).unwrap_or_default();
@@ -458,7 +466,7 @@ fn counted(inner: &Inner, method: &http::Method, headers: &HeaderMap, info: &Req
     inner.metrics.requests(&labels)
 }
 
-fn verb(method: &http::Method, headers: &HeaderMap, info: &RequestInfo, scope: &str) -> &'static str {
+fn verb(codecs: Codecs, method: &http::Method, headers: &HeaderMap, info: &RequestInfo, scope: &str) -> &'static str {
     if info.is_resource_request && matches!(info.subresource.as_str(), "log" | "exec" | "portforward" | "attach" | "proxy") {
         return "CONNECT";
     }
@@ -469,7 +477,7 @@ fn verb(method: &http::Method, headers: &HeaderMap, info: &RequestInfo, scope: &
         "POST" => "POST",
         "PUT" => "PUT",
         "DELETE" => "DELETE",
-        "PATCH" if patch_type(headers) == Some(PatchType::Apply) => "APPLY",
+        "PATCH" if patch_type(codecs, headers) == Some(PatchType::Apply) => "APPLY",
         "PATCH" => "PATCH",
         "CONNECT" => "CONNECT",
         _ => OTHER,
@@ -507,7 +515,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/apply-patch+yaml"));
             let scope = info.scope();
-            assert_eq!((verb(&method, &headers, &info, scope), scope, dry_run(&query)), wanted, "{method} {url}");
+            assert_eq!((verb(Codecs::default(), &method, &headers, &info, scope), scope, dry_run(&query)), wanted, "{method} {url}");
         };
         check("GET", "/api/v1/pods", ("LIST", "cluster", ""));
         check("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", ("LIST", "namespace", ""));

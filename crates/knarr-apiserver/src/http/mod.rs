@@ -22,6 +22,6 @@ pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
 pub use edge::Peer;
 pub use listen::{Limits, serve};
 mod media_type;
-pub use negotiate::{Accepted, Convert, Media, Offers, Router, accept, unsupported, unsupported_patch};
+pub use negotiate::{Accepted, Codecs, Convert, Media, Offers, Router, accept, unsupported, unsupported_patch};
 pub use respond::GZIP_BYTES_MIN;
 pub use zpages::started;

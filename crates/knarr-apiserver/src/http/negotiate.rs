@@ -12,10 +12,37 @@ pub enum Media {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
-const MEDIA: [(Media, &str, &str); 3] =
-    [(Media::Json, "application", "json"), (Media::Yaml, "application", "yaml"), (Media::Protobuf, "application", "vnd.kubernetes.protobuf")];
+/// CBOR is the last: it is offered only behind its gate.
+const MEDIA: [(Media, &str, &str); 4] = [
+    (Media::Json, "application", "json"),
+    (Media::Yaml, "application", "yaml"),
+    (Media::Protobuf, "application", "vnd.kubernetes.protobuf"),
+    (Media::Cbor, "application", "cbor"),
+];
+
+/// Which encodings a server has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Codecs {
+    /// `CBORServingAndStorage` (KEP-4222), which 1.37 leaves off.
+    pub cbor: bool,
+}
+
+impl Codecs {
+    fn media(self) -> &'static [(Media, &'static str, &'static str)] {
+        if self.cbor { &MEDIA } else { &MEDIA[..3] }
+    }
+
+    fn writable(self) -> &'static str {
+        if self.cbor { "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor" } else { WRITABLE }
+    }
+
+    fn streamable(self) -> &'static str {
+        if self.cbor { "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch, application/cbor-seq" } else { STREAMABLE }
+    }
+}
 
 impl Media {
     pub fn content_type(self) -> &'static str {
@@ -23,6 +50,7 @@ impl Media {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
             Self::Protobuf => "application/vnd.kubernetes.protobuf",
+            Self::Cbor => "application/cbor",
         }
     }
 
@@ -30,6 +58,7 @@ impl Media {
     pub fn stream_type(self) -> &'static str {
         match self {
             Self::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Self::Cbor => "application/cbor-seq",
             _ => "application/json",
         }
     }
@@ -142,7 +171,7 @@ impl<'a> Clause<'a> {
             (Offers::Resource { tables, .. }, "meta.k8s.io", _) => {
                 let version = ["v1", "v1beta1"].into_iter().find(|v| *v == version)?;
                 match kind {
-                    "Table" if tables && media != Media::Protobuf => Some((Some(Convert::Table), version)),
+                    "Table" if tables && matches!(media, Media::Json | Media::Yaml) => Some((Some(Convert::Table), version)),
                     "PartialObjectMetadata" => Some((Some(Convert::PartialMetadata), version)),
                     "PartialObjectMetadataList" => Some((Some(Convert::PartialMetadataList), version)),
                     _ => None,
@@ -163,7 +192,7 @@ const STREAMABLE: &str = "application/json;stream=watch, application/vnd.kuberne
 ///
 /// # Errors
 /// 406 when nothing that the client accepts is offered.
-pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streams: bool, router: Router) -> Result<Accepted> {
+pub fn accept(codecs: Codecs, headers: &HeaderMap, raw_query: &str, offers: Offers, streams: bool, router: Router) -> Result<Accepted> {
     let wanted = wanted(headers);
     let mut found = match wanted {
         "" | "*/*" | "application/json" => Accepted::JSON,
@@ -172,10 +201,10 @@ pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streams: boo
         }
         _ => {
             if router == Router::Restful {
-                let streams = if streams { [", ", STREAMABLE] } else { ["", ""] };
-                route(headers, &format!("{WRITABLE}{}", streams.concat()))?;
+                let streams = if streams { [", ", codecs.streamable()] } else { ["", ""] };
+                route(headers, &format!("{}{}", codecs.writable(), streams.concat()))?;
             }
-            choose(wanted, offers).ok_or_else(|| not_acceptable(WRITABLE))?
+            choose(codecs, wanted, offers).ok_or_else(|| not_acceptable(codecs.writable()))?
         }
     };
     found.pretty |= wants_pretty(headers, raw_query);
@@ -186,8 +215,8 @@ pub fn accept(headers: &HeaderMap, raw_query: &str, offers: Offers, streams: boo
 ///
 /// # Errors
 /// 406 when the client wants it otherwise.
-pub fn framed(accepted: &Accepted) -> Result<()> {
-    if accepted.media == Media::Yaml { Err(not_acceptable(STREAMABLE)) } else { Ok(()) }
+pub fn framed(codecs: Codecs, accepted: &Accepted) -> Result<()> {
+    if accepted.media == Media::Yaml { Err(not_acceptable(codecs.streamable())) } else { Ok(()) }
 }
 
 fn wanted(headers: &HeaderMap) -> &str {
@@ -221,9 +250,9 @@ pub fn unsupported_patch() -> Status {
     Status::unsupported_media_type("415: Unsupported Media Type").with_details(Default::default())
 }
 
-fn choose(header: &str, offers: Offers) -> Option<Accepted> {
+fn choose(codecs: Codecs, header: &str, offers: Offers) -> Option<Accepted> {
     Clause::all(header).iter().find_map(|clause| {
-        let covered = MEDIA.iter().filter(|(_, t, s)| clause.covers(t, s));
+        let covered = codecs.media().iter().filter(|(_, t, s)| clause.covers(t, s));
         covered.into_iter().find_map(|(media, ..)| clause.accept(*media, offers))
     })
 }
@@ -243,13 +272,14 @@ fn wants_pretty(headers: &HeaderMap, raw_query: &str) -> bool {
 ///
 /// # Errors
 /// 415 for an encoding that is not understood.
-pub fn content_media(headers: &HeaderMap) -> Result<Media> {
+pub fn content_media(codecs: Codecs, headers: &HeaderMap) -> Result<Media> {
     let header = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if header.is_empty() {
         return Ok(Media::Json);
     }
-    let essence = media_type::parse(header).ok_or_else(|| unsupported(WRITABLE))?;
-    MEDIA.iter().map(|(m, ..)| *m).find(|m| m.content_type() == essence).ok_or_else(|| unsupported(WRITABLE))
+    let unknown = || unsupported(codecs.writable());
+    let essence = media_type::parse(header).ok_or_else(unknown)?;
+    codecs.media().iter().map(|(m, ..)| *m).find(|m| m.content_type() == essence).ok_or_else(unknown)
 }
 
 /// The content type without its parameters.
@@ -270,11 +300,35 @@ mod tests {
     fn check(header: &str, offers: Offers, wanted: &str) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, header.parse().unwrap());
-        let got = match accept(&headers, "", offers, false, Router::Restful) {
+        let got = match accept(Codecs::default(), &headers, "", offers, false, Router::Restful) {
             Ok(a) => format!("{:?} {:?} {}", a.media, a.convert, a.version),
             Err(e) => e.code.to_string(),
         };
         assert_eq!(got, wanted, "{header}");
+    }
+
+    #[test]
+    fn cbor_is_there_behind_its_gate() {
+        let codecs = Codecs { cbor: true };
+        let got = |header: &str, offers: Offers| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, header.parse().unwrap())]);
+            accept(codecs, &headers, "", offers, true, Router::Restful).map_err(|refused| refused.message)
+        };
+        let cbor = Accepted { media: Media::Cbor, ..Accepted::JSON };
+        assert_eq!(got("application/cbor", BUILTIN), Ok(cbor.clone()));
+        assert_eq!(got("application/cbor, application/json;q=0.9", CUSTOM), Ok(cbor.clone()));
+        assert_eq!(got("application/cbor;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", BUILTIN).unwrap().convert, Some(Convert::PartialMetadata));
+        assert_eq!(got("application/cbor;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", Offers::Discovery).unwrap().media, Media::Cbor);
+        let writable = "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor";
+        assert_eq!(got("application/cbor;as=Table;g=meta.k8s.io;v=v1", BUILTIN), Err(format!("only the following media types are accepted: {writable}")));
+        assert_eq!(got("application/cbor-seq", BUILTIN), Err(format!("only the following media types are accepted: {writable}")));
+        let streamable = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch, application/cbor-seq";
+        assert_eq!(got("text/html", BUILTIN), Err(format!("406: Not Acceptable\n\nAvailable representations: {writable}, {streamable}")));
+        assert_eq!(framed(codecs, &cbor), Ok(()));
+        assert_eq!(cbor.media.stream_type(), "application/cbor-seq");
+        let sent = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/cbor".parse().unwrap())]);
+        assert_eq!(content_media(codecs, &sent), Ok(Media::Cbor));
+        assert_eq!(content_media(Codecs::default(), &sent).unwrap_err().code, 415);
     }
 
     const BUILTIN: Offers = Offers::Resource { custom: false, tables: true };
@@ -284,7 +338,7 @@ mod tests {
     fn the_router_refuses_types_and_the_handler_their_parameters() {
         let refusal = |header: &str, streams: bool, router: Router| {
             let headers = HeaderMap::from_iter([(header::ACCEPT, header.parse().unwrap())]);
-            accept(&headers, "", BUILTIN, streams, router).unwrap_err()
+            accept(Codecs::default(), &headers, "", BUILTIN, streams, router).unwrap_err()
         };
         let router = refusal("text/html", false, Router::Restful);
         assert_eq!(router.message, format!("406: Not Acceptable\n\nAvailable representations: {WRITABLE}"));
@@ -295,7 +349,7 @@ mod tests {
         assert_eq!(parameters.message, format!("only the following media types are accepted: {WRITABLE}"));
         assert_eq!(refusal("text/html", true, Router::Restful).message, format!("{}, {STREAMABLE}", router.message));
         let yaml = Accepted { media: Media::Yaml, ..Accepted::JSON };
-        assert_eq!(framed(&yaml).unwrap_err().message, format!("only the following media types are accepted: {STREAMABLE}"));
+        assert_eq!(framed(Codecs::default(), &yaml).unwrap_err().message, format!("only the following media types are accepted: {STREAMABLE}"));
         assert_eq!(refusal("application/*", false, Router::Restful).message, router.message);
     }
 

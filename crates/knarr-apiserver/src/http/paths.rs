@@ -188,7 +188,7 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
         ["apis", group, version] if catalog.is_custom(group, version) => Router::None,
         _ => Router::Restful,
     };
-    let accepted = match accept(headers, "", offers, false, router) {
+    let accepted = match accept(inner.config.codecs, headers, "", offers, false, router) {
         Ok(accepted) => accepted,
         Err(_) if catalog.documents().find(path, &Accepted::JSON, "").is_none() => Accepted::JSON,
         Err(refused) => return Err(refused),
@@ -206,6 +206,7 @@ async fn discovery(inner: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
     let content_type = match (aggregated, accepted.media) {
         (false, media) => media.content_type(),
         (true, Media::Protobuf) => "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        (true, Media::Cbor) => "application/cbor;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         (true, _) => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
     };
     let bytes = document.bytes(&accepted);

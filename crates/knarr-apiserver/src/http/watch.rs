@@ -51,7 +51,11 @@ fn apart(mut frames: Frames) -> Body {
 /// Says everything that the bytes of an event depend on, but for its type.
 fn form(served: &Served, format: &Format) -> u64 {
     let a = &format.accepted;
-    let media = u64::from(a.media == Media::Protobuf);
+    let media = match a.media {
+        Media::Json | Media::Yaml => 0,
+        Media::Protobuf => 1,
+        Media::Cbor => 2,
+    };
     let convert = match a.convert {
         None => 0,
         Some(Convert::Table) => 1,

@@ -1,4 +1,4 @@
-//! A watch over a WebSocket, which browsers use: one message for each event, text for JSON and binary for protobuf (upstream:
+//! A watch over a WebSocket, which browsers use: one message for each event, text for JSON and binary for the others (upstream:
 //! `WatchServer.HandleWS`).
 
 use bytes::{Buf, Bytes};
@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use knarr_core::{Reason, Result, Status};
+use knarr_schema::codec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{
@@ -56,8 +57,15 @@ async fn send(events: Body, mut to: impl AsyncWrite + Unpin, media: Media) -> Re
     Ok(to.shutdown().await?)
 }
 
-/// The events of a batch as frames. In JSON each ends with a line, in protobuf its length stands before it.
+/// The events of a batch as frames. In JSON each ends with a line, in protobuf its length stands before it, in CBOR it is in it.
 fn messages(mut batch: Bytes, media: Media) -> Vec<u8> {
+    if media == Media::Cbor {
+        let mut frames = Vec::with_capacity(batch.len());
+        while let Some(length) = codec::cbor_length(&batch) {
+            frames.extend(socket::frame(Opcode::Binary, &batch.split_to(length)));
+        }
+        return frames;
+    }
     if media != Media::Protobuf {
         return batch.split_inclusive(|b| *b == b'\n').flat_map(|event| socket::frame(Opcode::Text, event)).collect();
     }
@@ -79,5 +87,7 @@ mod tests {
         assert_eq!(json, [&[0x81, 4][..], b"{1}\n", &[0x81, 5], b"{22}\n"].concat());
         let protobuf = messages(Bytes::from_static(b"\0\0\0\x01a\0\0\0\x02bc"), Media::Protobuf);
         assert_eq!(protobuf, [&[0x82, 1][..], b"a", &[0x82, 2], b"bc"].concat());
+        let cbor = messages(Bytes::from_static(b"\xd9\xd9\xf7\xa0\xd9\xd9\xf7\x80"), Media::Cbor);
+        assert_eq!(cbor, [&[0x82, 4][..], b"\xd9\xd9\xf7\xa0", &[0x82, 4], b"\xd9\xd9\xf7\x80"].concat());
     }
 }

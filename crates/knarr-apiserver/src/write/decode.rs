@@ -32,6 +32,7 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
         Input::Tree(tree) => codec::decode_value(resource, tree, field_validation(ex))?,
         Input::Encoded { media: Media::Json, bytes } => codec::decode_json(resource, bytes, field_validation(ex))?,
         Input::Encoded { media: Media::Yaml, bytes } => codec::decode_value(resource, &from_yaml(ex, bytes)?, field_validation(ex))?,
+        Input::Encoded { media: Media::Cbor, bytes } => codec::decode_value(resource, &from_cbor(&resource.kind, bytes)?, field_validation(ex))?,
         Input::Encoded { media: Media::Protobuf, bytes } => codec::Decoded { value: from_protobuf(resource, bytes)?, warnings: Vec::new() },
     };
     ex.warn_all(decoded.warnings);
@@ -117,6 +118,11 @@ fn from_yaml(ex: &Exchange<'_>, body: &[u8]) -> Result<Value> {
     Ok(document.value)
 }
 
+/// A key that is there twice makes the whole body unreadable, however strictly fields are taken.
+fn from_cbor(kind: &str, body: &[u8]) -> Result<Value> {
+    codec::decode_cbor(body).map_err(|why| codec::unrecognized(kind, &format!("unable to determine group/version/kind: {why}"), body))
+}
+
 fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
     if !body.starts_with(b"k8s\0") {
         let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
@@ -157,6 +163,7 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
         }
         Input::Encoded { media: Media::Json, bytes } => bytes.clone(),
         Input::Encoded { media: Media::Yaml, bytes } => serde_json::to_vec(&from_yaml(ex, bytes)?).map_err(Status::internal)?.into(),
+        Input::Encoded { media: Media::Cbor, bytes } => serde_json::to_vec(&from_cbor(&kind.kind, bytes)?).map_err(Status::internal)?.into(),
         Input::Tree(tree) => serde_json::to_vec(tree).map_err(Status::internal)?.into(),
         Input::None => bytes::Bytes::new(),
     };

@@ -16,7 +16,7 @@ use knarr_schema::{
 use super::{Writer, decode, meta, replace, update::Change};
 use crate::{
     call::{Exchange, Input, Outcome},
-    http,
+    http::{self, Media},
     request::validate_write_options,
 };
 
@@ -46,7 +46,11 @@ const CUSTOM_TYPES: &str = "application/json-patch+json, application/merge-patch
 
 /// 415 of a patch that the resource does not take.
 fn unsupported(ex: &Exchange<'_>) -> Status {
-    if ex.served.resource.custom.is_some() { http::unsupported(CUSTOM_TYPES) } else { http::unsupported_patch() }
+    match (ex.served.resource.custom.is_some(), ex.server.config.codecs.cbor) {
+        (true, true) => http::unsupported(&format!("{CUSTOM_TYPES}, application/apply-patch+cbor")),
+        (true, false) => http::unsupported(CUSTOM_TYPES),
+        (false, _) => http::unsupported_patch(),
+    }
 }
 
 /// A patch as the client sent it. What is wrong with it, as long as it is JSON at all, is told only where it is to be applied: who
@@ -73,6 +77,7 @@ pub fn read(ex: &Exchange<'_>, patch_type: PatchType) -> Result<Sent> {
     let bytes = match &ex.call.input {
         Input::Tree(tree) => return Ok(Sent { body: Ok(tree.clone()), complaints: Vec::new() }),
         Input::None => &[][..],
+        Input::Encoded { media: Media::Cbor, bytes } => return read_apply_cbor(bytes),
         Input::Encoded { bytes, .. } => bytes,
     };
     let mut sent = if patch_type == PatchType::Apply { read_apply(bytes)? } else { read_json(bytes, patch_type)? };
@@ -142,6 +147,28 @@ fn read_apply(bytes: &[u8]) -> Result<Sent> {
         other => Err(bad(&format!("error unmarshaling JSON: while decoding JSON: {}", not_a(&other, MAP)))),
     };
     Ok(Sent { body, complaints: duplicates })
+}
+
+fn read_apply_cbor(bytes: &[u8]) -> Result<Sent> {
+    let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
+    match codec::decode_cbor(bytes).map_err(bad)? {
+        value @ Value::Object(_) => Ok(Sent { body: Ok(value), complaints: Vec::new() }),
+        Value::Null => Ok(Sent { body: Ok(Value::Object(Map::new())), complaints: Vec::new() }),
+        other => Err(bad(format!("cbor: cannot unmarshal {} into Go value of type {MAP}", kind_of(&other)))),
+    }
+}
+
+/// What CBOR calls a value.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null | Value::Bool(_) => "primitives",
+        Value::Number(n) if n.is_f64() => "primitives",
+        Value::Number(n) if n.is_i64() && n.as_i64() < Some(0) => "negative integer",
+        Value::Number(_) => "positive integer",
+        Value::String(_) => "byte string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "map",
+    }
 }
 
 /// What upstream's reader says of a document of the wrong type.

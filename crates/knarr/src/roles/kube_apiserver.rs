@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use super::access::{self, Access, Own};
 use super::audit;
 use super::flags::{Flags, Known};
+use super::gates::{self, Gates};
 use super::{etcd, telemetry, tls};
 
 pub(super) const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
@@ -71,8 +72,12 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    for name in flags.names().filter(|n| !HONOURED.contains(n) && !access::FLAGS.contains(n) && !audit::FLAGS.contains(n) && !telemetry::FLAGS.contains(n)) {
+    let honoured = [HONOURED, access::FLAGS, audit::FLAGS, gates::FLAGS, telemetry::FLAGS].concat();
+    for name in flags.names().filter(|n| !honoured.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
+    }
+    for gate in Gates::of(&flags)?.1 {
+        tracing::info!(gate, "this gate changes nothing here");
     }
     super::until_it_ends(super::runtime(2)?, serve_until_stopped(&flags))
 }
@@ -180,7 +185,8 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
 }
 
 fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
-    let mut config = knarr_apiserver::Config { audit: audit::settings(flags)?, ..knarr_apiserver::Config::default() };
+    let codecs = Gates::of(flags)?.0.codecs;
+    let mut config = knarr_apiserver::Config { audit: audit::settings(flags)?, codecs, ..knarr_apiserver::Config::default() };
     let cidrs = flags.list("service-cluster-ip-range");
     if !cidrs.is_empty() {
         config.service_cidrs = cidrs
@@ -272,7 +278,7 @@ mod tests {
     #[test]
     fn every_flag_that_is_honoured_is_a_flag() {
         let help = Known::new(FLAGS).help("kube-apiserver", "");
-        for name in HONOURED.iter().chain(audit::FLAGS).chain(telemetry::FLAGS) {
+        for name in HONOURED.iter().chain(gates::FLAGS).chain(audit::FLAGS).chain(telemetry::FLAGS) {
             assert!(help.contains(&format!("--{name}")), "{name}");
         }
         assert!(!help.contains("--insecure-port"));

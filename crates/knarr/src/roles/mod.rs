@@ -5,6 +5,7 @@ mod agent;
 mod audit;
 pub mod etcd;
 mod flags;
+mod gates;
 mod guard;
 mod joined;
 mod keys;

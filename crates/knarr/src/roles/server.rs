@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{self, Access, FrontProxy, Own};
 use super::audit;
 use super::flags::{Flags, Known};
+use super::gates::{self, Gates};
 use super::keys::Keys;
 use super::renewal::keep_fresh;
 use super::{telemetry, tls};
@@ -146,6 +147,7 @@ async fn build(
         components: &["scheduler", "controller-manager"],
         flags: flags.names().map(|name| (name.to_owned(), flags.list(name).join(","))).collect(),
         audit: audit::settings(&flags)?,
+        codecs: Gates::of(&flags)?.0.codecs,
         read_inflight_max: flags.parsed("max-requests-inflight")?.unwrap_or(defaults.read_inflight_max),
         write_inflight_max: flags.parsed("max-mutating-requests-inflight")?.unwrap_or(defaults.write_inflight_max),
         ..defaults
@@ -182,9 +184,13 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
     }
     let flags = known.parse(&dashed)?;
-    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n)) {
+    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, gates::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n)) {
         let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
+    }
+    if let [gate, ..] = &Gates::of(&flags)?.1[..] {
+        let what = format!("--feature-gates: {gate} is no gate that this cluster acts on");
+        return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out: gates are as they are by default"));
     }
     Ok(flags)
 }
