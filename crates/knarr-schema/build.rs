@@ -192,6 +192,9 @@ fn resources(data: &Path, kinds: &Value) -> Vec<u8> {
         // The core group has no name in the keys.
         let (group, rest) = if parts[0] == "v1" { ("", &parts[..]) } else { (parts[0], &parts[1..]) };
         let version = rest[0];
+        // A version that looks like the stable one needs no lines of its own in the other tables.
+        let stable = format!("{}v1/{}", if group.is_empty() { String::new() } else { format!("{group}/") }, rest[1]);
+        let known = |table: &Value| if table[&key].is_null() { stable.clone() } else { key.clone() };
         if let Some(sub) = rest.get(2) {
             // What is shown of a subresource that is a kind of its own.
             let shown = entry["responseGroupVersion"].as_str().map_or_else(String::new, |group_version| format!("{group_version}/{}", text(&entry["kind"])));
@@ -208,11 +211,27 @@ fn resources(data: &Path, kinds: &Value) -> Vec<u8> {
             "list_kind": if has_list { list_kind } else { String::new() },
             "namespaced": entry["namespaced"], "verbs": entry["verbs"],
             "short_names": or_empty(&entry["shortNames"]), "categories": or_empty(&entry["categories"]), "subresources": [],
-            "columns": described(&columns[&key], &descriptions, &key), "selectable_fields": or_empty(&selectors[&key]),
-            "storage": storage.get(&key).cloned().unwrap_or_else(|| json!(if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") })),
+            "columns": described(&columns[known(&columns)], &descriptions, &known(&columns)), "selectable_fields": or_empty(&selectors[known(&selectors)]),
+            "deprecated": deprecated(&entry, group, version), "lenient": entry["lenient"] == true,
+            "storage": storage.get(known(&storage)).cloned().unwrap_or_else(|| json!(if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") })),
         }));
     }
     serde_json::to_vec(&all).expect("a tree is JSON")
+}
+
+/// What requests for a kind are told that is on its way out, and the release without it (upstream: `deprecation.WarningMessage`).
+fn deprecated(entry: &Value, group: &str, version: &str) -> Value {
+    let Some(since) = entry["deprecated"]["since"].as_str() else { return Value::Null };
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let mut warning = format!("{group_version} {} is deprecated in v{since}+", text(&entry["kind"]));
+    let removed = entry["deprecated"]["removed"].as_str().unwrap_or_default();
+    if !removed.is_empty() {
+        warning += &format!(", unavailable in v{removed}+");
+    }
+    if let Some(instead) = entry["deprecated"]["use"].as_str() {
+        warning += &format!("; use {instead}");
+    }
+    json!({"warning": warning, "removed": removed})
 }
 
 /// The columns of a resource, each with what it says of itself: texts are numbered, for most are shared.

@@ -3,6 +3,7 @@
 mod builtin;
 mod custom;
 mod index;
+mod runtime_config;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,10 +11,12 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use knarr_core::{GroupVersionKind, GroupVersionResource};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 pub use self::custom::CustomSchema;
 use self::index::Index;
+pub use self::runtime_config::RuntimeConfig;
 use crate::types::TypeId;
 
 /// A table column: `[name, type, format, priority]` of upstream's `TableColumnDefinition`.
@@ -54,6 +57,15 @@ pub struct Custom {
     pub preserve_unknown_fields: bool,
 }
 
+/// That a kind is on its way out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Deprecation {
+    /// What every request for it is told.
+    pub warning: String,
+    /// The release that serves it no more; empty where none is named.
+    pub removed: String,
+}
+
 /// One resource in one version: a line of the table.
 #[derive(Clone, Debug)]
 pub struct Resource {
@@ -75,6 +87,10 @@ pub struct Resource {
     pub storage: (String, String),
     /// Its type; absent for custom resources.
     pub type_id: Option<TypeId>,
+    pub deprecated: Option<Deprecation>,
+    /// A version with the manners of old, where its resource has learned better: a PUT needs no resourceVersion, and a delete answers with
+    /// the object (upstream: `devicetaintrule.NewRESTLegacy`).
+    pub lenient: bool,
     pub custom: Option<Arc<Custom>>,
 }
 
@@ -119,8 +135,20 @@ pub struct Registry {
 impl Registry {
     /// What 1.37 serves by default.
     pub fn builtin() -> Self {
-        static BUILTIN: LazyLock<Registry> = LazyLock::new(|| Registry::of(builtin::resources()));
+        static BUILTIN: LazyLock<Registry> = LazyLock::new(|| Registry::everything().chosen(&RuntimeConfig::default()));
         BUILTIN.clone()
+    }
+
+    /// What 1.37 can serve: the versions that are off by default, too.
+    pub fn everything() -> Self {
+        static EVERYTHING: LazyLock<Registry> = LazyLock::new(|| Registry::of(builtin::resources()));
+        EVERYTHING.clone()
+    }
+
+    /// What is left of it when somebody chooses.
+    #[must_use]
+    pub fn chosen(&self, config: &RuntimeConfig) -> Self {
+        Self::of(self.resources.iter().filter(|r| config.serves(&r.group, &r.version, &r.plural)).cloned().collect())
     }
 
     fn of(resources: Vec<Arc<Resource>>) -> Self {
@@ -218,8 +246,8 @@ mod tests {
 
     #[test]
     fn resources_are_found_by_plural_and_by_kind() {
-        let registry = Registry::builtin();
-        assert_eq!(registry.all().len(), 72);
+        assert_eq!(Registry::builtin().all().len(), 72);
+        let registry = Registry::everything();
         for r in registry.all() {
             assert!(std::ptr::eq(&**registry.by_resource(&r.group, &r.version, &r.plural).unwrap(), &**r));
             assert!(std::ptr::eq(&**registry.by_kind(&r.group, &r.version, &r.kind).unwrap(), &**r));
@@ -233,6 +261,18 @@ mod tests {
         assert_eq!(pods.subresource("eviction").unwrap().response, Some(("policy".into(), "v1".into())));
         assert_eq!(registry.groups().len(), registry.groups().iter().map(|g| &g.0).collect::<std::collections::BTreeSet<_>>().len());
         assert!(registry.groups().contains(&("autoscaling".into(), vec!["v2".into(), "v1".into()])));
+    }
+
+    #[test]
+    fn a_version_that_looks_like_the_stable_one_shares_its_lines() {
+        let registry = Registry::everything();
+        let find = |version, plural| registry.by_resource("resource.k8s.io", version, plural).unwrap();
+        let (stable, beta) = (find("v1", "resourceslices"), find("v1beta1", "resourceslices"));
+        assert_eq!((&stable.columns, &stable.selectable_fields, &stable.storage), (&beta.columns, &beta.selectable_fields, &beta.storage));
+        assert_eq!(beta.deprecated.as_ref().unwrap().warning, "resource.k8s.io/v1beta1 ResourceSlice is deprecated in v1.35+, unavailable in v1.38+");
+        assert_eq!((beta.storage_hash(), find("v1beta2", "devicetaintrules").storage_hash()), ("KsC072WgaEY=".into(), "i+85+TcIKpA=".into()));
+        let candidates = registry.by_resource("coordination.k8s.io", "v1beta1", "leasecandidates").unwrap();
+        assert_eq!((candidates.storage_hash().as_str(), candidates.columns.len()), ("lvME0iHWE20=", 5));
     }
 
     #[test]

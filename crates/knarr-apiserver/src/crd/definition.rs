@@ -53,6 +53,8 @@ fn resource(definition: &Value, version: &Value, storage: &str) -> Resource {
         selectable_fields: fields,
         storage: (group.clone(), storage.to_owned()),
         type_id: None,
+        deprecated: None,
+        lenient: false,
         custom: Some(Arc::new(custom(definition, version, selectable))),
         group,
         kind,

@@ -30,6 +30,8 @@ pub fn resource() -> &'static Resource {
         selectable_fields: Vec::new(),
         storage: ("autoscaling".into(), "v1".into()),
         type_id: types::of_kind("autoscaling", "v1", "Scale"),
+        deprecated: None,
+        lenient: false,
         custom: None,
     });
     &SCALE

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn every_field_of_a_served_kind_is_described() {
         let texts = Descriptions::load();
-        for resource in crate::registry::Registry::builtin().all() {
+        for resource in crate::registry::Registry::everything().all() {
             let t = crate::types::get(resource.type_id.unwrap());
             assert!(texts.of_type(t.name).is_some(), "{}", t.name);
             for field in t.json_fields().filter(|f| f.json != "metadata") {

@@ -355,7 +355,8 @@ impl<'a> Builder<'a> {
         let params = [scope, &[NAME, PRETTY]].concat();
         let mut operations = self.read_and_write(&self.resource.verbs, &params, &self.object, &self.noun(), None);
         if self.can("delete") {
-            let deleted = ANSWER_DELETED.iter().any(|(group, plurals)| *group == self.resource.group && plurals.contains(&self.resource.plural.as_str()));
+            let deleted = self.resource.lenient
+                || ANSWER_DELETED.iter().any(|(group, plurals)| *group == self.resource.group && plurals.contains(&self.resource.plural.as_str()));
             let answer = if deleted && !self.is_custom() { self.object.clone() } else { meta("Status") };
             let id = format!("delete{}{}", self.gv, self.noun());
             let mut operation = self.operation("delete", "delete", id, &[&params, &DELETE], [200, 202].map(|code| (code, answer.clone())).to_vec());

@@ -141,6 +141,8 @@ fn widget() -> Resource {
         kind: "Widget".into(),
         list_kind: "WidgetList".into(),
         type_id: None,
+        deprecated: None,
+        lenient: false,
         subresources: vec![],
         custom: Some(Arc::new(Custom {
             definition: "widgets.stable.example.com".into(),

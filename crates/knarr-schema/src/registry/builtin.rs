@@ -5,7 +5,7 @@ use std::sync::Arc;
 use knarr_core::GroupVersion;
 use serde::Deserialize;
 
-use super::{Column, Resource, Subresource};
+use super::{Column, Deprecation, Resource, Subresource};
 use crate::types;
 
 #[derive(Deserialize)]
@@ -24,6 +24,8 @@ struct Entry {
     columns: Vec<Cells>,
     selectable_fields: Vec<String>,
     storage: String,
+    deprecated: Option<Deprecation>,
+    lenient: bool,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +40,7 @@ struct Sub {
 /// Name, type, format, priority and description of a column.
 type Cells = (String, String, String, i32, String);
 
+/// All of them, those that are not served by default included.
 pub(super) fn resources() -> Vec<Arc<Resource>> {
     let entries: Vec<Entry> = serde_json::from_str(include_str!(concat!(env!("OUT_DIR"), "/resources.json"))).expect("written by build.rs");
     entries.into_iter().map(|e| Arc::new(e.into())).collect()
@@ -66,6 +69,8 @@ impl From<Entry> for Resource {
             columns: e.columns.into_iter().map(Column::from).collect(),
             selectable_fields: e.selectable_fields,
             storage: group_version(&e.storage),
+            deprecated: e.deprecated,
+            lenient: e.lenient,
             custom: None,
         }
     }
