@@ -11,6 +11,7 @@ use crate::apiextensions::conversion as definition;
 use crate::autoscaling::conversion as autoscaler;
 use crate::certificates;
 use crate::core::event;
+use crate::resource::v1beta1 as devices;
 
 /// Converts an object between two versions of its kind: `autoscaling/v1` and `v2`, `v1` and `events.k8s.io/v1`, ….
 /// Equal versions give the object back.
@@ -36,6 +37,8 @@ pub fn convert(mut object: Value, to_group: &str, to_version: &str) -> Result<Va
         ("CustomResourceDefinition", "apiextensions.k8s.io/v1", _) => definition::to_v1beta1(&mut object),
         ("CustomResourceDefinition", "apiextensions.k8s.io/v1beta1", _) => definition::from_v1beta1(&mut object),
         ("PodCertificateRequest", "certificates.k8s.io/v1beta1", _) => certificates::from_v1beta1(&mut object),
+        (kind, "resource.k8s.io/v1beta1", _) => devices::from_v1beta1(kind, &mut object),
+        (kind, _, "resource.k8s.io/v1beta1") => devices::to_v1beta1(kind, &mut object),
         _ => {}
     }
     object.set(&["apiVersion"], to);

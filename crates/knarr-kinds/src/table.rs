@@ -8,7 +8,7 @@ use crate::apps::{controllerrevision::ControllerRevision, daemonset::DaemonSet, 
 use crate::autoscaling::HorizontalPodAutoscaler;
 use crate::batch::{cronjob::CronJob, job::Job};
 use crate::certificates::{Approval, CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest};
-use crate::coordination::Lease;
+use crate::coordination::{Lease, LeaseCandidate};
 use crate::core::config::{ConfigMap, Secret};
 use crate::core::endpoints::Endpoints;
 use crate::core::event::Event;
@@ -84,6 +84,7 @@ static TABLE: &[Row] = &[
     row!("certificates.k8s.io", "certificatesigningrequests", CertificateSigningRequest),
     row!("certificates.k8s.io", "clustertrustbundles", ClusterTrustBundle),
     row!("certificates.k8s.io", "podcertificaterequests", PodCertificateRequest),
+    row!("coordination.k8s.io", "leasecandidates", LeaseCandidate),
     row!("coordination.k8s.io", "leases", Lease),
     row!("discovery.k8s.io", "endpointslices", EndpointSlice),
     row!("events.k8s.io", "events", Event { strict: true }),

@@ -69,6 +69,19 @@ pub fn verify(key: &SubjectPublicKeyInfo<'_>, algorithm: &AlgorithmIdentifier<'_
     })
 }
 
+/// Whether `signature` is that of the key over `message` in the way that suits the key: ECDSA and PSS with SHA-256 (Go: `ed25519.Verify`,
+/// `ecdsa.VerifyASN1`, `rsa.VerifyPSS`).
+pub fn proves(key: &SubjectPublicKeyInfo<'_>, message: &[u8], signature: &[u8]) -> bool {
+    let how: &'static dyn VerificationAlgorithm = match KeyType::of(key) {
+        Ok(KeyType::Ed25519) => &signature::ED25519,
+        Ok(KeyType::Ecdsa("P-256")) => &signature::ECDSA_P256_SHA256_ASN1,
+        Ok(KeyType::Ecdsa("P-384")) => &signature::ECDSA_P384_SHA256_ASN1,
+        Ok(KeyType::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA256,
+        _ => return false,
+    };
+    UnparsedPublicKey::new(how, &key.subject_public_key.data).verify(message, signature).is_ok()
+}
+
 fn method(key: &SubjectPublicKeyInfo<'_>, algorithm: &AlgorithmIdentifier<'_>) -> Option<&'static dyn VerificationAlgorithm> {
     let oid = algorithm.algorithm.to_id_string();
     Some(match (KeyType::of(key).ok()?, oid.as_str()) {

@@ -8,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use knarr_core::field::{Error, ErrorList, Path};
 use knarr_core::{Value, ValueExt, json, names as core_names, pem};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::keys::KeyType;
+use super::keys::{KeyType, proves};
 use super::names;
 use super::request::{AlternativeNames, CertificateRequest};
 use crate::at::{self, At};
@@ -91,11 +92,32 @@ fn spec(spec: &At, e: &mut ErrorList) {
     if !(EXPIRATION_SECONDS_MIN..=max).contains(&seconds.int()) {
         e.push(seconds.invalid(format!("must be in the range [{EXPIRATION_SECONDS_MIN}, {max}]")));
     }
-    let stub = spec.get("stubPKCS10Request");
-    if stub.is_empty() {
-        e.push(Error::invalid_omitted(&spec.path(), "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set"));
-    } else {
-        e.extend(proof(&stub));
+    let (stub, key, possession) = (spec.get("stubPKCS10Request"), spec.get("pkixPublicKey"), spec.get("proofOfPossession"));
+    match (stub.is_empty(), key.is_empty(), possession.is_empty()) {
+        (false, true, true) => e.extend(proof(&stub)),
+        (true, false, false) => e.extend(bare_proof(&key, &possession, spec.str_of("podUID"))),
+        _ => e.push(Error::invalid_omitted(&spec.path(), "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set")),
+    }
+}
+
+/// The same of v1beta1, where key and proof stand alone: what is signed is the pod's uid (upstream: `validateDeprecatedPKIXPublicKey`).
+fn bare_proof(key: &At, possession: &At, uid: &str) -> Option<Error> {
+    let (der, signature) = (decoded(key.str()), decoded(possession.str()));
+    for (place, bytes) in [(key, &der), (possession, &signature)] {
+        if bytes.len() > REQUEST_BYTES_MAX {
+            return Some(place.too_long(REQUEST_BYTES_MAX as i64));
+        }
+    }
+    let read = SubjectPublicKeyInfo::from_der(&der).ok().filter(|(rest, _)| rest.is_empty()).and_then(|(_, info)| Some((KeyType::of(&info).ok()?, info)));
+    match read {
+        None => Some(key.invalid("must be a valid PKIX-serialized public key")),
+        Some((KeyType::Unknown, _)) => Some(key.invalid("unknown public key type; supported types are Ed25519, ECDSA, and RSA")),
+        Some((KeyType::Ecdsa("P-224"), _)) => Some(key.invalid_as("curve P-224", "elliptic public keys must use curve P256 or P384")),
+        Some((KeyType::Rsa(bits), _)) if ![3072, 4096].contains(&bits) => {
+            Some(key.invalid_as(format!("{bits}-bit modulus"), "RSA keys must have modulus size 3072 or 4096"))
+        }
+        Some((_, info)) if proves(&info, uid.as_bytes(), &signature) => None,
+        Some(_) => Some(Error::invalid_omitted(&possession.path(), "could not verify proof-of-possession signature")),
     }
 }
 
@@ -176,10 +198,20 @@ fn known_conditions(list: &At, e: &mut ErrorList) {
     conditions(list, e);
 }
 
+/// `SubjectPublicKeyInfo` of the key that was asked for.
+fn requested_key(spec: &At) -> Result<Vec<u8>, ErrorList> {
+    let (stub, key) = (spec.get("stubPKCS10Request"), spec.get("pkixPublicKey"));
+    if stub.is_empty() && !key.is_empty() {
+        return Ok(decoded(key.str()));
+    }
+    let wanted = CertificateRequest::from_der(&decoded(stub.str()));
+    Ok(wanted.map_err(|_| vec![Error::invalid_omitted(&stub.path(), "must be a valid PKCS#10 CSR")])?.public_key)
+}
+
 /// The chain is for the key that was asked for, and the status tells of it what it says itself.
 fn issued(root: &At, now: Timestamp) -> Result<(), ErrorList> {
     let (spec, status) = (root.get("spec"), root.get("status"));
-    let (chain, stub) = (status.get("certificateChain"), spec.get("stubPKCS10Request"));
+    let chain = status.get("certificateChain");
     if chain.str().len() > CHAIN_BYTES_MAX {
         return Err(vec![chain.too_long(CHAIN_BYTES_MAX as i64)]);
     }
@@ -191,9 +223,7 @@ fn issued(root: &At, now: Timestamp) -> Result<(), ErrorList> {
     }
     let leaf = parse(&leaf.der).ok_or_else(|| wrong("leaf certificate does not parse as valid X.509"))?;
     let mut errors = leaf_names(&chain, &leaf);
-    let wanted = CertificateRequest::from_der(&decoded(stub.str()));
-    let wanted = wanted.map_err(|_| vec![Error::invalid_omitted(&stub.path(), "must be a valid PKCS#10 CSR")])?;
-    if wanted.public_key != leaf.public_key().raw {
+    if requested_key(&spec)? != leaf.public_key().raw {
         errors.extend(wrong("leaf certificate was not issued to the requested public key"));
         return Err(errors);
     }
@@ -314,6 +344,23 @@ mod tests {
         let last = forged.len() - 1;
         forged[last] ^= 1;
         assert_eq!(ask("stubPKCS10Request", json!(STANDARD.encode(forged))), ["spec.stubPKCS10Request: Invalid value: invalid signature"]);
+    }
+
+    #[test]
+    fn a_key_of_its_own_proves_itself_by_the_uid_of_the_pod() {
+        use ring::signature::{Ed25519KeyPair, KeyPair};
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let mut der = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+        der.extend(pair.public_key().as_ref());
+        let ask = |message: &str| {
+            let mut request = good();
+            request.remove(&["spec", "stubPKCS10Request"]);
+            request.set(&["spec", "pkixPublicKey"], STANDARD.encode(&der));
+            request.set(&["spec", "proofOfPossession"], STANDARD.encode(pair.sign(message.as_bytes())));
+            texts(at::check(&request, |root, e| super::spec(&root.get("spec"), e)))
+        };
+        assert_eq!(ask("u"), [""; 0]);
+        assert_eq!(ask("v"), ["spec.proofOfPossession: Invalid value: could not verify proof-of-possession signature"]);
     }
 
     /// The leaf of the fixtures is for the key of `leaf.csr`, from then on for a day.

@@ -1,6 +1,7 @@
 //! Dynamic resource allocation: kinds of the group `resource.k8s.io` (upstream: `pkg/registry/resource`).
 
 mod capacity;
+pub mod v1beta1;
 mod validation;
 
 use crate::cells::{Cells, age, is_deleting, name, since, text};
@@ -12,6 +13,8 @@ use crate::at;
 use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{default_if_zero, each, is_zero_at, with};
 use crate::{disabled, separation};
+
+const V1BETA1: &str = "resource.k8s.io/v1beta1";
 
 pub struct ResourceClaim;
 
@@ -87,8 +90,12 @@ impl Strategy for ResourceClaimTemplate {
 
 fn default_claim_spec(object: &mut Value, spec: &[&str]) {
     let requests: Vec<&str> = spec.iter().copied().chain(["devices", "requests"]).collect();
+    let is_flat = object.str_at(&["apiVersion"]) == Some(V1BETA1);
     each(object, &requests, |request| {
         with(request, &["exactly"], default_request);
+        if is_flat {
+            v1beta1::default_flat_request(request);
+        }
         each(request, &["firstAvailable"], default_request);
     });
 }
@@ -118,7 +125,11 @@ impl Strategy for ResourceSlice {
     }
 
     fn default_times(&self, slice: &mut Value, now: Timestamp) {
-        each(slice, &["spec", "devices"], |device| each(device, &["taints"], |taint| stamp(taint, now)));
+        each(slice, &["spec", "devices"], |device| {
+            each(device, &["taints"], |taint| stamp(taint, now));
+            // In v1beta1.
+            each(device, &["basic", "taints"], |taint| stamp(taint, now));
+        });
     }
 
     fn validate_create(&self, _cx: &Context<'_>, slice: &Value) -> ErrorList {

@@ -204,6 +204,8 @@ fn wish(wish: &At, f: &mut Found) {
         "All" if count.int() != 0 => f.by_hand.push(count.invalid("must not be specified when allocationMode is 'All'")),
         "ExactCount" if count.int() <= 0 => f.by_hand.push(count.invalid_as(count.int(), "must be greater than zero")),
         "All" | "ExactCount" => {}
+        // Only v1beta1 leaves it so.
+        "" => f.by_hand.push(mode.not_supported(&MODES)),
         _ => f.declared.push(mode.not_supported(&MODES)),
     }
     wish.get("tolerations").items().for_each(|t| toleration(&t, f));
