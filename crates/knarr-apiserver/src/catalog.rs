@@ -258,7 +258,7 @@ const RETURN_DELETED: [(&str, &[&str]); 3] = [
 ];
 
 fn returns_deleted(resource: &Resource) -> bool {
-    RETURN_DELETED.iter().any(|(group, plurals)| *group == resource.group && plurals.contains(&resource.plural.as_str()))
+    resource.lenient || RETURN_DELETED.iter().any(|(group, plurals)| *group == resource.group && plurals.contains(&resource.plural.as_str()))
 }
 
 type ByResource = HashMap<String, Arc<Served>>;

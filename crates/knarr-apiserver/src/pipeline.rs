@@ -108,9 +108,9 @@ impl Inner {
         let mut warnings = ex.take_warnings();
         // Where there is no such route nobody warns.
         let routed = !outcome.as_ref().is_err_and(|f: &Failure| matches!(f.status.code, 405 | 415));
-        let deprecated = deprecation(&ex.call.info.group, &ex.call.info.resource).filter(|_| routed);
-        if let Some(text) = deprecated {
-            warnings.insert(0, text.to_owned());
+        let deprecated = ex.served.resource.deprecated.as_ref().filter(|_| routed);
+        if let Some(deprecation) = deprecated {
+            warnings.insert(0, deprecation.warning.clone());
         }
         if let Some(record) = record {
             ex.take_annotations().into_iter().for_each(|(key, value)| record.annotate(key, value));
@@ -152,15 +152,6 @@ fn span_of(call: &Call) -> Span {
         span.set("scope", info.scope());
     }
     span
-}
-
-/// What every request for a kind on its way out is told (upstream: `APILifecycleDeprecated` of the type).
-pub fn deprecation(group: &str, resource: &str) -> Option<&'static str> {
-    match (group, resource) {
-        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        _ => None,
-    }
 }
 
 /// What a panic said.

@@ -12,6 +12,7 @@ use knarr_client::{
 use knarr_core::Result;
 use knarr_core::clock::Env;
 use knarr_kinds::certificates::request::CertificateRequest;
+use knarr_schema::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 /// Keys that one controller works on at once (upstream: `--concurrent-*-syncs`, 5 for most).
@@ -88,6 +89,8 @@ pub struct ControllerContext {
     /// Without keys nothing is signed: those controllers do not start.
     pub keys: Option<Arc<dyn ClusterKeys>>,
     pub metrics_for: Option<MetricsFor>,
+    /// The built-in resources that are served.
+    pub registry: Registry,
     pub informers: SharedInformers,
     pub env: Env,
     pub config: Arc<Config>,
@@ -211,6 +214,7 @@ pub mod testing {
                 manager: client.clone(),
                 keys: Some(Arc::new(TestKeys)),
                 metrics_for: None,
+                registry: Registry::builtin(),
                 informers: SharedInformers::new(client, env.clone(), stop.clone()),
                 env,
                 config: Arc::new(config),

@@ -114,7 +114,7 @@ pub struct Resources {
 
 impl Resources {
     pub fn new(context: &ControllerContext) -> Self {
-        let registry = Registry::builtin();
+        let registry = context.registry.clone();
         Self { builtin: Arc::new(preferred(&registry)), registry, definitions: context.informer::<CustomResourceDefinition, Definition>() }
     }
 

@@ -22,7 +22,7 @@ const CUSTOM: (i64, i64) = (1000, 100);
 const CONCURRENT_MAX: usize = 16;
 
 /// Group and version, priority of the group, priority of the version.
-const PRIORITIES: [(&str, &str, i64, i64); 24] = [
+const PRIORITIES: [(&str, &str, i64, i64); 30] = [
     ("", "v1", 18000, 1),
     ("apps", "v1", 17800, 15),
     ("events.k8s.io", "v1", 17750, 15),
@@ -32,20 +32,26 @@ const PRIORITIES: [(&str, &str, i64, i64); 24] = [
     ("autoscaling", "v2", 17500, 30),
     ("batch", "v1", 17400, 15),
     ("certificates.k8s.io", "v1", 17300, 15),
+    ("certificates.k8s.io", "v1beta1", 17300, 9),
     ("networking.k8s.io", "v1", 17200, 15),
     ("policy", "v1", 17100, 15),
     ("rbac.authorization.k8s.io", "v1", 17000, 15),
     ("storage.k8s.io", "v1", 16800, 15),
     ("apiextensions.k8s.io", "v1", 16700, 15),
     ("admissionregistration.k8s.io", "v1", 16700, 15),
+    ("admissionregistration.k8s.io", "v1beta1", 16700, 12),
     ("scheduling.k8s.io", "v1", 16600, 15),
     ("coordination.k8s.io", "v1", 16500, 15),
+    ("coordination.k8s.io", "v1beta1", 16500, 13),
     ("node.k8s.io", "v1", 16300, 15),
     ("discovery.k8s.io", "v1", 16200, 15),
     ("resource.k8s.io", "v1", 16200, 21),
+    ("resource.k8s.io", "v1beta2", 16200, 15),
+    ("resource.k8s.io", "v1beta1", 16200, 9),
     ("flowcontrol.apiserver.k8s.io", "v1", 16100, 21),
     ("internal.apiserver.k8s.io", "v1alpha1", 16000, 9),
     ("storagemigration.k8s.io", "v1", 15800, 15),
+    ("storagemigration.k8s.io", "v1beta1", 15800, 9),
     ("lifecycle.k8s.io", "v1alpha1", 15700, 1),
 ];
 

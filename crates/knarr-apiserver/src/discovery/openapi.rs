@@ -50,10 +50,18 @@ impl OpenApi {
         Some(document)
     }
 
-    /// A tag that changes when the document does, without making the document: of this build and of the definitions of the
-    /// custom resources in it.
+    /// A tag that changes when the document does, without making the document: of this build, of what was chosen of it and of the
+    /// definitions of the custom resources in it.
     fn tag(&self, of: &str, is_in: impl Fn(&Resource) -> bool) -> String {
         let mut facts = format!("{KUBERNETES_VERSION} {} {of}", env!("CARGO_PKG_VERSION"));
+        let builtin = |registry: &Registry| -> Vec<String> {
+            let own = registry.all().iter().filter(|r| r.custom.is_none() && is_in(r));
+            own.map(|r| format!("{}/{}", r.api_version(), r.plural)).collect()
+        };
+        let chosen = builtin(&self.registry);
+        if chosen != builtin(&Registry::builtin()) {
+            facts += &format!(" {chosen:?}");
+        }
         for resource in self.registry.all().iter().filter(|r| r.custom.is_some() && is_in(r)) {
             facts += &format!(" {resource:?}");
         }

@@ -32,7 +32,7 @@ use crate::{
     encode::{Format, table::Include},
     flowcontrol::{Asked, Class, LEVEL_HEADER, SCHEMA_HEADER, Seat},
     metrics::{Labels, Requests, timed, waited},
-    pipeline::{attributes_for, deprecation, panic_text, unrouted},
+    pipeline::{attributes_for, panic_text, unrouted},
     request::{Query, RequestInfo, options_from_query, parse_bool},
     server::{Inner, Server},
     spans::Span,
@@ -253,7 +253,8 @@ impl Server {
                 inner.check_recorded(&attributes_for(&user, info), passage.record()).await?;
                 // The router's own refusal carries no warnings.
                 let routed = !unreadable.message.starts_with("406: ") && served.is_some();
-                let warnings = deprecation(&info.group, &info.resource).filter(|_| routed).map(str::to_owned);
+                let deprecated = served.as_ref().and_then(|s| s.resource.deprecated.as_ref());
+                let warnings = deprecated.filter(|_| routed).map(|d| d.warning.clone());
                 return Err(Refused::new(unreadable.into(), warnings.into_iter().collect()));
             }
         };

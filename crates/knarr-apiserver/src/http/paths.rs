@@ -14,7 +14,7 @@ use super::{
     respond::{self, Shape, answer, page_not_found},
     zpages,
 };
-use crate::{authn::User, authz::Attributes, catalog::not_served, encode::json, metrics::Now, pipeline::deprecation, request::Query, server::Inner};
+use crate::{authn::User, authz::Attributes, catalog::not_served, encode::json, metrics::Now, request::Query, server::Inner};
 
 const JSON: &str = "application/json";
 
@@ -153,13 +153,14 @@ fn metrics(inner: &Inner) -> String {
     if let Some(auditor) = &inner.auditor {
         auditor.write_metrics(&mut audit);
     }
+    let catalog = inner.catalog.load();
     let now = Now {
         inflight: inner.flow.current(),
         flow: &inner.flow,
         objects: &objects,
         storage_size: inner.storage_size.as_ref().map(|size| size()),
         version: &version(),
-        deprecated: &|group, _, resource| deprecation(group, resource).is_some(),
+        deprecated: &|group, version, resource| catalog.find(group, version, resource)?.resource.deprecated.as_ref().map(|d| d.removed.clone()),
     };
     inner.metrics.text(&now) + &audit.into_string()
 }

@@ -167,9 +167,11 @@ pub struct Now<'a> {
     pub storage_size: Option<u64>,
     /// What `/version` says.
     pub version: &'a knarr_core::Value,
-    /// Whether a resource (group, version, name) is deprecated.
-    pub deprecated: &'a dyn Fn(&str, &str, &str) -> bool,
+    /// The release that serves a resource (group, version, name) no more, where it is deprecated; empty where none is named.
+    pub deprecated: &'a Deprecated<'a>,
 }
+
+type Deprecated<'a> = dyn Fn(&str, &str, &str) -> Option<String> + 'a;
 
 /// Metrics of one server.
 pub struct Metrics {
@@ -271,19 +273,19 @@ fn without_dry_run(values: &[Box<str>]) -> Vec<&str> {
     [COMPONENT].into_iter().chain(values[1..].iter().map(AsRef::as_ref)).collect()
 }
 
-fn write_deprecated(out: &mut Text, all: &[Counted], deprecated: &dyn Fn(&str, &str, &str) -> bool) {
+fn write_deprecated(out: &mut Text, all: &[Counted], deprecated: &Deprecated<'_>) {
     out.open(&descs::DEPRECATED);
-    let mut found: Vec<[&str; 5]> = Vec::new();
+    let mut found: Vec<([&str; 4], String)> = Vec::new();
     for (values, requests) in all {
         let [_, group, resource, _, subresource, _, version] = &**values else { continue };
-        if requests.duration.count() > 0 && deprecated(group, version, resource) {
-            found.push([group, "", resource, subresource, version]);
+        if let Some(removed) = deprecated(group, version, resource).filter(|_| requests.duration.count() > 0) {
+            found.push(([group, resource, subresource, version], removed));
         }
     }
     found.sort_unstable();
     found.dedup();
-    for values in found {
-        out.sample(&descs::DEPRECATED, &values, 1.0);
+    for ([group, resource, subresource, version], removed) in &found {
+        out.sample(&descs::DEPRECATED, &[group, removed, resource, subresource, version], 1.0);
     }
 }
 
@@ -314,7 +316,7 @@ mod tests {
 
     fn text(metrics: &Metrics) -> String {
         let objects = [("apps".to_owned(), "deployments".to_owned(), 3)];
-        let deprecated = |group: &str, _: &str, resource: &str| (group, resource) == ("", "endpoints");
+        let deprecated = |group: &str, _: &str, resource: &str| ((group, resource) == ("", "endpoints")).then(String::new);
         let flow = FlowControl::new(600);
         metrics.text(&Now {
             inflight: (1, 2),

@@ -190,7 +190,7 @@ async fn attempt_with(writer: &Writer<'_>, name: &str, item: &Arc<Item>, change:
 fn check_version(writer: &Writer<'_>, name: &str, new: &mut Value, current: u64) -> Result<()> {
     let resource = &writer.ex.served.group_resource;
     match meta::resource_version(new)? {
-        0 if writer.behaviour.allow_unconditional_update() => {
+        0 if writer.ex.served.resource.lenient || writer.behaviour.allow_unconditional_update() => {
             new.set(&["metadata", "resourceVersion"], current.to_string());
             Ok(())
         }

@@ -19,7 +19,7 @@ pub struct Places {
 impl Places {
     /// `prefix` is kube-apiserver's `--etcd-prefix`.
     pub fn new(prefix: &str) -> Self {
-        let known = Registry::builtin()
+        let known = Registry::everything()
             .all()
             .iter()
             .filter(|r| r.is_stored())
@@ -98,7 +98,7 @@ mod tests {
             let resource = ResourceKey::new(group, resource);
             assert_eq!(places.find(&places.key(&resource, path)), Some((resource, path.to_owned())));
         }
-        for (r, key) in Registry::builtin().all().iter().filter(|r| r.is_stored()).map(|r| (r, ResourceKey::new(&r.storage.0, &r.plural))) {
+        for (r, key) in Registry::everything().all().iter().filter(|r| r.is_stored()).map(|r| (r, ResourceKey::new(&r.storage.0, &r.plural))) {
             assert_eq!(places.find(&places.key(&key, "a")), Some((key, "a".into())), "{}", r.plural);
         }
     }

@@ -1,5 +1,5 @@
-//! Who may come in and what is admitted, by kube-apiserver's flags: the chains of authenticators and authorizers with the files that
-//! they are read from anew while the server runs, and the admission plugins. The API server alone and the cluster's own both get theirs here.
+//! Who may come in, what is admitted and what is served, by kube-apiserver's flags: the chains of authenticators and authorizers with the
+//! files that they are read from anew while the server runs, the admission plugins, and the resources. The API server alone and the cluster's own both get theirs here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use knarr_apiserver::authz::{self, Authorizer};
 use knarr_apiserver::outside::ReviewHook;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::clock::Env;
+use knarr_schema::registry::{Registry, RuntimeConfig};
 use knarr_sys::inotify::{CREATE, DELETE, Inotify, MODIFY, MOVED_TO};
 
 use super::flags::Flags;
@@ -50,6 +51,7 @@ pub const FLAGS: &[&str] = &[
     "requestheader-group-headers",
     "requestheader-uid-headers",
     "requestheader-username-headers",
+    "runtime-config",
     "token-auth-file",
 ];
 /// How long a token webhook may take (upstream: `defaultRequestTimeout`).
@@ -90,6 +92,26 @@ pub struct Access {
 }
 
 type Locals = (BTreeMap<&'static str, Arc<dyn Authorizer>>, BTreeSet<String>);
+
+/// What is served, as `--runtime-config` chooses.
+///
+/// # Errors
+/// A choice that means nothing, or that leaves the server without flow control that it is to have.
+pub fn registry(flags: &Flags) -> Result<Registry> {
+    let given = flags.all("runtime-config").collect::<Vec<_>>().join(",");
+    let config = RuntimeConfig::parse(&given).map_err(usage)?;
+    match without_flow_control(&given).filter(|_| flags.is_on("enable-priority-and-fairness", true)) {
+        Some(choice) => Err(usage(format!("--runtime-config={choice}=false conflicts with --enable-priority-and-fairness=true"))),
+        None => Ok(Registry::everything().chosen(&config)),
+    }
+}
+
+/// The choice that turns the version of flow control off, the more specific first (upstream: `validateAPIPriorityAndFairness`).
+fn without_flow_control(given: &str) -> Option<&'static str> {
+    let is_given = |key: &str, value: &str| given.contains(&format!("{key}={value}"));
+    let decisive = ["flowcontrol.apiserver.k8s.io/v1", "api/ga", "api/all"].into_iter().find(|key| is_given(key, "false") || is_given(key, "true"))?;
+    Some(decisive).filter(|key| is_given(key, "false"))
+}
 
 /// The admission plugins that flags choose.
 ///
@@ -321,6 +343,19 @@ mod tests {
             authorizers: [("RBAC", always(authz::Decision::NoOpinion)), ("Node", always(authz::Decision::NoOpinion))].into(),
             modes,
         }
+    }
+
+    #[test]
+    fn what_is_served_is_chosen() {
+        let chosen = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+            let flags = Known::new(include_str!("../../data/kube-apiserver-flags.txt")).parse(&args).unwrap();
+            registry(&flags).map(|r| r.all().len()).map_err(|e| e.cause)
+        };
+        assert_eq!((chosen(&[]), chosen(&["--runtime-config=api/beta=true,batch/v1=false", "--runtime-config", "api/beta=false"])), (Ok(72), Ok(70)));
+        assert_eq!(chosen(&["--runtime-config=foo/v1=true"]), Err("unknown api groups foo/v1".into()));
+        assert!(chosen(&["--runtime-config=api/ga=false,apps/v1=true"]).unwrap_err().contains("api/ga=false conflicts with --enable-priority-and-fairness"));
+        assert!(chosen(&["--runtime-config=api/all=false,flowcontrol.apiserver.k8s.io/v1=true"]).is_ok());
     }
 
     fn access(args: &[&str]) -> std::result::Result<Access, String> {

@@ -173,6 +173,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
         .config(config)
+        .registry(access::registry(flags)?)
         .auditor(auditor)
         .tracer(telemetry::tracer(flags, env)?)
         .env(env.clone())

@@ -155,6 +155,7 @@ async fn build(
     let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
         .config(config)
+        .registry(access::registry(&flags)?)
         .auditor(auditor)
         .tracer(telemetry::tracer(&flags, env)?)
         .env(env.clone())
@@ -192,6 +193,7 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         let what = format!("--feature-gates: {gate} is no gate that this cluster acts on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out: gates are as they are by default"));
     }
+    access::registry(&flags)?;
     Ok(flags)
 }
 
@@ -370,6 +372,7 @@ impl Components {
             manager: self.manager(),
             keys: Some(self.keys.clone()),
             metrics_for: None,
+            registry: self.server.registry().with_custom(Vec::new()),
             informers,
             env: self.env.clone(),
             config: self.config.clone(),
