@@ -701,8 +701,9 @@ pub fn claim_status(claim: &Value, old: &Value) -> ErrorList {
         }
         if let Some(before) = old.at(&["status", "allocation"])
             && allocation.is_set()
+            && !allocation.same(Some(before))
         {
-            allocation.immutable_untold(Some(before), e);
+            e.push(allocation.invalid_as(Value::Null, "field cannot be modified once set"));
         }
     })
 }
