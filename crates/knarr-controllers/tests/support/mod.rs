@@ -93,6 +93,7 @@ impl Cluster {
             manager: manager.clone(),
             keys: Some(Arc::new(Keys { pki: pki.clone(), tokens, env: env.clone() })),
             metrics_for: None,
+            registry: server.registry(),
             informers: SharedInformers::new(manager, env.clone(), stop.clone()),
             env,
             config: Arc::new(config),
