@@ -264,6 +264,26 @@ async fn every_patch_changes_what_it_says() {
 }
 
 #[tokio::test]
+async fn a_patch_leaves_the_object_its_name() {
+    let cluster = Cluster::start().await;
+    let path = format!("{MAPS}/a");
+    let why = "the name of the object (a based on URL) was undeterminable: name must be provided";
+    let apply = "application/apply-patch+yaml";
+    let nameless = "{kind: ConfigMap, apiVersion: v1, data: {k: v}}";
+    refused(&cluster.patch(&format!("{path}?fieldManager=me"), apply, nameless).await, 400, why);
+    assert_eq!(cluster.post(MAPS, &config_map("a", json!({}))).await.code, 201);
+    // What is there has a name already.
+    assert_eq!(cluster.patch(&format!("{path}?fieldManager=me"), apply, nameless).await.code, 200);
+    for (content_type, patch) in [
+        ("application/merge-patch+json", r#"{"metadata":{"name":null}}"#),
+        ("application/strategic-merge-patch+json", r#"{"metadata":{"name":""}}"#),
+        ("application/json-patch+json", r#"[{"op":"remove","path":"/metadata/name"}]"#),
+    ] {
+        refused(&cluster.patch(&path, content_type, patch).await, 400, why);
+    }
+}
+
+#[tokio::test]
 async fn apply_creates_owns_and_respects_other_owners() {
     let cluster = Cluster::start().await;
     let path = format!("{MAPS}/a");

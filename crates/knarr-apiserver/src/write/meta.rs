@@ -47,7 +47,7 @@ pub fn ensure_name(object: &mut Value, name: &str) -> Result<()> {
     }
 }
 
-/// What replaces an object must say which one (upstream: `checkName`).
+/// What replaces an object, or is left of it after a patch, must say which one (upstream: `checkName`).
 ///
 /// # Errors
 /// `BadRequest` when it has no name.

@@ -203,8 +203,9 @@ impl Change for Patch {
                 new
             }
         };
-        meta::ensure_namespace(&mut new, if ex.served.is("", "namespaces") { "" } else { ex.namespace() })?;
+        meta::require_name(&new, &ex.call.info.name)?;
         meta::ensure_name(&mut new, &ex.call.info.name)?;
+        meta::ensure_namespace(&mut new, if ex.served.is("", "namespaces") { "" } else { ex.namespace() })?;
         meta::dedup_owners(ex, &mut new, false);
         if live.is_none()
             && let Some(uid) = new.str_at(&["metadata", "uid"]).filter(|u| !u.is_empty())
