@@ -289,8 +289,9 @@ mod tests {
         (begun.clone(), Streams::new(begun), Arc::default())
     }
 
-    #[test]
-    fn streams_run_when_they_are_woken_and_wake_their_connection_once() {
+    // The clock is paused: a machine under load must not end a turn early.
+    #[tokio::test(start_paused = true)]
+    async fn streams_run_when_they_are_woken_and_wake_their_connection_once() {
         let (begun, mut streams, woken) = connection();
         let waker = waker(woken.clone());
         let cx = &mut Context::from_waker(&waker);
