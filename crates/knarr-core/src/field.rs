@@ -222,11 +222,19 @@ pub fn go_quote(s: &str) -> String {
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
+            c if is_printed(c) => out.push(c),
+            c if (c as u32) < 0x10000 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
         }
     }
     out.push('"');
     out
+}
+
+/// `unicode.IsPrint`: no blanks but the space, and nothing that is not seen.
+fn is_printed(c: char) -> bool {
+    // Behind a letter, Rust shows also what stands above one.
+    c.is_ascii() || ['a', c].iter().collect::<String>().escape_debug().eq(['a', c])
 }
 
 /// A bad value as upstream shows it: strings quoted, numbers bare, everything else as JSON.
@@ -244,6 +252,12 @@ mod tests {
 
     fn check(error: Error, wanted: &str) {
         assert_eq!(error.to_string(), wanted);
+    }
+
+    #[test]
+    fn strings_are_quoted_as_go_quotes_them() {
+        assert_eq!(go_quote("a\"\\\n\x01é e\u{301}😀"), "\"a\\\"\\\\\\n\\x01é e\u{301}😀\"");
+        assert_eq!(go_quote("\u{85}\u{a0}\u{ad}\u{2028}\u{feff}\u{e000}\u{e0001}"), r#""\u0085\u00a0\u00ad\u2028\ufeff\ue000\U000e0001""#);
     }
 
     #[test]

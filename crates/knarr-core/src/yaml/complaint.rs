@@ -1,24 +1,20 @@
-//! What is wrong with a YAML text, in the words and with the lines of goyaml (libyaml's scanner and parser), as far as ours is wrong at the
-//! same place. Upstream shows these texts to clients.
+//! What is wrong with a YAML text, as goyaml tells it, and what of JSON it would not read. Upstream shows these texts to clients.
 
-/// What the reader does not let through.
-///
-/// # Errors
-/// The text of goyaml's reader.
-pub(super) fn check_characters(text: &str) -> Result<(), String> {
-    let rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if rest.chars().all(is_printable) { Ok(()) } else { Err("yaml: control characters are not allowed".into()) }
+/// What the scanner finds wrong at a line, which is counted from 0: the first is not told.
+pub(super) fn of_scanner(line: usize, why: &str) -> String {
+    if line == 0 { format!("yaml: {why}") } else { format!("yaml: line {}: {why}", line + 1) }
 }
 
-fn is_printable(c: char) -> bool {
-    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..) && c != '\u{feff}'
+/// What the parser finds wrong at a line: it tells the one before.
+pub(super) fn of_parser(line: usize, why: &str) -> String {
+    if line == 0 { format!("yaml: {why}") } else { format!("yaml: line {line}: {why}") }
 }
 
 /// Whether a text in JSON escapes a half of a surrogate pair. goyaml refuses each half, also where both stand together.
 pub fn has_surrogates(json: &str) -> bool {
     let mut rest = json;
     while let Some(at) = rest.find('\\') {
-        let escape = rest[at + 1..].as_bytes();
+        let escape = rest.as_bytes().get(at + 1..).unwrap_or_default();
         if let [b'u', b'd' | b'D', b'8' | b'9' | b'a'..=b'f' | b'A'..=b'F', ..] = escape {
             return true;
         }
@@ -30,23 +26,6 @@ pub fn has_surrogates(json: &str) -> bool {
         rest = &rest[next..];
     }
     false
-}
-
-/// The parser's trouble, as goyaml tells it (`parser.fail` in decode.go). `last_line` is the text's last one, from 0, where one was added.
-pub(super) fn in_goyamls_words(error: &libyaml_safer::Error, last_line: Option<u64>) -> String {
-    let scanner = error.kind() == libyaml_safer::ErrorKind::Scanner;
-    // For the parser the end of a text is a line of its own.
-    let last_line = last_line.filter(|_| scanner).unwrap_or(u64::MAX);
-    let line = |mark: Option<libyaml_safer::Mark>| mark.map_or(0, |m| m.line).min(last_line);
-    match (line(error.problem_mark()), line(error.context_mark())) {
-        (0, line) => at(line, 0, error.problem()),
-        (line, _) => at(line, u64::from(scanner), error.problem()),
-    }
-}
-
-/// A sentence with its line, from 0: goyaml leaves out the first. Its scanner adds one to others, its parser does not.
-pub(super) fn at(line: u64, scanner: u64, why: &str) -> String {
-    if line == 0 { format!("yaml: {why}") } else { format!("yaml: line {}: {why}", line + scanner) }
 }
 
 #[cfg(test)]
@@ -63,6 +42,11 @@ mod tests {
             (r#"{"a":1"#, "yaml: line 1: did not find expected ',' or '}'"),
             ("[1", "yaml: line 1: did not find expected ',' or ']'"),
             ("}", "yaml: did not find expected node content"),
+            ("%YAML 1.2\n--- a\n", "yaml: found incompatible YAML document"),
+            (r#""a\/b""#, "yaml: found unknown escape character"),
+            ("a:\n- \"b\\\\\\/c\"\n", "yaml: line 2: found unknown escape character"),
+            ("\"a", "yaml: found unexpected end of stream"),
+            ("- [a?string]\n- [b ? string]\n", "yaml: did not find expected ',' or ']'"),
             (r#"{"a":"b"#, "yaml: found unexpected end of stream"),
             (r#"{"a":"\x"}"#, "yaml: did not find expected hexdecimal number"),
             ("a\0", "yaml: control characters are not allowed"),

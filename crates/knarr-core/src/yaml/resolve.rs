@@ -1,19 +1,73 @@
 //! What a scalar means: the table of `yaml/v2/resolve.go` (YAML 1.1: `yes`, `on` and `n` are booleans, `0644` is octal, `1_000` is a number).
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use serde_json::{Number, Value};
 
 use crate::go;
 
 const CORE: &str = "tag:yaml.org,2002:";
 
+/// As Go reads it: what is left of the last byte may be anything.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
 /// The value of a scalar.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Scalar {
     Value(Value),
-    /// JSON has no such number: its name as a key, and as Go's encoder refuses it.
-    NotFinite(&'static str, &'static str),
+    /// As a key it is written otherwise than an integer, and JSON may have no such number.
+    Float(f64),
+}
+
+impl Scalar {
+    fn text(text: String) -> Self {
+        Self::Value(Value::String(text))
+    }
+
+    /// What JSON has for it.
+    ///
+    /// # Errors
+    /// The refusal of Go's encoder.
+    pub(super) fn json(self) -> Result<Value, String> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Float(float) => json_number(float).ok_or_else(|| format!("json: unsupported value: {}", float_syntax(float))),
+        }
+    }
+
+    /// `%#v`, as mistakes with keys are told.
+    pub(super) fn go_syntax(&self) -> String {
+        match self {
+            Self::Value(Value::Null) => "<nil>".to_owned(),
+            Self::Value(value) => go::syntax(value).replace("map[string]", "map[interface {}]"),
+            Self::Float(float) => float_syntax(*float),
+        }
+    }
+}
+
+fn float_syntax(float: f64) -> String {
+    match float {
+        float if float.is_finite() => finite_syntax(float),
+        float if float.is_nan() => "NaN".to_owned(),
+        float => if float > 0.0 { "+Inf" } else { "-Inf" }.to_owned(),
+    }
+}
+
+fn finite_syntax(float: f64) -> String {
+    if float == 0.0 && float.is_sign_negative() { "-0".to_owned() } else { go::float(float) }
+}
+
+/// Go writes a whole number below 1e21 without a fraction, with the digits that tell it from others.
+fn json_number(float: f64) -> Option<Value> {
+    if float.fract() == 0.0 && float.abs() < 1e21 {
+        let digits = float.to_string();
+        let whole = digits.parse::<i64>().map(Number::from).or_else(|_| digits.parse::<u64>().map(Number::from));
+        if let Ok(whole) = whole {
+            return Some(Value::Number(whole));
+        }
+    }
+    Number::from_f64(float).map(Value::Number)
 }
 
 /// What a scalar is, in the names of tags.
@@ -54,10 +108,7 @@ impl Kind {
 
 /// The value of a plain scalar without a tag; `.nan` and `.inf`, which have no JSON, stay texts.
 pub fn resolve(text: &str) -> Value {
-    match untagged(text).1 {
-        Scalar::Value(value) => value,
-        Scalar::NotFinite(..) => Value::String(text.to_owned()),
-    }
+    untagged(text).1.and_then(|scalar| scalar.json().ok()).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// Whether a plain scalar without a tag is read as the text that it is, and not for a number, a date or the like.
@@ -69,76 +120,109 @@ pub(super) fn is_text(text: &str) -> bool {
 ///
 /// # Errors
 /// goyaml's sentence, without `yaml: `.
-pub(super) fn scalar(text: &str, plain: bool, tag: Option<&str>) -> Result<Scalar, String> {
-    let string = || Scalar::Value(Value::String(text.to_owned()));
-    let Some(tag) = tag else { return Ok(if plain { untagged(text).1 } else { string() }) };
-    let Some(short) = tag.strip_prefix(CORE) else { return Ok(string()) };
-    if short == "binary" {
+pub(super) fn scalar(text: String, plain: bool, tag: Option<&str>) -> Result<Scalar, String> {
+    let short = match tag {
+        None if plain => return Ok(untagged(&text).1.unwrap_or_else(|| Scalar::text(text))),
+        None => return Ok(Scalar::text(text)),
+        Some(tag) => tag.strip_prefix(CORE),
+    };
+    if short == Some("binary") {
         let packed: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-        let bytes = STANDARD.decode(packed).map_err(|_| "!!binary value contains invalid base64 data".to_owned())?;
-        return Ok(Scalar::Value(Value::String(String::from_utf8_lossy(&bytes).into_owned())));
+        let bytes = BASE64.decode(packed).map_err(|_| "!!binary value contains invalid base64 data".to_owned())?;
+        return Ok(Scalar::text(as_utf8(&bytes)));
     }
-    let Some(wanted) = Kind::of_tag(short) else { return Ok(string()) };
-    if wanted == Kind::Str {
-        return Ok(string());
+    match short.and_then(Kind::of_tag) {
+        None | Some(Kind::Str) => Ok(Scalar::text(text)),
+        Some(wanted) => of_kind(text, wanted),
     }
-    let (found, value) = if wanted == Kind::Timestamp || !is_timestamp(text) { untagged(text) } else { number(text).unwrap_or((Kind::Str, string())) };
-    if found == wanted || (found, wanted) == (Kind::Int, Kind::Float) {
-        return Ok(value);
-    }
-    Err(format!("cannot decode !!{} `{text}` as a !!{short}", found.name()))
 }
 
-/// A scalar as a key of JSON; `text` is as it was written.
+fn of_kind(text: String, wanted: Kind) -> Result<Scalar, String> {
+    let is_date = wanted != Kind::Timestamp && is_timestamp(&text);
+    let (found, scalar) = if is_date { number(&text).unwrap_or((Kind::Str, None)) } else { untagged(&text) };
+    match scalar {
+        Some(Scalar::Value(Value::Number(whole))) if wanted == Kind::Float && whole.is_i64() => Ok(Scalar::Float(whole.as_f64().unwrap_or_default())),
+        scalar if found == wanted => Ok(scalar.unwrap_or_else(|| Scalar::text(text))),
+        _ => Err(format!("cannot decode !!{} `{text}` as a !!{}", found.name(), wanted.name())),
+    }
+}
+
+/// With a sign for each byte that is none of UTF-8's, as Go's encoder writes them.
+fn as_utf8(bytes: &[u8]) -> String {
+    bytes.utf8_chunks().flat_map(|chunk| chunk.valid().chars().chain(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER))).collect()
+}
+
+/// A scalar as a key of JSON.
 ///
 /// # Errors
 /// The refusal of `sigs.k8s.io/yaml`, up to the key's value: JSON has no such key.
-pub(super) fn key(scalar: &Scalar, text: &str) -> Result<String, String> {
+pub(super) fn key(scalar: &Scalar) -> Result<String, String> {
     Ok(match scalar {
         Scalar::Value(Value::String(key)) => key.clone(),
         Scalar::Value(Value::Bool(key)) => key.to_string(),
-        Scalar::Value(Value::Number(key)) if key.is_f64() || integer(&text.replace('_', "")).is_none() => {
-            // As a float32 is printed.
-            go::float(key.as_f64().map_or(0.0, |f| (f as f32).to_string().parse().unwrap_or(f)))
-        }
         Scalar::Value(Value::Number(key)) if !key.is_i64() => {
             return Err(format!("unsupported map key of type: uint64, key: 0x{:x}", key.as_u64().unwrap_or_default()));
         }
         Scalar::Value(Value::Number(key)) => key.to_string(),
         Scalar::Value(_) => return Err("unsupported map key of type: %!s(<nil>), key: <nil>".to_owned()),
-        Scalar::NotFinite(key, _) => (*key).to_owned(),
+        Scalar::Float(key) => float_key(*key as f32),
     })
 }
 
-fn untagged(text: &str) -> (Kind, Scalar) {
-    let value = |kind, value| (kind, Scalar::Value(value));
-    let known = match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Some(value(Kind::Bool, Value::Bool(true))),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Some(value(Kind::Bool, Value::Bool(false))),
-        "" | "~" | "null" | "Null" | "NULL" => Some(value(Kind::Null, Value::Null)),
-        ".nan" | ".NaN" | ".NAN" => Some((Kind::Float, Scalar::NotFinite(".nan", "NaN"))),
-        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Some((Kind::Float, Scalar::NotFinite(".inf", "+Inf"))),
-        "-.inf" | "-.Inf" | "-.INF" => Some((Kind::Float, Scalar::NotFinite("-.inf", "-Inf"))),
+fn float_key(float: f32) -> String {
+    match float {
+        float if float.is_finite() => finite_syntax(float.to_string().parse().unwrap_or_default()),
+        float if float.is_nan() => ".nan".to_owned(),
+        float => if float > 0.0 { ".inf" } else { "-.inf" }.to_owned(),
+    }
+}
+
+/// What a scalar is, and its value, unless that is its text.
+type Found = (Kind, Option<Scalar>);
+
+fn untagged(text: &str) -> Found {
+    let found = |kind, value| (kind, Some(Scalar::Value(value)));
+    let float_found = |float| (Kind::Float, Some(Scalar::Float(float)));
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => found(Kind::Bool, Value::Bool(true)),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => found(Kind::Bool, Value::Bool(false)),
+        "" | "~" | "null" | "Null" | "NULL" => found(Kind::Null, Value::Null),
+        ".nan" | ".NaN" | ".NAN" => float_found(f64::NAN),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => float_found(f64::INFINITY),
+        "-.inf" | "-.Inf" | "-.INF" => float_found(f64::NEG_INFINITY),
+        _ => by_first_sign(text),
+    }
+}
+
+fn by_first_sign(text: &str) -> Found {
+    let found = match text.as_bytes().first() {
+        Some(b'0'..=b'9') if is_timestamp(text) => Some((Kind::Timestamp, None)),
+        Some(b'.') if are_separators(text) => float(&text.replace('_', "")),
+        Some(b'0'..=b'9' | b'+' | b'-') => number(text),
         _ => None,
     };
-    let string = |kind| value(kind, Value::String(text.to_owned()));
-    known.unwrap_or_else(|| match text.as_bytes()[0] {
-        b'.' | b'0'..=b'9' | b'+' | b'-' if is_timestamp(text) => string(Kind::Timestamp),
-        b'.' => float(text).map_or_else(|| string(Kind::Str), |v| value(Kind::Float, v)),
-        b'0'..=b'9' | b'+' | b'-' => number(text).unwrap_or_else(|| string(Kind::Str)),
-        _ => string(Kind::Str),
-    })
+    found.unwrap_or((Kind::Str, None))
+}
+
+/// Whether all underscores stand between digits.
+fn are_separators(text: &str) -> bool {
+    let is_digit = |part: Option<char>| part.is_some_and(|c| c.is_ascii_digit());
+    let (before, after) = (text.split('_'), text.split('_').skip(1));
+    before.zip(after).all(|(before, after)| is_digit(before.chars().next_back()) && is_digit(after.chars().next()))
 }
 
 /// A number, with underscores anywhere.
-fn number(text: &str) -> Option<(Kind, Scalar)> {
+fn number(text: &str) -> Option<Found> {
     let plain = text.replace('_', "");
-    let whole = integer(&plain).map(|n| (Kind::Int, Scalar::Value(n.into())));
-    whole.or_else(|| float(&plain).map(|v| (Kind::Float, Scalar::Value(v))))
+    integer(&plain).map(|whole| (Kind::Int, Some(Scalar::Value(whole.into())))).or_else(|| float(&plain))
 }
 
 /// `strconv.ParseInt(s, 0, 64)` and its unsigned sister: `0x`, `0o`, `0b` and a leading zero choose the base.
 fn integer(plain: &str) -> Option<Number> {
+    // goyaml's own way to read binary ones lets the sign stand behind the prefix, too.
+    if let Some(signed) = plain.strip_prefix("0b").filter(|digits| digits.starts_with(['-', '+'])) {
+        return i64::from_str_radix(signed, 2).ok().map(Number::from);
+    }
     let (negative, digits) = match plain.as_bytes().first()? {
         b'-' => (true, &plain[1..]),
         b'+' => (false, &plain[1..]),
@@ -179,16 +263,9 @@ fn is_float_syntax(text: &str) -> bool {
 }
 
 /// `None` also for what is too large.
-fn float(text: &str) -> Option<Value> {
-    if !is_float_syntax(text) {
-        return None;
-    }
-    let number: f64 = text.parse().ok()?;
-    // Go writes a whole float64 below 1e21 without a fraction.
-    if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 {
-        return Some(Value::Number((number as i64).into()));
-    }
-    Number::from_f64(number).map(Value::Number)
+fn float(text: &str) -> Option<Found> {
+    let float: f64 = text.parse().ok().filter(|_| is_float_syntax(text))?;
+    float.is_finite().then_some((Kind::Float, Some(Scalar::Float(float))))
 }
 
 /// `2006-1-2`, alone or with a time, as the reader takes it for a timestamp.
