@@ -1,8 +1,8 @@
 //! Resource quantities: exact decimals with a suffix, written canonically
 //! (`k8s.io/apimachinery/pkg/api/resource.Quantity`).
 //!
-//! A quantity is kept as nano-units in an `i128`, which holds every value that upstream's 64-bit fast path holds.
-//! Like upstream, anything finer than a nano is rounded up, away from zero.
+//! A quantity is kept as nano-units in an `i128`: up to 10^29 units, where upstream holds any number. Like upstream, anything finer than a nano
+//! is rounded up, away from zero, and one in binary suffixes ends at 2^63-1.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -121,9 +121,9 @@ fn suffix(text: &str) -> Option<(i32, u32, Format)> {
     if let Some(&(_, ten, two, format)) = SUFFIXES.iter().find(|s| s.0 == text) {
         return Some((ten, two, format));
     }
-    let digits = text.strip_prefix(['e', 'E'])?;
-    let power: i32 = digits.strip_prefix('+').unwrap_or(digits).parse().ok()?;
-    Some((power, 0, Format::DecimalExponent))
+    let power: i64 = text.strip_prefix(['e', 'E'])?.parse().ok()?;
+    // Upstream cuts off what is more than 32 bits.
+    Some((power as i32, 0, Format::DecimalExponent))
 }
 
 impl FromStr for Quantity {
@@ -138,16 +138,20 @@ impl FromStr for Quantity {
             return Err(ParseError);
         }
         let (ten, two, format) = suffix(tail).ok_or(ParseError)?;
-        let magnitude = scale(whole, fraction, ten, two);
+        let magnitude = scale(whole, fraction, ten, two).min(if format == Format::BinarySi { BINARY_MAX } else { MAX });
         Ok(Self { nanos: if text.starts_with('-') { -magnitude } else { magnitude }, format })
     }
 }
 
-/// `whole.fraction * 10^ten * 2^two` in nano-units, rounded up; saturates where upstream caps (2^63-1 units).
+/// In nano-units: what is written in binary suffixes is no more than this (upstream: `maxAllowed`).
+const BINARY_MAX: i128 = i64::MAX as i128 * NANO;
+/// And anything no more than this.
+const MAX: i128 = 10_i128.pow(38);
+
+/// `whole.fraction * 10^ten * 2^two` in nano-units, rounded up, and [`MAX`] at most.
 fn scale(whole: &str, fraction: &str, ten: i32, two: u32) -> i128 {
-    const CAP: i128 = i64::MAX as i128 * NANO;
     let digits = format!("{}{}", whole.trim_start_matches('0'), fraction);
-    let mut exponent = ten + 9 - i32::try_from(fraction.len()).unwrap_or(i32::MAX - 64);
+    let mut exponent = ten.saturating_add(9).saturating_sub(i32::try_from(fraction.len()).unwrap_or(i32::MAX));
     let digits = digits.trim_start_matches('0');
     let mut kept = digits;
     let mut lost = false;
@@ -156,20 +160,20 @@ fn scale(whole: &str, fraction: &str, ten: i32, two: u32) -> i128 {
         kept = &kept[..kept.len() - 1];
         exponent = exponent.saturating_add(1);
     }
-    let Ok(mut n) = format!("0{kept}").parse::<i128>() else { return CAP };
+    let Ok(mut n) = format!("0{kept}").parse::<i128>() else { return MAX };
     if n == 0 {
         return 0;
     }
     for _ in 0..two {
         n = match n.checked_mul(2) {
             Some(doubled) => doubled,
-            None => return CAP,
+            None => return MAX,
         };
     }
     while exponent > 0 {
         n = match n.checked_mul(10) {
-            Some(grown) if grown <= CAP * 1000 => grown,
-            _ => return CAP,
+            Some(grown) if grown <= MAX => grown,
+            _ => return MAX,
         };
         exponent -= 1;
     }
@@ -178,7 +182,7 @@ fn scale(whole: &str, fraction: &str, ten: i32, two: u32) -> i128 {
         n /= 10;
         exponent += 1;
     }
-    if lost { n + 1 } else { n }.min(CAP)
+    if lost { n + 1 } else { n }
 }
 
 /// The canonical form: no fraction, the greatest suffix that loses nothing, at least one digit before it.
@@ -198,7 +202,7 @@ impl fmt::Display for Quantity {
             return write!(f, "{units}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]);
         }
         let (mut units, mut power) = (n, -9i32);
-        while units % 1000 == 0 && power < 18 {
+        while units % 1000 == 0 && (power < 18 || self.format == Format::DecimalExponent) {
             units /= 1000;
             power += 3;
         }
@@ -248,7 +252,7 @@ impl Sub for Quantity {
 impl Neg for Quantity {
     type Output = Self;
     fn neg(self) -> Self {
-        Self { nanos: -self.nanos, format: self.format }
+        Self { nanos: self.nanos.saturating_neg(), format: self.format }
     }
 }
 
@@ -302,10 +306,23 @@ mod tests {
             ("1.0", "1"),
             (".5", "500m"),
             ("5.", "5"),
+            ("100E", "100E"),
+            ("10Ei", "9223372036854775807"),
+            ("12345678901234567890123", "12345678901234567890123"),
+            ("12345678901234567890123Mi", "9223372036854775807"),
+            ("1e+5", "100e3"),
+            ("1e-100", "1e-9"),
+            ("5e4294967296", "5"),
+            ("1e27", "1e27"),
         ] {
             assert_eq!(given.parse::<Quantity>().unwrap().to_string(), wanted, "{given}");
         }
-        for bad in ["", "a", "1.2.3", "1 Mi", "1mi", "--1", "1e", "Mi", "."] {
+        let sum = |text: &str| text.parse::<Quantity>().map(|q| (q + q + q).value());
+        assert_eq!(sum("1E2147483647"), Ok(i64::MAX));
+        assert_eq!(sum("-1E2147483647"), Ok(i64::MIN));
+        assert_eq!(sum("1e-2147483648"), Ok(1));
+        assert_eq!(sum(&"9".repeat(60)), Ok(i64::MAX));
+        for bad in ["", "a", "1.2.3", "1 Mi", "1mi", "--1", "1e", "Mi", ".", "1e+-5", "1e9223372036854775808"] {
             assert!(bad.parse::<Quantity>().is_err(), "{bad}");
         }
     }

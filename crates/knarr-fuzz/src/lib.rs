@@ -5,7 +5,8 @@
 //! A target fails by a panic (its own assertions are such), by taking more than [`CPU_MAX`] for an input, or by letting the process
 //! grow. The input is made smaller, printed, and kept in a file.
 //!
-//! A fraction of a second for each target by default; `cargo xtask fuzz` builds them optimised, with all checks, and sets `KNARR_FUZZ_SECONDS`. `KNARR_FUZZ_SEED` makes another run.
+//! A fraction of a second for each target by default; `cargo xtask fuzz` builds them optimised, with all checks, and sets `KNARR_FUZZ_SECONDS`. `KNARR_FUZZ_SEED` makes another run,
+//! `KNARR_FUZZ_INPUT` feeds a file that was kept before anything else.
 
 mod mutate;
 mod watch;
@@ -48,7 +49,8 @@ pub fn fuzz(target: Target<'_>, mut once: impl FnMut(&[u8]) -> String) {
     let watcher = watch::Watcher::start(name);
     let (mut corpus, mut outcomes) = (VecDeque::new(), HashSet::new());
     let (begun, mut inputs, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
-    let mut seeds = target.seeds.iter().cloned();
+    let kept = std::env::var_os("KNARR_FUZZ_INPUT").map(|file| std::fs::read(file).expect("the file that was kept"));
+    let mut seeds = kept.into_iter().chain(target.seeds.iter().cloned());
     let mutator = mutate::Mutator { form: target.form, words: target.words };
     loop {
         let input = match seeds.next() {

@@ -237,7 +237,10 @@ mod tests {
                 assert_eq!((packet.len(), question(&packet).map(<[u8]>::to_vec)), (len, asked.clone()), "only times change");
                 let (after, again) = lifetime(&packet).expect("it still is a message");
                 assert_eq!((after <= *seconds, &again), (true, ttls));
-                if Message::from_vec(&before).is_ok() {
+                // Names may lead anywhere, also into a time: those are other names once it has passed. No label begins like this.
+                let mut marked = before.clone();
+                ttls.iter().for_each(|at| marked[*at..*at + 4].fill(0x80));
+                if Message::from_vec(&before).is_ok() && Message::from_vec(&marked).is_ok() {
                     Message::from_vec(&packet).expect("still read by others");
                 }
             }
