@@ -85,7 +85,7 @@ impl Served {
             hub: if is_own_hub(&resource) { gvk.clone() } else { stored_kind(&resource) },
             stored: stored_kind(&resource),
             id: NEXT_ID.fetch_add(1, Relaxed),
-            returns_deleted: returns_deleted(&resource),
+            returns_deleted: resource.returns_deleted(),
             collects_garbage: resource.plural != "events",
             at_rest,
             converter,
@@ -248,17 +248,6 @@ fn stored_kind(resource: &Resource) -> GroupVersionKind {
     let (group, version) = &resource.storage;
     let known = resource.custom.is_some() || types::of_kind(group, version, &resource.kind).is_some();
     if known { GroupVersionKind::new(group, version, &resource.kind) } else { resource.gvk() }
-}
-
-/// Resources whose delete answers with the object (`ReturnDeletedObject: true` in `pkg/registry`).
-const RETURN_DELETED: [(&str, &[&str]); 3] = [
-    ("", &["namespaces", "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"]),
-    ("storage.k8s.io", &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"]),
-    ("resource.k8s.io", &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]),
-];
-
-fn returns_deleted(resource: &Resource) -> bool {
-    resource.lenient || RETURN_DELETED.iter().any(|(group, plurals)| *group == resource.group && plurals.contains(&resource.plural.as_str()))
 }
 
 type ByResource = HashMap<String, Arc<Served>>;

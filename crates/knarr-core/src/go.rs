@@ -32,6 +32,15 @@ pub fn syntax(value: &Value) -> String {
     }
 }
 
+/// `strconv.ParseBool`
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// `time.ParseDuration`, of what is not negative: `1m30s`, `0.5h`, `0`; at most 292 years.
 pub fn duration(text: &str) -> Option<Duration> {
     const MAX: u64 = 1 << 63;

@@ -112,6 +112,17 @@ impl Resource {
         self.verbs.iter().any(|v| v == "get")
     }
 
+    /// Whether a delete answers with the object and not with a `Status` (upstream: `ReturnDeletedObject: true` in `pkg/registry`).
+    pub fn returns_deleted(&self) -> bool {
+        let plurals: &[&str] = match self.group.as_str() {
+            "" => &["namespaces", "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "resourcequotas", "serviceaccounts", "services"],
+            "resource.k8s.io" => &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"],
+            "storage.k8s.io" => &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"],
+            _ => &[],
+        };
+        self.lenient || plurals.contains(&self.plural.as_str())
+    }
+
     /// `storageVersionHash` of discovery.
     pub fn storage_hash(&self) -> String {
         let (group, version) = &self.storage;

@@ -198,8 +198,19 @@ pub fn check_profile(profile: &str) -> Result<()> {
 }
 
 /// Makes a folder that only root may look into.
+///
+/// # Errors
+/// When it cannot be made.
 pub fn private_folder(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Failure::file(path, &e))
+    make_private(path).map_err(|e| Failure::file(path, &e))
+}
+
+/// The same, for those who look at what went wrong.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_private(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Writes a file so that readers see the old or the new one.

@@ -45,7 +45,7 @@ impl Turn {
 
 /// The file under its lock; `None` when whoever had the lock before has taken the file away meanwhile.
 fn locked(folder: &Path, path: &Path, profile: &str) -> io::Result<Option<File>> {
-    make_private(folder)?;
+    config::make_private(folder)?;
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -57,11 +57,6 @@ fn locked(folder: &Path, path: &Path, profile: &str) -> io::Result<Option<File>>
     }
     let (own, named) = (file.metadata()?, fs::metadata(path));
     Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())).then_some(file))
-}
-
-fn make_private(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 impl Drop for Turn {

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use knarr_core::go;
+
 /// What a flag holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -84,7 +86,7 @@ impl Flag {
         let refused = |why: String| Err(format!("invalid argument {} for \"{}\" flag: {why}", knarr_core::field::go_quote(value), self.title()));
         let syntax = |parser: &str| refused(format!("strconv.{parser}: parsing {}: invalid syntax", knarr_core::field::go_quote(value)));
         match self.kind {
-            Kind::Switch if go_bool(value).is_none() => syntax("ParseBool"),
+            Kind::Switch if go::boolean(value).is_none() => syntax("ParseBool"),
             Kind::Int if value.parse::<i64>().is_err() => syntax("ParseInt"),
             Kind::Time if go_duration(value).is_none() => {
                 let missing = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -93,15 +95,6 @@ impl Flag {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// `strconv.ParseBool`
-pub fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 
@@ -269,7 +262,7 @@ impl Flags {
     }
 
     pub fn on(&self, name: &str) -> bool {
-        go_bool(self.text(name)).unwrap_or(false)
+        go::boolean(self.text(name)).unwrap_or(false)
     }
 
     pub fn int(&self, name: &str) -> i64 {

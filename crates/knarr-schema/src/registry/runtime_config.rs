@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use knarr_core::GroupVersion;
+use knarr_core::{GroupVersion, go};
 
 use crate::types;
 
@@ -148,11 +148,8 @@ fn level_value((key, value): (&String, &String)) -> Result<bool, String> {
 
 /// A value as Go reads it; none is `true`.
 fn switch(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        other => Err(format!("invalid value of {key}: {other}, err: strconv.ParseBool: parsing {other:?}: invalid syntax")),
-    }
+    let wrong = || format!("invalid value of {key}: {value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax");
+    if value.is_empty() { Ok(true) } else { go::boolean(value).ok_or_else(wrong) }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_core::go;
 
 /// A program's flags by name.
 pub struct Known(BTreeMap<&'static str, Flag>);
@@ -98,7 +99,7 @@ impl Flags {
 
     /// A switch: `default` unless it was given.
     pub fn is_on(&self, name: &str, default: bool) -> bool {
-        self.get(name).map_or(default, |v| matches!(v, "true" | "1" | "t" | "T" | "TRUE" | "True"))
+        self.get(name).map_or(default, |v| go::boolean(v) == Some(true))
     }
 
     /// The value, read as what it should be.

@@ -2,6 +2,7 @@
 
 use knarr_apiserver::http::Codecs;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_core::go;
 
 use super::flags::Flags;
 
@@ -39,11 +40,8 @@ impl Gates {
 fn named(setting: &str) -> Result<(&str, bool)> {
     let refused = |why: String| Failure::new("USAGE", Exit::Usage, format!("--feature-gates: {why}"), "--feature-gates NAME=true,OTHER=false");
     let (name, value) = setting.split_once('=').ok_or_else(|| refused(format!("missing bool value for {setting}")))?;
-    match value.trim() {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok((name.trim(), true)),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok((name.trim(), false)),
-        value => Err(refused(format!("invalid value of {name}={value}: neither true nor false"))),
-    }
+    let on = go::boolean(value.trim()).ok_or_else(|| refused(format!("invalid value of {name}={}: neither true nor false", value.trim())))?;
+    Ok((name.trim(), on))
 }
 
 #[cfg(test)]
