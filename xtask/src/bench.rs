@@ -41,6 +41,9 @@ pub struct Options {
     /// Leave out pods, for which images are built first
     #[arg(long)]
     no_pods: bool,
+    /// Give the driver a core of its own, and the servers the others: only so is it seen whether a server keeps pace with what the driver can ask
+    #[arg(long)]
+    apart: bool,
 }
 
 /// How long a started cluster is left in peace before it is looked at, and then looked at.
@@ -89,7 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
             measure_upstream(&bin, options, &mut theirs)?;
         }
     }
-    print(&ours.api, &theirs.api);
+    print(&ours.api, &theirs.api, if options.apart { 1 } else { cores() });
     print_values(&ours.values, &theirs.values);
     Ok(())
 }
@@ -135,6 +138,9 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
     measured.value("idle memory (PSS of all processes), MB", all.iter().filter_map(|pid| pss_kb(*pid)).sum::<f64>() / 1024.0);
     if !options.no_pods {
         podbench(bin, kubeconfig, measured)?;
+    }
+    if options.apart {
+        move_apart(pids)?;
     }
     apibench(bin, kubeconfig, pids, options, &mut measured.api)?;
     stored_pods(bin, kubeconfig, pids, options, measured)?;
@@ -237,6 +243,19 @@ fn pids(folder: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Leaves the first core to the driver: moves all threads of these processes, and with them whatever they start, to the others.
+fn move_apart(pids: &[String]) -> Result<()> {
+    ensure!(cores() > 1, "--apart needs two cores");
+    for pid in with_descendants(pids)? {
+        tools::output(Command::new("taskset").args(["--all-tasks", "--pid", "--cpu-list", &format!("1-{}", cores() - 1), &pid.to_string()]))?;
+    }
+    Ok(())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn apibench(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, figures: &mut Figures) -> Result<()> {
     let mut command = driver(bin, kubeconfig, pids, options, options.objects);
     take(&tools::output(command.args(WORK))?, figures);
@@ -251,7 +270,11 @@ fn take(printed: &str, figures: &mut Figures) {
 }
 
 fn driver(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, objects: usize) -> Command {
-    let mut command = Command::new(bin.join("apibench"));
+    let apibench = bin.join("apibench");
+    let mut command = Command::new(if options.apart { Path::new("taskset") } else { &apibench });
+    if options.apart {
+        command.args(["--cpu-list", "0"]).arg(&apibench);
+    }
     command.arg("-kubeconfig").arg(kubeconfig).args(["-n", &objects.to_string(), "-pids", &pids.join(",")]);
     if options.protobuf {
         command.arg("-protobuf");
@@ -287,20 +310,20 @@ fn median(figures: &[Figure], of: impl Fn(&Figure) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The ceiling is the rate at which the driver alone would fill the machine, if the server cost nothing.
-fn print(ours: &Figures, theirs: &Figures) {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("| work | knarr CPU/op | upstream CPU/op | ratio | knarr rate | upstream rate | ratio | driver's ceiling | knarr MB | upstream MB |");
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+/// The ceiling is the rate at which the driver alone would fill the cores that it may use, if the server cost nothing.
+fn print(ours: &Figures, theirs: &Figures, cores: usize) {
+    println!("| work | knarr CPU/op | upstream CPU/op | ratio | knarr rate | upstream rate | ratio | driver's ceiling | reached | knarr MB | upstream MB |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for (name, figures) in ours {
         let peer = theirs.get(name).map_or(&[][..], Vec::as_slice);
         let both = |of: fn(&Figure) -> f64| [median(figures, of), median(peer, of)];
         let ([cpu, their_cpu], [rate, their_rate], [rss, their_rss]) = (both(|f| f.cpu_us), both(|f| f.rate), both(|f| f.rss_mb));
         let ceiling = 1e6 * cores as f64 / median(figures, |f| f.driver_us);
         println!(
-            "| {name} | {cpu:.1} µs | {their_cpu:.1} µs | 1/{:.1} | {rate:.0}/s | {their_rate:.0}/s | {:.1}× | {ceiling:.0}/s | {rss:.0} | {their_rss:.0} |",
+            "| {name} | {cpu:.1} µs | {their_cpu:.1} µs | 1/{:.1} | {rate:.0}/s | {their_rate:.0}/s | {:.1}× | {ceiling:.0}/s | {:.0} % | {rss:.0} | {their_rss:.0} |",
             their_cpu / cpu,
             rate / their_rate,
+            rate / ceiling * 100.0,
         );
     }
 }
