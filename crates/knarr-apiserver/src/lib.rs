@@ -23,6 +23,7 @@ pub mod catalog;
 pub mod crd;
 pub mod discovery;
 pub mod encode;
+pub mod encryption;
 pub mod flowcontrol;
 pub mod health;
 pub mod hook;

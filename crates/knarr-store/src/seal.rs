@@ -1,8 +1,10 @@
-//! Objects that lie encrypted on the disk: Secrets. Whoever gets hold of the store's files, or of a backup, cannot read them
-//! without the key, which is kept elsewhere.
+//! Objects that lie encrypted on the disk: Secrets, or what [`providers`] are told to seal. Whoever gets hold of the store's files, or of a
+//! backup, cannot read them without the key, which is kept elsewhere.
 //!
 //! Each sealed object says so for itself, and is sealed anew with every snapshot: encryption can be switched on at any time,
 //! and a new key takes over by itself while the old one is still at hand.
+
+pub mod providers;
 
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,17 +17,26 @@ use crate::key::ResourceKey;
 use crate::{Error, Result};
 
 const KEY_BYTES: usize = 32;
+/// What every sealed value begins with (upstream: `encryptedPrefix` of `storage/value/encrypt/identity`).
+pub const MARK: &str = "k8s:enc:";
+/// What those begin with that the key of a cluster's own folder has sealed.
+pub const OWN_MARK: &str = "k8s:enc:knarr:v1:";
 
 /// Encrypts objects before they are written, and decrypts them when they are read.
 pub trait Sealer: Send + Sync + 'static {
     /// Whether objects of this resource are to be sealed.
     fn seals(&self, resource: &ResourceKey) -> bool;
 
-    /// Seals bytes so that they can be opened only in the same place. `None` when there is no randomness to be had.
-    fn seal(&self, place: &str, bytes: &[u8]) -> Option<Vec<u8>>;
+    /// Whether objects of this resource may lie there unsealed, as they do before they are to be sealed.
+    fn takes_plain(&self, _resource: &ResourceKey) -> bool {
+        true
+    }
+
+    /// Seals bytes, with [`MARK`] before them. `None` when there is no randomness to be had.
+    fn seal(&self, resource: &ResourceKey, place: &str, bytes: &[u8]) -> Option<Vec<u8>>;
 
     /// Opens what was sealed in this place. `None` for what was not, or not by a key that is known.
-    fn open(&self, place: &str, sealed: &[u8]) -> Option<Vec<u8>>;
+    fn open(&self, resource: &ResourceKey, place: &str, sealed: &[u8]) -> Option<Vec<u8>>;
 }
 
 /// Seals Secrets with AES-256-GCM and random nonces.
@@ -83,16 +94,18 @@ impl Sealer for SecretSealer {
         resource.group.is_empty() && resource.resource == "secrets"
     }
 
-    fn seal(&self, place: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn seal(&self, _: &ResourceKey, place: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).ok()?;
         let mut sealed = bytes.to_vec();
         let key = self.keys.first()?;
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(place.as_bytes()), &mut sealed).ok()?;
-        Some([nonce.as_slice(), &sealed].concat())
+        Some([OWN_MARK.as_bytes(), &nonce, &sealed].concat())
     }
 
-    fn open(&self, place: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+    /// In stores of older days the mark is missing.
+    fn open(&self, _: &ResourceKey, place: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let sealed = sealed.strip_prefix(OWN_MARK.as_bytes()).unwrap_or(sealed);
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
         self.keys.iter().find_map(|key| {
             let mut bytes = sealed.to_vec();
@@ -110,13 +123,14 @@ mod tests {
     #[test]
     fn what_is_sealed_is_opened_only_by_its_key_and_in_its_place() {
         let (old, new) = ([1; KEY_BYTES], [2; KEY_BYTES]);
-        let before = SecretSealer::new(&[&old]).unwrap();
-        let sealed = before.seal("default/a", b"password").unwrap();
+        let (before, secrets) = (SecretSealer::new(&[&old]).unwrap(), ResourceKey::new("", "secrets"));
+        let sealed = before.seal(&secrets, "default/a", b"password").unwrap();
         assert!(!sealed.windows(8).any(|w| w == b"password"));
         let rotated = SecretSealer::new(&[&new, &old]).unwrap();
-        assert_eq!(rotated.open("default/a", &sealed).as_deref(), Some(&b"password"[..]));
-        assert_eq!(rotated.open("default/b", &sealed), None);
-        assert_eq!(SecretSealer::new(&[&new]).unwrap().open("default/a", &sealed), None);
+        assert_eq!(rotated.open(&secrets, "default/a", &sealed).as_deref(), Some(&b"password"[..]));
+        assert_eq!(rotated.open(&secrets, "default/a", &sealed[OWN_MARK.len()..]).as_deref(), Some(&b"password"[..]), "as it was sealed once");
+        assert_eq!(rotated.open(&secrets, "default/b", &sealed), None);
+        assert_eq!(SecretSealer::new(&[&new]).unwrap().open(&secrets, "default/a", &sealed), None);
         assert!(SecretSealer::new(&[&[0; 5]]).is_err());
     }
 
@@ -124,8 +138,9 @@ mod tests {
     fn a_key_is_made_once() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secrets.key");
-        let sealed = SecretSealer::at(&file).unwrap().seal("a", b"x").unwrap();
-        assert!(SecretSealer::at(&file).unwrap().open("a", &sealed).is_some());
+        let secrets = ResourceKey::new("", "secrets");
+        let sealed = SecretSealer::at(&file).unwrap().seal(&secrets, "a", b"x").unwrap();
+        assert!(SecretSealer::at(&file).unwrap().open(&secrets, "a", &sealed).is_some());
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -103,6 +103,11 @@ impl Storage {
         backup::save(&self.cache, &disk, self.engine.sealer(), self.env.clock.as_ref())
     }
 
+    /// How many objects there are.
+    pub fn object_count(&self) -> usize {
+        self.cache.resources().iter().map(|resource| self.cache.snapshot(resource).len()).sum()
+    }
+
     /// The resource under this key, for its indexed field.
     pub fn resource(&self, key: &ResourceKey) -> Arc<Resource> {
         self.cache.resource(key)

@@ -123,7 +123,7 @@ fn change(shared: &Shared, cache: &Cache, pending: &mut HashMap<(usize, String),
     let change = if event.kind == EventType::Delete as i32 {
         deletion(&resource, previous?, u64::try_from(kv.mod_revision).ok()?)
     } else {
-        let item = resource.make_item(&place.1, shared.object(&kv)?, 0, previous.as_deref());
+        let item = resource.make_item(&place.1, shared.object(&resource.key, &kv)?, 0, previous.as_deref());
         Change::new(if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added }, item, previous)
     };
     let after = (change.kind != ChangeKind::Deleted).then(|| change.item.clone());

@@ -41,7 +41,7 @@ use crate::engine::{Engine, Request};
 use crate::grpc::{Channel, Endpoint, Failure, Service};
 use crate::guard::Guard;
 use crate::item::{Entry, Item};
-use crate::seal::Sealer;
+use crate::seal::{MARK, Sealer};
 use crate::world::Snapshot;
 use crate::{Error, Result, Write};
 
@@ -64,8 +64,6 @@ const SERVICE: Service = Service { package: "etcdserverpb", metadata: &[("haslea
 pub const PREFIX: &str = "/registry";
 /// How many objects come at once when a server starts.
 const PAGE: i64 = 1000;
-/// What sealed values begin with.
-const SEALED: &[u8] = b"k8s:enc:knarr:v1:";
 /// How long a write that etcd has taken may be on its way to the cache.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Within this time the event of a write is there already, mostly: only then is etcd asked how far it is.
@@ -308,7 +306,7 @@ impl Shared {
         let loaded = loaded.map_err(|e| if e.is_compacted() { Error::TooOld { asked: revision, oldest: 0 } } else { refused(&e) })?;
         let items = loaded.kvs.iter().filter_map(|kv| {
             let (_, path) = self.places.find(&kv.key).filter(|(key, _)| *key == resource.key)?;
-            Some(Entry::new(resource.make_item(&path, self.object(kv)?, 0, None)))
+            Some(Entry::new(resource.make_item(&path, self.object(&resource.key, kv)?, 0, None)))
         });
         Ok(Snapshot { revision, set: items.collect() })
     }
@@ -336,7 +334,7 @@ impl Shared {
         let mut loader = cache.load();
         for kv in loaded.kvs {
             let Some((key, path)) = self.places.find(&kv.key) else { continue };
-            if let Some(object) = self.object(&kv) {
+            if let Some(object) = self.object(&key, &kv) {
                 let resource = loader.resource(&key);
                 loader.put(&resource, &path, object, 0);
             }
@@ -345,11 +343,17 @@ impl Shared {
     }
 
     /// The object that a key holds.
-    fn object(&self, kv: &KeyValue) -> Option<Object> {
+    fn object(&self, resource: &crate::ResourceKey, kv: &KeyValue) -> Option<Object> {
         let revision = u64::try_from(kv.mod_revision).ok()?;
-        let Some(sealed) = kv.value.strip_prefix(SEALED) else { return Some(codec::with_resource_version(&kv.value, revision)) };
         let place = String::from_utf8_lossy(&kv.key);
-        let opened = self.sealer.get().and_then(|s| s.open(&place, sealed));
+        if !kv.value.starts_with(MARK.as_bytes()) {
+            let taken = self.sealer.get().is_none_or(|s| s.takes_plain(resource));
+            if !taken {
+                tracing::error!(key = %place, "is not taken: it lies unsealed, and no provider of its resource is identity");
+            }
+            return taken.then(|| codec::with_resource_version(&kv.value, revision));
+        }
+        let opened = self.sealer.get().and_then(|s| s.open(resource, &place, &kv.value));
         if opened.is_none() {
             tracing::error!(key = %place, "cannot be read: it was sealed with another key");
         }
@@ -359,8 +363,8 @@ impl Shared {
     /// What is stored of an object.
     fn value(&self, resource: &crate::ResourceKey, key: &Bytes, bytes: &Bytes) -> Result<Bytes> {
         let Some(sealer) = self.sealer.get().filter(|s| s.seals(resource)) else { return Ok(bytes.clone()) };
-        let sealed = sealer.seal(&String::from_utf8_lossy(key), bytes).ok_or_else(|| Error::Engine("there is no randomness to seal with".into()))?;
-        Ok([SEALED, &sealed].concat().into())
+        let sealed = sealer.seal(resource, &String::from_utf8_lossy(key), bytes).ok_or_else(|| Error::Engine("there is no randomness to seal with".into()))?;
+        Ok(sealed.into())
     }
 
     /// One write, from the question to etcd until the cache shows what came of it.
@@ -394,7 +398,7 @@ impl Shared {
             return Err(match found {
                 None => Error::NotFound,
                 Some(_) if bytes.is_some() && expected == 0 => Error::Exists,
-                Some(kv) => self.object(&kv).map_or_else(|| Error::Engine("the stored object cannot be read".into()), Error::Conflict),
+                Some(kv) => self.object(&resource.key, &kv).map_or_else(|| Error::Engine("the stored object cannot be read".into()), Error::Conflict),
             });
         }
         // The one that everybody reads, unless it was written again meanwhile.
@@ -404,7 +408,7 @@ impl Shared {
         let bytes = match bytes {
             Some(bytes) => bytes,
             // Its last state carries the deletion's revision.
-            None => found.and_then(|kv| self.object(&kv)).ok_or_else(|| Error::Engine("the deleted object cannot be read".into()))?.bytes,
+            None => found.and_then(|kv| self.object(&resource.key, &kv)).ok_or_else(|| Error::Engine("the deleted object cannot be read".into()))?.bytes,
         };
         Ok(resource.make_item(path, codec::with_resource_version(&bytes, revision), 0, None))
     }

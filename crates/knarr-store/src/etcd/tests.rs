@@ -145,11 +145,32 @@ async fn secrets_lie_sealed_and_others_as_kube_apiserver_writes_them() {
     a.create(&secrets, &key("default/s"), bytes(json!({"data": "password"})), None).await.unwrap();
     a.create(&pods(), &key("default/p"), bytes(json!({"data": "plain"})), None).await.unwrap();
     let value = raw(&etcd, "/registry/secrets/default/s").await;
-    assert!(value.starts_with(SEALED) && !value.windows(8).any(|w| w == b"password"));
+    assert!(value.starts_with(crate::seal::OWN_MARK.as_bytes()) && !value.windows(8).any(|w| w == b"password"));
     assert_eq!(raw(&etcd, "/registry/pods/default/p").await, bytes(json!({"data": "plain"})));
     let b = open(1).await;
     assert_eq!(b.get_now(&secrets, &key("default/s")).unwrap().field(&["data"]), "password");
     assert!(open(2).await.get_now(&secrets, &key("default/s")).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sealed_lies_there_as_kube_apiserver_seals_it() {
+    use crate::seal::providers::{Keys, Method, Pattern, Provider, Rules};
+    let etcd = Etcd::start();
+    let keys = |name: &str| Provider::Keys(Keys::new(Method::AesGcm, [(name, &[name.as_bytes()[0]; 32][..])]).unwrap());
+    let open = async |providers: Vec<Provider>| {
+        let rules = Rules::new(vec![(Pattern::parse("pods"), Arc::new(providers))], None);
+        Storage::open(Arc::new(etcd.engine().await.with_sealer(Arc::new(rules))), Env::system()).unwrap()
+    };
+    let plain = server(&etcd).await;
+    plain.create(&pods(), &key("default/early"), bytes(json!({"data": "plain"})), None).await.unwrap();
+    let sealing = open(vec![keys("a"), Provider::Identity]).await;
+    sealing.create(&pods(), &key("default/p"), bytes(json!({"data": "password"})), None).await.unwrap();
+    let value = raw(&etcd, "/registry/pods/default/p").await;
+    assert!(value.starts_with(b"k8s:enc:aesgcm:v1:a:") && !value.windows(8).any(|w| w == b"password"));
+    let names = |storage: Arc<Storage>| storage.snapshot(&pods()).iter(None, None).map(|i| i.path().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(open(vec![keys("b"), keys("a"), Provider::Identity]).await), ["default/early", "default/p"]);
+    assert_eq!(names(open(vec![keys("a")]).await), ["default/p"], "without identity nothing may lie there unsealed");
+    assert_eq!(names(open(vec![Provider::Identity]).await), ["default/early"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

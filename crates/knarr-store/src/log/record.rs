@@ -69,7 +69,7 @@ impl Records {
     pub fn write_item(&self, out: &mut Vec<u8>, resource: &ResourceKey, item: &Item) -> io::Result<()> {
         let object = item.object();
         let sealed = match self.sealer.as_ref().filter(|s| s.seals(resource)) {
-            Some(sealer) => Some(sealer.seal(item.path(), &object.bytes).ok_or_else(|| io::Error::other("an object cannot be sealed"))?),
+            Some(sealer) => Some(sealer.seal(resource, item.path(), &object.bytes).ok_or_else(|| io::Error::other("an object cannot be sealed"))?),
             None => None,
         };
         out.push(if sealed.is_some() { PUT_SEALED } else { PUT });
@@ -82,8 +82,8 @@ impl Records {
     }
 
     /// The object of a record. `None` when it is sealed and cannot be opened.
-    pub fn object(&self, path: &str, bytes: &[u8], is_sealed: bool, revision: u64) -> Option<Object> {
-        let bytes = if is_sealed { self.sealer.as_ref()?.open(path, bytes)?.into() } else { Bytes::copy_from_slice(bytes) };
+    pub fn object(&self, resource: &ResourceKey, path: &str, bytes: &[u8], is_sealed: bool, revision: u64) -> Option<Object> {
+        let bytes = if is_sealed { self.sealer.as_ref()?.open(resource, path, bytes)?.into() } else { Bytes::copy_from_slice(bytes) };
         // Protobuf is known by its envelope.
         let encoding = if bytes.starts_with(b"k8s\0") { Encoding::Protobuf } else { Encoding::Json };
         Some(Object { encoding, resource_version: revision, bytes })
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn records_are_read_as_they_were_written() {
         let (key, records) = (ResourceKey::new("apps", "deployments"), Records::default());
-        let object = records.object("default/web", b"k8s\0x", false, 300).unwrap();
+        let object = records.object(&ResourceKey::new("", "pods"), "default/web", b"k8s\0x", false, 300).unwrap();
         let item = Arc::new(Item::new("default/web", object, None, 77));
         let mut out = Vec::new();
         write_resource(&mut out, &key, 299);

@@ -155,8 +155,8 @@ impl Replay<'_> {
     fn record(&mut self, record: Record<'_>, revision: u64, age: Duration) -> Option<()> {
         let (resource, change) = match record {
             Record::Put { resource, path, expires_ms, bytes, is_sealed, .. } => {
-                let object = self.records.object(path, bytes, is_sealed, revision)?;
                 let resource = self.resource(resource);
+                let object = self.records.object(&resource.key, path, bytes, is_sealed, revision)?;
                 let previous = self.loader.get(&resource, path);
                 let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
                 let item = resource.make_item(path, object, expires_ms, previous.as_deref());

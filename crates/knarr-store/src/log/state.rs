@@ -133,7 +133,8 @@ fn load_frame(count: u32, mut body: &[u8], records: &Records, current: &mut Opti
                 *current = Some(resource);
             }
             Record::Put { path, revision, expires_ms, bytes, is_sealed, .. } => {
-                loader.put(current.as_ref()?, path, records.object(path, bytes, is_sealed, revision)?, expires_ms);
+                let resource = current.as_ref()?;
+                loader.put(resource, path, records.object(&resource.key, path, bytes, is_sealed, revision)?, expires_ms);
             }
             Record::Delete { .. } => return None,
         }

@@ -506,6 +506,34 @@ async fn secrets_cannot_be_read_on_the_disk_and_can_be_sealed_later() {
     assert_eq!(storage.snapshot(&secrets).len(), 61);
 }
 
+#[tokio::test(start_paused = true)]
+async fn keys_that_seal_give_way_to_others() {
+    use crate::seal::providers::{Keys, Method, Pattern, Provider, Rules};
+    let (disk, maps) = (FaultyDisk::new(Faults::default()), ResourceKey::new("", "configmaps"));
+    let provider = |(method, name): &(Method, &str)| Provider::Keys(Keys::new(*method, [(*name, &[name.as_bytes()[0]; 32][..])]).unwrap());
+    let life = |keys: &[(Method, &str)]| {
+        let rules = Rules::new(vec![(Pattern::parse("*.*"), Arc::new(keys.iter().map(provider).collect()))], None);
+        let clock: Arc<dyn Clock> = Arc::new(Ticking(Mutex::new(0)));
+        let engine = Arc::new(LogEngine::new(Arc::new(disk.clone()), clock.clone(), SMALL).with_sealer(Arc::new(rules)));
+        Storage::open(engine.clone(), Env { clock, ..env() }).map(|storage| (engine, storage))
+    };
+    let write = async |(engine, storage): &(Arc<LogEngine>, Arc<Storage>), path: &str| {
+        let written = storage.submit(&storage.resource(&maps), path, Write::Create { bytes: body("top secret"), ttl: None });
+        engine.flush();
+        written.await.unwrap();
+    };
+    let (old, new) = ((Method::AesGcm, "a"), (Method::Secretbox, "b"));
+    write(&life(&[old]).unwrap(), "default/early").await;
+    assert!(life(&[new]).is_err(), "the old key is still wanted");
+    let both = life(&[new, old]).unwrap();
+    for n in 0..60 {
+        write(&both, &format!("default/{n}")).await;
+    }
+    drop(both);
+    let (_, storage) = life(&[new]).unwrap();
+    assert_eq!(storage.snapshot(&maps).len(), 61, "a snapshot has sealed all of it with the new key");
+}
+
 /// Bytes of the store's files that nobody has written in good order: they are read, or refused with the name of the file; what is read
 /// was written once.
 #[tokio::test(start_paused = true)]
