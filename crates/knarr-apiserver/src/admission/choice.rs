@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use knarr_core::field::go_quote;
 
-use super::{Objects, Plugin, default_plugins, deny_external_ips::DenyServiceExternalIPs};
+use super::{Objects, Plugin, Settings, deny_external_ips::DenyServiceExternalIPs, plugins_by};
 
 /// Plugins of upstream that can be named, whether they are here or not.
 const NAMES: [&str; 39] = [
@@ -63,7 +63,7 @@ fn optional() -> Vec<Arc<dyn Plugin>> {
 ///
 /// # Errors
 /// A plugin that does not exist, that is in both lists, or that is not here.
-pub fn chosen(objects: &Arc<dyn Objects>, enable: &[&str], disable: &[&str]) -> Result<Vec<Arc<dyn Plugin>>, String> {
+pub fn chosen(objects: &Arc<dyn Objects>, enable: &[&str], disable: &[&str], settings: &Settings) -> Result<Vec<Arc<dyn Plugin>>, String> {
     for (flag, names) in [("enable", enable), ("disable", disable)] {
         if let Some(unknown) = names.iter().find(|n| !NAMES.contains(n)) {
             return Err(format!("{flag}-admission-plugins plugin {} is unknown", go_quote(unknown)));
@@ -72,7 +72,7 @@ pub fn chosen(objects: &Arc<dyn Objects>, enable: &[&str], disable: &[&str]) -> 
     if let Some(both) = enable.iter().find(|n| disable.contains(n)) {
         return Err(format!("[{both}] in enable-admission-plugins and disable-admission-plugins overlapped"));
     }
-    let (mut plugins, mut more) = (default_plugins(objects), optional());
+    let (mut plugins, mut more) = (plugins_by(objects, settings), optional());
     let here = |name: &&str| plugins.iter().chain(&more).any(|p| p.name() == *name);
     if let Some(missing) = enable.iter().find(|n| !here(n)) {
         return Err(format!("enable-admission-plugins: plugin {} is not supported", go_quote(missing)));
@@ -93,7 +93,9 @@ mod tests {
     #[test]
     fn plugins_are_chosen_by_name() {
         let objects: Arc<dyn Objects> = Arc::new(Fixed(Vec::new()));
-        let names = |enable: &[&str], disable: &[&str]| chosen(&objects, enable, disable).map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>());
+        let names = |enable: &[&str], disable: &[&str]| {
+            chosen(&objects, enable, disable, &Settings::default()).map(|all| all.iter().map(|p| p.name()).collect::<Vec<_>>())
+        };
         let usual = names(&[], &[]).unwrap();
         assert!(usual.contains(&"RBACEscalation") && !usual.contains(&"DenyServiceExternalIPs"));
         let more = names(&["DenyServiceExternalIPs", "LimitRanger"], &["ServiceAccount", "AlwaysPullImages"]).unwrap();

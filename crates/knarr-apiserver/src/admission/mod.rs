@@ -21,6 +21,7 @@ mod request;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod settings;
 mod storage_protection;
 mod taint_nodes;
 mod topology_labels;
@@ -38,6 +39,7 @@ use parking_lot::Mutex;
 use crate::authz::Attributes;
 pub use choice::chosen;
 pub use request::{Request, connect_options};
+pub use settings::Settings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
@@ -246,6 +248,10 @@ pub trait Objects: Send + Sync {
 
 /// The plugins that are on by default, in the order in which they run.
 pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
+    plugins_by(objects, &Settings::default())
+}
+
+fn plugins_by(objects: &Arc<dyn Objects>, settings: &Settings) -> Vec<Arc<dyn Plugin>> {
     let with = || Arc::clone(objects);
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(with())),
@@ -255,7 +261,7 @@ pub fn default_plugins(objects: &Arc<dyn Objects>) -> Vec<Arc<dyn Plugin>> {
         Arc::new(service_account::ServiceAccount(with())),
         Arc::new(node_restriction::NodeRestriction(with())),
         Arc::new(taint_nodes::TaintNodesByCondition),
-        Arc::new(pod_security::PodSecurity(with())),
+        Arc::new(pod_security::PodSecurity(with(), settings.pod_security.clone())),
         Arc::new(priority::Priority(with())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(storage_protection::StorageObjectInUseProtection),

@@ -23,6 +23,7 @@ use super::flags::Flags;
 
 /// Flags that are read here.
 pub const FLAGS: &[&str] = &[
+    "admission-control-config-file",
     "anonymous-auth",
     "authentication-config",
     "authentication-token-webhook-cache-ttl",
@@ -118,7 +119,17 @@ fn without_flow_control(given: &str) -> Option<&'static str> {
 /// # Errors
 /// A plugin that does not exist.
 pub fn plugins(flags: &Flags, objects: &Arc<dyn Objects>) -> Result<Vec<Arc<dyn Plugin>>> {
-    admission::chosen(objects, &flags.list("enable-admission-plugins"), &flags.list("disable-admission-plugins")).map_err(usage)
+    let settings = admission_settings(flags)?;
+    admission::chosen(objects, &flags.list("enable-admission-plugins"), &flags.list("disable-admission-plugins"), &settings).map_err(usage)
+}
+
+/// What plugins are told by `--admission-control-config-file`.
+///
+/// # Errors
+/// A file that cannot be read or is wrong.
+pub fn admission_settings(flags: &Flags) -> Result<admission::Settings> {
+    let read = |path: &str| admission::Settings::read(Path::new(path)).map_err(|why| usage(format!("--admission-control-config-file: {why}")));
+    flags.get("admission-control-config-file").filter(|path| !path.is_empty()).map_or_else(|| Ok(admission::Settings::default()), read)
 }
 
 fn usage(what: impl Into<String>) -> Failure {
@@ -194,7 +205,7 @@ impl Access {
 }
 
 /// Applies each new text of a file. One that is wrong is logged, and what was before goes on to count.
-async fn follow(path: PathBuf, mut known: String, apply: impl AsyncFn(String) -> std::result::Result<(), String>) {
+pub(super) async fn follow(path: PathBuf, mut known: String, apply: impl AsyncFn(String) -> std::result::Result<(), String>) {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let watched = Inotify::new().and_then(|i| i.watch(folder, MODIFY | CREATE | MOVED_TO | DELETE).map(|()| i));
     let inotify = match watched {

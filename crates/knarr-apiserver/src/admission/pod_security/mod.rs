@@ -2,6 +2,7 @@
 //! (upstream: `k8s.io/pod-security-admission`).
 
 mod checks;
+mod config;
 mod policy;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,9 +13,10 @@ use knarr_core::{GroupVersionKind, Result, Status, Value, ValueExt, field};
 use super::{Objects, Operation, Passes, Plugin, Review};
 use crate::authz::Attributes;
 use checks::{Finding, evaluate};
+pub use config::Configuration;
 use policy::{Level, LevelVersion, Policy};
 
-pub struct PodSecurity(pub Arc<dyn Objects>);
+pub struct PodSecurity(pub Arc<dyn Objects>, pub Configuration);
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// Most pods of a namespace that a new level is tried on.
@@ -47,22 +49,69 @@ impl PodSecurity {
     fn policy(&self, namespace: &str) -> Result<(Policy, field::ErrorList)> {
         let found = self.0.value("", "namespaces", "", namespace);
         let found = found.ok_or_else(|| Status::internal(format!("failed to lookup namespace {}", field::go_quote(namespace))))?;
-        Ok(policy::of_labels(found.at(&["metadata", "labels"])))
+        Ok(self.of_labels(found.at(&["metadata", "labels"])))
+    }
+
+    fn of_labels(&self, labels: Option<&Value>) -> (Policy, field::ErrorList) {
+        policy::of_labels(labels, self.1.defaults)
+    }
+
+    fn exempts_namespace(&self, name: &str) -> bool {
+        self.1.exemptions.namespaces.iter().any(|n| n == name)
+    }
+
+    fn exempts_class_of(&self, spec: Option<&Value>) -> bool {
+        let class = spec.and_then(|s| s.str_at(&["runtimeClassName"])).unwrap_or_default();
+        self.1.exemptions.runtime_classes.iter().any(|c| c == class)
+    }
+
+    /// For whom nothing is looked at.
+    fn exempts(&self, review: &Review<'_>) -> bool {
+        let why = if self.exempts_namespace(&review.attributes.namespace) {
+            "namespace"
+        } else if self.1.exemptions.usernames.contains(&review.attributes.user.name) {
+            "user"
+        } else {
+            return false;
+        };
+        exempted(review, why);
+        true
+    }
+
+    /// Labels of a namespace that is exempt are of no effect.
+    fn warn_of_exemption(&self, review: &Review<'_>, policy: Policy, labels: Option<&Value>) {
+        let same = policy.is_equivalent(&self.1.defaults);
+        if policy.is_privileged() || same || !self.exempts_namespace(review.name()) {
+            return;
+        }
+        let is_said = |mode: &str| ["", "-version"].iter().any(|s| labels.is_some_and(|l| l.get(format!("{PREFIX}{mode}{s}")).is_some()));
+        let modes = [("enforce", policy.enforce), ("audit", policy.audit), ("warn", policy.warn)];
+        let told = modes.iter().filter(|(mode, level)| level.level != Level::Privileged && is_said(mode)).map(|(mode, level)| format!("{mode}={level}"));
+        let told = told.collect::<Vec<_>>().join(", ");
+        review.notes.warn(format!("namespace {} is exempt from Pod Security, and the policy ({told}) will be ignored", field::go_quote(review.name())));
     }
 
     fn validate_namespace(&self, review: &Review<'_>, namespace: &Value) -> Result<()> {
-        let (new, errors) = policy::of_labels(namespace.at(&["metadata", "labels"]));
+        let labels = namespace.at(&["metadata", "labels"]);
+        let (new, errors) = self.of_labels(labels);
         let invalid = || Err(Status::invalid(&GroupVersionKind::new("", "v1", "Namespace"), review.name(), &errors));
         let Some(old) = review.old.filter(|_| review.operation == Operation::Update) else {
-            return if errors.is_empty() { Ok(()) } else { invalid() };
+            if !errors.is_empty() {
+                return invalid();
+            }
+            self.warn_of_exemption(review, new, labels);
+            return Ok(());
         };
-        let (old, old_errors) = policy::of_labels(old.at(&["metadata", "labels"]));
+        let (old, old_errors) = self.of_labels(old.at(&["metadata", "labels"]));
         if !errors.is_empty() && errors != old_errors {
             return invalid();
         }
         let relaxed = new.enforce.version == old.enforce.version && new.enforce.level <= old.enforce.level;
         if new.enforce != old.enforce && new.enforce.level != Level::Privileged && !relaxed {
-            self.warn_of_pods(review, new.enforce);
+            match self.exempts_namespace(review.name()) {
+                true => self.warn_of_exemption(review, new, labels),
+                false => self.warn_of_pods(review, new.enforce),
+            }
         }
         Ok(())
     }
@@ -70,7 +119,8 @@ impl PodSecurity {
     /// Warns of pods that the new level would not let in. Of several pods of one controller, one is tried first.
     fn warn_of_pods(&self, review: &Review<'_>, level: LevelVersion) {
         let namespace = review.name();
-        let pods = self.0.values("", "pods", Some(namespace));
+        let mut pods = self.0.values("", "pods", Some(namespace));
+        pods.retain(|pod| !self.exempts_class_of(pod.at(&["spec"])));
         let mut controllers = std::collections::BTreeSet::new();
         let controller = |pod: &Value| {
             let owners = pod.list_at(&["metadata", "ownerReferences"]);
@@ -106,22 +156,48 @@ impl PodSecurity {
     }
 
     fn validate_pod(&self, review: &Review<'_>, pod: &Value) -> Result<()> {
+        if self.exempts(review) {
+            return Ok(());
+        }
         let (policy, errors) = self.policy(&review.attributes.namespace)?;
         let untouched = review.old.is_some_and(|old| review.operation == Operation::Update && !is_significant(pod, old));
         if errors.is_empty() && policy.is_privileged() || untouched {
             return Ok(());
         }
-        judge(review, policy, &errors, pod.at(&["metadata"]), pod.at(&["spec"]), true)
+        self.judge(review, policy, &errors, (pod.at(&["metadata"]), pod.at(&["spec"])), true)
     }
 
     fn validate_workload(&self, review: &Review<'_>, object: &Value, path: &[&str]) -> Result<()> {
+        if self.exempts(review) {
+            return Ok(());
+        }
         let Ok((policy, errors)) = self.policy(&review.attributes.namespace) else { return Ok(()) };
         if errors.is_empty() && policy.warn.level == Level::Privileged && policy.audit.level == Level::Privileged {
             return Ok(());
         }
         let Some(template) = object.at(path) else { return Ok(()) };
-        judge(review, policy, &errors, template.at(&["metadata"]), template.at(&["spec"]), false)
+        self.judge(review, policy, &errors, (template.at(&["metadata"]), template.at(&["spec"])), false)
     }
+
+    /// Looks at a pod, or at what one is made of.
+    fn judge(
+        &self,
+        review: &Review<'_>,
+        policy: Policy,
+        errors: &field::ErrorList,
+        (metadata, spec): (Option<&Value>, Option<&Value>),
+        enforce: bool,
+    ) -> Result<()> {
+        if self.exempts_class_of(spec) {
+            exempted(review, "runtimeClass");
+            return Ok(());
+        }
+        judge(review, policy, errors, metadata, spec, enforce)
+    }
+}
+
+fn exempted(review: &Review<'_>, why: &str) {
+    review.notes.annotate(format!("{PREFIX}exempt"), why.to_owned());
 }
 
 fn told(pod: &str, count: usize, reasons: &str) -> String {
@@ -214,13 +290,17 @@ mod tests {
     }
 
     async fn review(resource: &str, object: Value, old: Option<&Value>) -> (Result<()>, Vec<String>) {
+        review_by(Configuration::default(), resource, object, old).await
+    }
+
+    async fn review_by(config: Configuration, resource: &str, object: Value, old: Option<&Value>) -> (Result<()>, Vec<String>) {
         let namespace = if resource == "namespaces" { "" } else { "n" };
         let group = if resource == "deployments" { "apps" } else { "" };
         let attributes = Attributes { resource: resource.into(), namespace: namespace.into(), group: group.into(), name: "n".into(), ..Attributes::default() };
         let kind = GroupVersionKind::new(group, "v1", "X");
         let operation = if old.is_some() { Operation::Update } else { Operation::Create };
         let review = Review { object: Some(object), old, ..Review::new(operation, &attributes, &kind) };
-        let plugin = PodSecurity(objects());
+        let plugin = PodSecurity(objects(), config);
         assert!(plugin.handles(operation, &attributes));
         (plugin.validate(&review).await, review.notes.take_warnings())
     }
@@ -258,5 +338,26 @@ mod tests {
             bad.unwrap_err().message,
             "Namespace \"n\" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"high\": must be one of privileged, baseline, restricted"
         );
+    }
+
+    #[tokio::test]
+    async fn a_configuration_says_what_holds_without_labels_and_for_whom_nothing_does() {
+        let read =
+            |rest: &str| Configuration::parse(&format!("kind: PodSecurityConfiguration\napiVersion: pod-security.admission.config.k8s.io/v1\n{rest}")).unwrap();
+        let bad = json!({"spec": {"hostNetwork": true, "runtimeClassName": "kata", "containers": [{"name": "c"}]}});
+        for (rest, is_let_in) in [
+            ("exemptions: {namespaces: ['n']}", true),
+            ("exemptions: {namespaces: [m], usernames: [b]}", false),
+            ("exemptions: {runtimeClasses: [kata]}", true),
+        ] {
+            assert_eq!(review_by(read(rest), "pods", bad.clone(), None).await.0.is_ok(), is_let_in, "{rest}");
+        }
+        // Labels go before the defaults, which hold for what they do not say.
+        let (policy, _) = PodSecurity(objects(), read("defaults: {enforce: restricted, audit: restricted}")).policy("n").unwrap();
+        assert_eq!((policy.enforce.to_string(), policy.audit.to_string()), ("baseline:v1.30".into(), "restricted:latest".into()));
+        let labelled = json!({"metadata": {"name": "n", "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+        let (good, warnings) = review_by(read("exemptions: {namespaces: ['n']}"), "namespaces", labelled, None).await;
+        assert_eq!(good, Ok(()));
+        assert_eq!(warnings, ["namespace \"n\" is exempt from Pod Security, and the policy (enforce=baseline:latest) will be ignored"]);
     }
 }

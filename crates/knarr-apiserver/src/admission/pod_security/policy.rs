@@ -19,7 +19,7 @@ pub enum Level {
 }
 
 impl Level {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "privileged" => Self::Privileged,
             "baseline" => Self::Baseline,
@@ -59,13 +59,22 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether it says the same of all pods: of what is privileged the version does not matter.
+    pub fn is_equivalent(&self, other: &Self) -> bool {
+        let same = |one: LevelVersion, other: LevelVersion| one.level == other.level && (one.level == Level::Privileged || one.version == other.version);
+        same(self.enforce, other.enforce) && same(self.audit, other.audit) && same(self.warn, other.warn)
+    }
+
     pub fn is_privileged(&self) -> bool {
         [self.enforce, self.audit, self.warn].iter().all(|l| l.level == Level::Privileged)
     }
 }
 
+pub(super) const NO_LEVEL: &str = "must be one of privileged, baseline, restricted";
+pub(super) const NO_VERSION: &str = "must be \"latest\" or \"v1.x\"";
+
 /// `latest` or `v1.x`.
-fn version(text: &str) -> Option<Option<u32>> {
+pub(super) fn version(text: &str) -> Option<Option<u32>> {
     if text == "latest" {
         return Some(None);
     }
@@ -73,8 +82,9 @@ fn version(text: &str) -> Option<Option<u32>> {
     if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok().map(Some) } else { None }
 }
 
-/// The policy that labels ask for, and what is wrong with them. Errors close what is enforced, and open the other modes.
-pub fn of_labels(labels: Option<&Value>) -> (Policy, ErrorList) {
+/// The policy that labels ask for, or the defaults where they say nothing, and what is wrong with them. Errors close what is enforced, and open
+/// the other modes.
+pub fn of_labels(labels: Option<&Value>, defaults: Policy) -> (Policy, ErrorList) {
     let mut errors = ErrorList::new();
     let label = |key: &str| labels.and_then(|l| l.get(format!("{PREFIX}{key}"))).and_then(Value::as_str);
     let mut wrong = |key: &str, value: &str, why: &str| {
@@ -82,13 +92,11 @@ pub fn of_labels(labels: Option<&Value>) -> (Policy, ErrorList) {
         errors.push(field::Error::invalid(&path, value, why));
     };
     let mut mode = |key: &str, otherwise: Level| {
-        let level = label(key).map(|text| {
-            Level::parse(text).ok_or(()).inspect_err(|()| wrong(key, text, "must be one of privileged, baseline, restricted")).map_err(|()| otherwise)
-        });
+        let level = label(key).map(|text| Level::parse(text).ok_or(()).inspect_err(|()| wrong(key, text, NO_LEVEL)).map_err(|()| otherwise));
         let version_key = format!("{key}-version");
         let version = label(&version_key).map(|text| {
             version(text).unwrap_or_else(|| {
-                wrong(&version_key, text, "must be \"latest\" or \"v1.x\"");
+                wrong(&version_key, text, NO_VERSION);
                 None
             })
         });
@@ -97,11 +105,14 @@ pub fn of_labels(labels: Option<&Value>) -> (Policy, ErrorList) {
     let (enforce, enforce_version) = mode("enforce", Level::Restricted);
     let (audit, audit_version) = mode("audit", Level::Privileged);
     let (warn, warn_version) = mode("warn", Level::Privileged);
-    let either = |level: Option<Result<Level, Level>>| level.map_or(Level::Privileged, |l| l.unwrap_or_else(|otherwise| otherwise));
+    let either = |level: Option<Result<Level, Level>>, version: Option<Option<u32>>, default: LevelVersion| LevelVersion {
+        level: level.map_or(default.level, |l| l.unwrap_or_else(|otherwise| otherwise)),
+        version: version.unwrap_or(default.version),
+    };
     let mut policy = Policy {
-        enforce: LevelVersion { level: either(enforce), version: enforce_version.flatten() },
-        audit: LevelVersion { level: either(audit), version: audit_version.flatten() },
-        warn: LevelVersion { level: either(warn), version: warn_version.flatten() },
+        enforce: either(enforce, enforce_version, defaults.enforce),
+        audit: either(audit, audit_version, defaults.audit),
+        warn: either(warn, warn_version, defaults.warn),
     };
     // What is enforced is warned of, where nothing is said about warnings.
     if warn.is_none() && matches!(enforce, Some(Ok(level)) if level > policy.warn.level) {
@@ -120,7 +131,7 @@ mod tests {
 
     fn read(labels: &[(&str, &str)]) -> (String, String, String, usize) {
         let labels: Value = labels.iter().map(|(k, v)| (format!("{PREFIX}{k}"), json!(v))).collect::<knarr_core::Map<_, _>>().into();
-        let (p, errors) = of_labels(Some(&labels));
+        let (p, errors) = of_labels(Some(&labels), Policy::default());
         (p.enforce.to_string(), p.audit.to_string(), p.warn.to_string(), errors.len())
     }
 
