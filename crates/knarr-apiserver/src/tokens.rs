@@ -1,26 +1,29 @@
 //! Who signs service account tokens, and what the world may know of the key.
 
 use jiff::Timestamp;
-use knarr_core::{Result, Value, clock::Env};
+use knarr_core::{Result, clock::Env};
 
-use crate::authn::{ServiceAccountKey, TokenRequest};
+use crate::authn::{Lifetimes, ServiceAccountKey, TokenRequest};
 
 /// Signs tokens and publishes the keys that check them.
 pub trait TokenIssuer: Send + Sync {
-    /// A token and the time of its end.
+    /// A token and the time by which it should be exchanged.
     ///
     /// # Errors
     /// When it cannot be signed.
     fn issue(&self, request: &TokenRequest, env: &Env) -> Result<(String, Timestamp)>;
 
-    /// The audience of tokens that name none.
-    fn issuer(&self) -> &str;
+    /// The audiences of tokens that name none.
+    fn audiences(&self) -> &[String];
+
+    /// How long tokens live, whatever is asked for.
+    fn lifetimes(&self) -> Lifetimes;
 
     /// `/.well-known/openid-configuration`
     fn discovery(&self) -> String;
 
     /// `/openid/v1/jwks`
-    fn jwks(&self) -> Value;
+    fn jwks(&self) -> String;
 }
 
 impl TokenIssuer for ServiceAccountKey {
@@ -28,8 +31,12 @@ impl TokenIssuer for ServiceAccountKey {
         Self::issue(self, request, env)
     }
 
-    fn issuer(&self) -> &str {
-        &self.issuer
+    fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
     }
 
     fn discovery(&self) -> String {
@@ -37,7 +44,7 @@ impl TokenIssuer for ServiceAccountKey {
         Self::discovery(self, &if self.jwks_uri.is_empty() { below() } else { self.jwks_uri.clone() })
     }
 
-    fn jwks(&self) -> Value {
+    fn jwks(&self) -> String {
         Self::jwks(self)
     }
 }

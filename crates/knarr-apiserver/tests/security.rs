@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::Engine;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use knarr_apiserver::{
     ServerBuilder, admission,
-    authn::{ClientCertificates, ServiceAccountAuthenticator, ServiceAccountKey, Union, User},
+    authn::{ClientCertificates, Lifetimes, ServiceAccountAuthenticator, ServiceAccountKey, Union, User},
     authz::{self, Always, Decision, feed, node::NodeAuthorizer, rbac::Rbac},
     bootstrap,
     http::{Limits, serve},
@@ -507,6 +507,52 @@ async fn a_token_dies_with_its_account_at_once() {
     assert_eq!(code("GET", CONFIG_MAPS, &forged).await, 401);
     assert_eq!(code("DELETE", &format!("{accounts}/a"), &good).await, 200);
     assert_eq!(code("GET", CONFIG_MAPS, &good).await, 401, "the account is gone");
+}
+
+/// Old programs read their pod's token once (upstream: `--service-account-extend-token-expiration`).
+#[tokio::test]
+async fn a_pods_own_token_lives_as_long_as_the_pod_if_nothing_forbids_it() {
+    let cluster = Cluster::start().await;
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let serve = |lifetimes: Lifetimes| {
+        let mut key = ServiceAccountKey::from_pem(&pem, "https://own.example").unwrap();
+        key.lifetimes = lifetimes;
+        cluster.server.set_tokens(Arc::new(key));
+    };
+    let account = json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "a"}});
+    let pod =
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}, "spec": {"serviceAccountName": "a", "containers": [{"name": "c", "image": "i"}]}});
+    for (path, object) in [("serviceaccounts", &account), ("pods", &pod)] {
+        let answer = cluster.post(&format!("/api/v1/namespaces/default/{path}"), object).await;
+        assert_eq!(answer.code, 201, "{}", answer.text());
+    }
+    let ask = async |spec: Value| {
+        let request = json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": spec});
+        let answer = cluster.post("/api/v1/namespaces/default/serviceaccounts/a/token", &request).await;
+        assert_eq!(answer.code, 201, "{}", answer.text());
+        let payload = URL_SAFE_NO_PAD.decode(answer.json()["status"]["token"].as_str().unwrap().split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&payload).unwrap();
+        let from_birth = |at: &Value| at.as_i64().map(|at| at - claims["iat"].as_i64().unwrap());
+        let warning = answer.headers.get("warning").map(|w| w.to_str().unwrap().to_owned());
+        (
+            from_birth(&claims["exp"]).unwrap(),
+            from_birth(&claims["kubernetes.io"]["warnafter"]),
+            answer.json()["spec"]["expirationSeconds"].as_i64().unwrap(),
+            warning,
+        )
+    };
+    let of_pod = json!({"kind": "Pod", "apiVersion": "v1", "name": "p"});
+    serve(Lifetimes::default());
+    let year = 365 * 24 * 60 * 60;
+    assert_eq!(ask(json!({"expirationSeconds": 3607, "boundObjectRef": of_pod})).await, (year, Some(3607), 3607, None));
+    assert_eq!(ask(json!({"expirationSeconds": 3607})).await, (3607, None, 3607, None), "it is not bound to a pod");
+    assert_eq!(ask(json!({"expirationSeconds": 3600, "boundObjectRef": of_pod})).await, (3600, None, 3600, None), "it was asked for by somebody else");
+    assert_eq!(ask(json!({"expirationSeconds": 3607, "audiences": ["vault"], "boundObjectRef": of_pod})).await, (3607, None, 3607, None), "it is for others");
+    serve(Lifetimes { extends: false, ..Lifetimes::default() });
+    assert_eq!(ask(json!({"expirationSeconds": 3607, "boundObjectRef": of_pod})).await, (3607, None, 3607, None));
+    serve(Lifetimes { seconds_max: Some(3600), ..Lifetimes::default() });
+    let shortened = Some("299 - \"requested expiration of 7200 seconds shortened to 3600 seconds\"".to_owned());
+    assert_eq!(ask(json!({"expirationSeconds": 7200, "boundObjectRef": of_pod})).await, (3600, None, 3600, shortened));
 }
 
 /// What a test's log holds.

@@ -4,6 +4,7 @@
 mod bootstrap_token;
 pub mod extra;
 pub mod jwt;
+mod keys;
 mod legacy_tokens;
 pub mod request_header;
 mod service_account;
@@ -20,9 +21,10 @@ use knarr_cel::admission::aggregate;
 use knarr_core::{Result, Status};
 
 pub use bootstrap_token::BootstrapTokens;
+pub use keys::PublicKey;
 pub use legacy_tokens::{LegacyClaims, Use, Uses, say_since, write_down};
 pub use request_header::RequestHeaders;
-pub use service_account::{BoundObject, Claims, Found, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
+pub use service_account::{BoundObject, Claims, Found, Lifetimes, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
 pub use token_file::TokenFile;
 pub use webhook::WebhookTokens;
 pub use x509::{ClientCertificates, SignedBy, expires};

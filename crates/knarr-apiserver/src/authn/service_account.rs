@@ -1,8 +1,9 @@
-//! Service account tokens: JSON Web Tokens signed with ES256, bound to an account and often to a pod, a secret or a node.
+//! Service account tokens: JSON Web Tokens, bound to an account and often to a pod, a secret or a node.
 //!
 //! A token is good while its signature, issuer, audience and times are, and while everything it is bound to still exists with
 //! the same uid: a deleted account's or pod's token is dead at once. Claims: `k8s.io/kubernetes/pkg/serviceaccount/claims.go`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,10 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use knarr_core::clock::Env;
 use knarr_core::{Result, Status};
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
+use super::jwt::Jws;
+use super::keys::{PrivateKey, PublicKey};
 use super::legacy_tokens::{self, LegacyClaims, Uses};
 use super::{Authenticator, User};
 
@@ -64,41 +65,87 @@ pub struct TokenRequest {
     pub namespace: String,
     pub account: BoundObject,
     pub audiences: Vec<String>,
+    /// How long it is to live.
     pub seconds: i64,
+    /// How long it does live, where that is longer: it says itself when it should have been exchanged.
+    pub seconds_extended: Option<i64>,
     pub pod: Option<BoundObject>,
     pub secret: Option<BoundObject>,
     pub node: Option<BoundObject>,
 }
 
-/// The key that signs tokens, and its public half for everybody.
+/// The key that signs tokens, those that check them, and for whom they are.
 pub struct ServiceAccountKey {
-    pair: EcdsaKeyPair,
-    id: String,
+    signer: PrivateKey,
+    /// Told to everybody in this order. More than one while a key gives way to another.
+    keys: Vec<PublicKey>,
+    /// Who is said to have issued a token.
     pub issuer: String,
-    /// Where clients find the public half; empty: below the issuer.
+    /// Who else may be: by what name the issuer was known before.
+    pub former_issuers: Vec<String>,
+    /// For whom a token is that names nobody.
+    pub audiences: Vec<String>,
+    /// Where clients find the public keys; empty: below the issuer.
     pub jwks_uri: String,
-    random: SystemRandom,
+    pub lifetimes: Lifetimes,
+}
+
+/// How long tokens live, whatever is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// At most so many seconds, but for those that are extended.
+    pub seconds_max: Option<i64>,
+    /// A pod's own token lives for a year if the pod does, since old programs read it once (upstream:
+    /// `--service-account-extend-token-expiration`).
+    pub extends: bool,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { seconds_max: None, extends: true }
+    }
 }
 
 impl ServiceAccountKey {
-    /// Reads a P-256 key in PKCS#8 PEM.
+    /// Reads a private key in PEM: an RSA key, or one of P-256 or P-384. Its public half checks tokens, and the issuer is their audience.
     ///
     /// # Errors
     /// Text that is no such key.
     pub fn from_pem(pem: &str, issuer: &str) -> std::result::Result<Self, String> {
-        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|e| format!("service account key: {e}"))?;
-        let random = SystemRandom::new();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &block.contents, &random).map_err(|e| format!("service account key: {e}"))?;
-        let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, pair.public_key().as_ref()).as_ref());
-        Ok(Self { pair, id, issuer: issuer.into(), jwks_uri: String::new(), random })
+        let signer = PrivateKey::from_pem(pem).map_err(|e| format!("service account key: {e}"))?;
+        let keys = vec![signer.public.clone()];
+        Ok(Self {
+            signer,
+            keys,
+            issuer: issuer.into(),
+            former_issuers: Vec::new(),
+            audiences: vec![issuer.into()],
+            jwks_uri: String::new(),
+            lifetimes: Lifetimes::default(),
+        })
     }
 
-    /// Signs a token. Gives it with the time of its end.
+    /// These keys check tokens, and that which signs does.
+    #[must_use]
+    pub fn checked_by(mut self, mut keys: Vec<PublicKey>) -> Self {
+        let own = &self.signer.public;
+        if keys.iter().all(|key| key.id != own.id) {
+            keys.insert(0, own.clone());
+        }
+        self.keys = keys;
+        self
+    }
+
+    fn is_issuer(&self, name: &str) -> bool {
+        name == self.issuer || self.former_issuers.iter().any(|former| former == name)
+    }
+
+    /// Signs a token. Gives it with the time by which it should be exchanged.
     pub fn issue(&self, request: &TokenRequest, env: &Env) -> Result<(String, jiff::Timestamp)> {
         let now = env.now().as_second();
         let claims = Claims {
-            aud: if request.audiences.is_empty() { vec![self.issuer.clone()] } else { request.audiences.clone() },
-            exp: now + request.seconds,
+            aud: if request.audiences.is_empty() { self.audiences.clone() } else { request.audiences.clone() },
+            exp: now + request.seconds_extended.unwrap_or(request.seconds),
             iat: now,
             nbf: now,
             iss: self.issuer.clone(),
@@ -110,10 +157,10 @@ impl ServiceAccountKey {
                 pod: request.pod.clone(),
                 secret: request.secret.clone(),
                 serviceaccount: request.account.clone(),
-                warnafter: None,
+                warnafter: request.seconds_extended.map(|_| now + request.seconds),
             },
         };
-        let end = jiff::Timestamp::from_second(claims.exp).map_err(Status::internal)?;
+        let end = jiff::Timestamp::from_second(now + request.seconds).map_err(Status::internal)?;
         Ok((self.sign(&claims)?, end))
     }
 
@@ -126,42 +173,37 @@ impl ServiceAccountKey {
     }
 
     fn sign(&self, claims: &impl Serialize) -> Result<String> {
-        let header = serde_json::json!({"alg": "ES256", "kid": self.id});
+        let header = serde_json::json!({"alg": self.signer.public.algorithm, "kid": self.signer.public.id});
         let text = format!("{}.{}", segment(&header)?, segment(claims)?);
-        let signature = self.pair.sign(&self.random, text.as_bytes()).map_err(Status::internal)?;
+        let signature = self.signer.sign(&text)?;
         Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// What a token with a signature of ours says; `None` for anything else.
+    /// What a token with a signature of ours says; `None` for anything else. The key that it names is asked; one that names none, or names
+    /// it as we did before keys of every kind had names, may be of any.
     fn payload(&self, token: &str) -> Option<serde_json::Value> {
-        let (text, signature) = token.rsplit_once('.')?;
-        let (header, payload) = text.split_once('.')?;
-        let header: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-        if header.get("alg")?.as_str()? != "ES256" {
-            return None;
-        }
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref());
-        key.verify(text.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+        let token = Jws::parse(token)?;
+        let named = |key: &&PublicKey| key.id == token.key_id;
+        let is_named = self.keys.iter().any(|key| named(&key));
+        let is_ours = self.keys.iter().filter(|key| !is_named || named(key)).any(|key| key.has_signed(&token));
+        is_ours.then_some(token.claims)
     }
 
     /// `/openid/v1/jwks`
-    pub fn jwks(&self) -> serde_json::Value {
-        let point = self.pair.public_key().as_ref();
-        let (x, y) = (&point[1..33], &point[33..65]);
-        serde_json::json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": self.id, "crv": "P-256", "alg": "ES256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
-        }]})
+    pub fn jwks(&self) -> String {
+        let keys: Vec<&str> = self.keys.iter().map(|key| key.shown.as_str()).collect();
+        format!(r#"{{"keys":[{}]}}"#, keys.join(","))
     }
 
     /// `/.well-known/openid-configuration`, with its fields in upstream's order.
     pub fn discovery(&self, jwks_uri: &str) -> String {
         let text = |value: &str| serde_json::Value::from(value).to_string();
+        let algorithms: BTreeSet<&str> = self.keys.iter().map(|key| key.algorithm).collect();
         format!(
-            r#"{{"issuer":{},"jwks_uri":{},"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}}"#,
+            r#"{{"issuer":{},"jwks_uri":{},"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":{}}}"#,
             text(&self.issuer),
-            text(jwks_uri)
+            text(jwks_uri),
+            serde_json::json!(algorithms)
         )
     }
 }
@@ -203,7 +245,7 @@ impl ServiceAccountAuthenticator {
     fn check(&self, token: &str, audiences: &[String]) -> Option<(User, Vec<String>)> {
         let payload = self.key.payload(token)?;
         match payload.get("iss")?.as_str()? {
-            iss if iss == self.key.issuer => self.check_bound(&serde_json::from_value(payload).ok()?, audiences),
+            iss if self.key.is_issuer(iss) => self.check_bound(&serde_json::from_value(payload).ok()?, audiences),
             legacy_tokens::ISSUER => self.check_legacy(token, &serde_json::from_value(payload).ok()?, audiences),
             _ => None,
         }
@@ -380,5 +422,34 @@ mod tests {
         let other = authenticator(vec![("serviceaccounts", "web", "u1"), ("pods", "p", "u2")]);
         assert!(a.check(&other.key.issue(&request(), &a.env).unwrap().0, &a.audiences).is_none());
         assert!(a.check("a.b.c", &a.audiences).is_none());
+    }
+
+    #[test]
+    fn keys_and_issuers_give_way_to_others() {
+        let before = authenticator(vec![("serviceaccounts", "web", "u1"), ("pods", "p", "u2")]);
+        let (token, _) = before.key.issue(&request(), &before.env).unwrap();
+        let rsa = include_str!("testdata/rsa.pem");
+        let with = |key: ServiceAccountKey| ServiceAccountAuthenticator {
+            audiences: vec![key.issuer.clone(), before.key.issuer.clone()],
+            key: Arc::new(key),
+            objects: before.objects.clone(),
+            env: before.env.clone(),
+            uses: Uses::default(),
+        };
+        let new = || ServiceAccountKey::from_pem(rsa, "https://new").unwrap();
+        let old_keys = || before.key.keys.clone();
+        let mut both = new().checked_by(old_keys());
+        both.former_issuers.push(before.key.issuer.clone());
+        let after = with(both);
+        assert!(after.check(&token, &after.audiences).is_some(), "of the key and the issuer before");
+        assert!(after.check(&after.key.issue(&request(), &after.env).unwrap().0, &after.audiences).is_some());
+        assert!(with(new().checked_by(old_keys())).check(&token, &after.audiences).is_none(), "the issuer is forgotten");
+        let mut other_key = new();
+        other_key.former_issuers.push(before.key.issuer.clone());
+        assert!(with(other_key).check(&token, &after.audiences).is_none(), "the key is forgotten");
+        let jwks: serde_json::Value = serde_json::from_str(&after.key.jwks()).unwrap();
+        let kinds: Vec<&str> = jwks["keys"].as_array().unwrap().iter().map(|key| key["kty"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["RSA", "EC"]);
+        assert!(after.key.discovery("").contains(r#""id_token_signing_alg_values_supported":["ES256","RS256"]"#));
     }
 }

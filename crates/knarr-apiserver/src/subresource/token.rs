@@ -12,12 +12,16 @@ use crate::{
     admission::Operation,
     authn::{BoundObject, TokenRequest},
     call::{Exchange, Outcome},
+    tokens::TokenIssuer,
     write::{Writer, decode},
 };
 
 const SECONDS_DEFAULT: i64 = 3600;
 const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
+/// What is asked for a pod's own token (upstream: `WarnOnlyBoundTokenExpirationSeconds`), and how long that lives.
+const SECONDS_OF_PODS: i64 = 3607;
+const SECONDS_EXTENDED: i64 = 365 * 24 * 60 * 60;
 
 /// Issues a token for the account in the path.
 ///
@@ -38,7 +42,7 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
         return Err(Status::conflict(&GroupResource::new(&kind.group, &kind.kind), name, why));
     }
     let issuer = ex.server.tokens.load_full().as_ref().clone().ok_or_else(|| Status::service_unavailable("no token issuer is configured"))?;
-    fill(ex, &mut request, name, uid, issuer.issuer());
+    fill(ex, &mut request, name, uid, issuer.audiences());
     let seconds = request.i64_at(&["spec", "expirationSeconds"]).unwrap_or(SECONDS_DEFAULT);
     check_seconds(seconds, &kind)?;
     let request = writer.mutate_other(Operation::Create, request, None).await?;
@@ -51,10 +55,25 @@ pub async fn create(ex: &Exchange<'_>) -> Result<Outcome> {
         ..TokenRequest::default()
     };
     bind_to(ex, &request, &mut wanted)?;
+    set_lifetime(ex, issuer.as_ref(), &mut request, &mut wanted);
     let (token, end) = issuer.issue(&wanted, &ex.server.env)?;
     request.set(&["status", "token"], token);
     request.set(&["status", "expirationTimestamp"], time::format(end));
     Ok(Outcome::Value { value: request, code: 201 })
+}
+
+/// Shortens or extends what was asked for.
+fn set_lifetime(ex: &Exchange<'_>, issuer: &dyn TokenIssuer, request: &mut Value, wanted: &mut TokenRequest) {
+    let lifetimes = issuer.lifetimes();
+    if let Some(max) = lifetimes.seconds_max.filter(|max| wanted.seconds > *max) {
+        ex.warn(format!("requested expiration of {} seconds shortened to {max} seconds", wanted.seconds));
+        wanted.seconds = max;
+        request.set(&["spec", "expirationSeconds"], max);
+    }
+    let is_own = wanted.audiences.iter().all(|audience| issuer.audiences().contains(audience));
+    if lifetimes.extends && wanted.pod.is_some() && wanted.seconds == SECONDS_OF_PODS && is_own {
+        wanted.seconds_extended = Some(SECONDS_EXTENDED);
+    }
 }
 
 /// What the client asks for is its own, as with everything that is created.
@@ -93,7 +112,7 @@ fn check_seconds(seconds: i64, kind: &GroupVersionKind) -> Result<()> {
 }
 
 /// Sets what the client left out.
-fn fill(ex: &Exchange<'_>, request: &mut Value, name: &str, uid: &str, issuer: &str) {
+fn fill(ex: &Exchange<'_>, request: &mut Value, name: &str, uid: &str, audiences: &[String]) {
     request.set(&["kind"], "TokenRequest");
     request.set(&["apiVersion"], "authentication.k8s.io/v1");
     request.set(&["metadata", "name"], name);
@@ -102,7 +121,7 @@ fn fill(ex: &Exchange<'_>, request: &mut Value, name: &str, uid: &str, issuer: &
     request.set(&["metadata", "creationTimestamp"], time::format(ex.server.env.now()));
     request.remove(&["status"]);
     if request.list_at(&["spec", "audiences"]).is_empty() {
-        request.set(&["spec", "audiences"], vec![issuer]);
+        request.set(&["spec", "audiences"], audiences.to_vec());
     }
     if request.i64_at(&["spec", "expirationSeconds"]).is_none() {
         request.set(&["spec", "expirationSeconds"], SECONDS_DEFAULT);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, ServiceAccountAuthenticator, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
@@ -20,13 +20,15 @@ use knarr_apiserver::{Server, ServerBuilder, admission, bootstrap};
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::api::Transport;
 use knarr_core::clock::Env;
-use knarr_store::{Engine, EtcdEngine, MemoryEngine, Storage};
+use knarr_store::{Engine, EtcdEngine, MemoryEngine, Sealer, Storage};
 use tokio::net::TcpListener;
 
 use super::access::{self, Access, Own};
 use super::audit;
+use super::encryption::{self, Encryption};
 use super::flags::{Flags, Known};
 use super::gates::{self, Gates};
+use super::service_accounts::{self, ServiceAccounts};
 use super::{etcd, telemetry, tls};
 
 pub(super) const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
@@ -34,7 +36,6 @@ const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
 /// Flags that are acted on; the others are only taken.
 const HONOURED: &[&str] = &[
     "advertise-address",
-    "api-audiences",
     "bind-address",
     "cert-dir",
     "client-ca-file",
@@ -49,10 +50,6 @@ const HONOURED: &[&str] = &[
     "max-requests-inflight",
     "min-request-timeout",
     "secure-port",
-    "service-account-issuer",
-    "service-account-jwks-uri",
-    "service-account-key-file",
-    "service-account-signing-key-file",
     "service-cluster-ip-range",
     "service-node-port-range",
     "tls-cert-file",
@@ -72,7 +69,7 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    let honoured = [HONOURED, access::FLAGS, audit::FLAGS, gates::FLAGS, telemetry::FLAGS].concat();
+    let honoured = [HONOURED, access::FLAGS, audit::FLAGS, encryption::FLAGS, gates::FLAGS, service_accounts::FLAGS, telemetry::FLAGS].concat();
     for name in flags.names().filter(|n| !honoured.contains(n)) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
@@ -88,7 +85,8 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), flags.parsed("secure-port")?.unwrap_or(6443));
     let listener =
         TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
-    let storage = Storage::open(engine(flags, &env).await?, env.clone()).map_err(Failure::program)?;
+    let encryption = Encryption::of(flags, None)?;
+    let storage = Storage::open(engine(flags, encryption.sealer.clone(), &env).await?, env.clone()).map_err(Failure::program)?;
     let client_ca = flags.get("client-ca-file").map(read).transpose()?;
     let (server, access) = build(flags, &storage, &env, client_ca.clone().unwrap_or_default()).await?;
     let ready = Arc::new(AtomicBool::new(false));
@@ -98,6 +96,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let shown = Shown::new(&identity(flags, address.ip(), &env)?).map_err(Failure::program)?;
     let config = tls::server(shown, client_cas, &["h2", "http/1.1"])?;
     access.follow(&server);
+    encryption.follow();
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
     let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
@@ -121,7 +120,7 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Where the objects lie: in this process if the etcd is the binary's own, else in the etcd.
-async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
+async fn engine(flags: &Flags, sealer: Option<Arc<dyn Sealer>>, env: &Env) -> Result<Arc<dyn Engine>> {
     let servers = flags.list("etcd-servers");
     let Some(first) = servers.first() else {
         return Err(Failure::new("USAGE", Exit::Usage, "--etcd-servers must be specified", ""));
@@ -138,16 +137,20 @@ async fn engine(flags: &Flags, env: &Env) -> Result<Arc<dyn Engine>> {
         key: file("etcd-keyfile"),
     };
     let engine = EtcdEngine::open(&options).await;
-    Ok(Arc::new(engine.map_err(|e| Failure::new("STORE", Exit::Resource, e.to_string(), "look whether etcd runs, and at the --etcd-* flags"))?))
+    let engine = engine.map_err(|e| Failure::new("STORE", Exit::Resource, e.to_string(), "look whether etcd runs, and at the --etcd-* flags"))?;
+    Ok(Arc::new(match sealer {
+        Some(sealer) => engine.with_sealer(sealer),
+        None => engine,
+    }))
 }
 
 async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: String) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
-    let issuer = flags.get("service-account-issuer").unwrap_or(DEFAULT_ISSUER);
-    let key = service_account_key(flags, issuer)?;
-    let audiences: Vec<String> = flags.list("api-audiences").into_iter().map(str::to_owned).collect();
-    let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
+    let jwks_uri = format!("https://{}/openid/v1/jwks", advertised(flags)?);
+    let accounts = ServiceAccounts::read(flags, DEFAULT_ISSUER)?;
+    let key = accounts.key(service_accounts::passing_key, &jwks_uri)?;
+    let ServiceAccounts { audiences, issuers, .. } = accounts;
     let bootstrap_tokens = BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() };
     let uses = authn::Uses::default();
     let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses };
@@ -163,7 +166,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
         front_proxy: None,
         tokens,
         audiences,
-        issuers: vec![issuer.to_owned()],
+        issuers,
         authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),
         modes: &["AlwaysAllow"],
     };
@@ -237,22 +240,6 @@ fn outgoing_address() -> Option<IpAddr> {
     socket.local_addr().ok().map(|a| a.ip()).filter(|a| !a.is_unspecified() && !a.is_loopback())
 }
 
-/// The key that signs tokens: the one of the flags, or one that lives as long as this process.
-fn service_account_key(flags: &Flags, issuer: &str) -> Result<Arc<ServiceAccountKey>> {
-    let pem = match flags.get("service-account-signing-key-file") {
-        Some(path) => read(path)?,
-        None => rcgen::KeyPair::generate().map_err(Failure::program)?.serialize_pem(),
-    };
-    let jwks_uri =
-        flags.get("service-account-jwks-uri").map_or_else(|| Ok(format!("https://{}/openid/v1/jwks", advertised(flags)?)), |uri| Ok(uri.to_owned()))?;
-    ServiceAccountKey::from_pem(&pem, issuer)
-        .map(|mut key| {
-            key.jwks_uri = jwks_uri;
-            Arc::new(key)
-        })
-        .map_err(|e| Failure::program(format!("--service-account-signing-key-file: {e} (an EC P-256 key in PKCS#8 is needed)")))
-}
-
 /// What is shown to clients: the files of the flags, those in the certificates' folder, or a certificate made for this address.
 fn identity(flags: &Flags, bound: IpAddr, env: &Env) -> Result<Identity> {
     let folder = flags.get("cert-dir").map_or_else(|| PathBuf::from("/var/run/kubernetes"), PathBuf::from);
@@ -279,7 +266,7 @@ mod tests {
     #[test]
     fn every_flag_that_is_honoured_is_a_flag() {
         let help = Known::new(FLAGS).help("kube-apiserver", "");
-        for name in HONOURED.iter().chain(gates::FLAGS).chain(audit::FLAGS).chain(telemetry::FLAGS) {
+        for name in HONOURED.iter().chain(gates::FLAGS).chain(audit::FLAGS).chain(encryption::FLAGS).chain(service_accounts::FLAGS).chain(telemetry::FLAGS) {
             assert!(help.contains(&format!("--{name}")), "{name}");
         }
         assert!(!help.contains("--insecure-port"));

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod audit;
+mod encryption;
 pub mod etcd;
 mod flags;
 mod gates;
@@ -14,12 +15,13 @@ mod names;
 mod network;
 mod renewal;
 mod server;
+mod service_accounts;
 mod telemetry;
 mod tls;
 mod traces;
 mod ways;
 
-pub use server::check_apiserver_args;
+pub use server::{check_apiserver_args, sealer};
 
 pub use agent::{images_folder, local_nodes, local_volumes};
 pub use ways::clear as clear_ways;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,16 +26,18 @@ use knarr_controllers::ControllerContext;
 use knarr_core::api::Transport;
 use knarr_core::clock::Env;
 use knarr_store::log::LogEngine;
-use knarr_store::{Engine, EtcdEngine, SecretSealer, Storage};
+use knarr_store::{Engine, EtcdEngine, Sealer, SecretSealer, Storage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Access, FrontProxy, Own};
 use super::audit;
+use super::encryption::{self, Encryption};
 use super::flags::{Flags, Known};
 use super::gates::{self, Gates};
 use super::keys::Keys;
 use super::renewal::keep_fresh;
+use super::service_accounts::{self, ServiceAccounts};
 use super::{telemetry, tls};
 
 /// Issuer and default audience of service account tokens.
@@ -48,15 +50,19 @@ const FRONT_PROXY: &str = "front-proxy-client";
 pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let env = Env::system();
     let pki = Arc::new(Pki::load_or_create(&cluster.pki(), env.now()).map_err(Failure::program)?);
-    let tokens = Arc::new(ServiceAccountKey::from_pem(&pki.service_account_key, ISSUER).map_err(Failure::program)?);
-    let storage = open_store(cluster, &env).await?;
+    let flags = flags_of(&cluster.apiserver_args)?;
+    let accounts = ServiceAccounts::read(&flags, ISSUER)?;
+    let tokens = accounts.key(|| Ok(pki.service_account_key.clone()), "")?;
+    let (encryption, sealer) = encryption_of(&flags, &cluster.pki())?;
+    let storage = open_store(cluster, sealer, &env).await?;
     let (uses, used) = authn::Uses::channel();
-    let (server, access) = build(cluster, &pki, tokens.clone(), uses, &storage, &env).await?;
+    let (server, access) = build(cluster, &flags, &pki, (&accounts, tokens.clone()), uses, &storage, &env).await?;
     let listener = listen(cluster).await?;
     let shown = serving(cluster, &pki, &env)?;
     admin(&pki, &env)?;
     let config = tls::server(shown, Some(&access.client_cas), &["h2", "http/1.1"])?;
     access.follow(&server);
+    encryption.follow();
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
     server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
@@ -86,8 +92,22 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     Ok(())
 }
 
-async fn open_store(cluster: &Cluster, env: &Env) -> Result<Arc<Storage>> {
-    let sealer = Arc::new(SecretSealer::at(&cluster.pki().join("secrets.key")).map_err(Failure::program)?);
+/// What seals the cluster's objects, for those who read its store without the server. `pki` has its keys.
+///
+/// # Errors
+/// Flags or keys that cannot be read.
+pub fn sealer(cluster: &Cluster, pki: &Path) -> Result<Arc<dyn Sealer>> {
+    encryption_of(&flags_of(&cluster.apiserver_args)?, pki).map(|(_, sealer)| sealer)
+}
+
+fn encryption_of(flags: &Flags, pki: &Path) -> Result<(Encryption, Arc<dyn Sealer>)> {
+    let own: Arc<dyn Sealer> = Arc::new(SecretSealer::at(&pki.join("secrets.key")).map_err(Failure::program)?);
+    let encryption = Encryption::of(flags, Some(own.clone()))?;
+    let sealer = encryption.sealer.clone().unwrap_or(own);
+    Ok((encryption, sealer))
+}
+
+async fn open_store(cluster: &Cluster, sealer: Arc<dyn Sealer>, env: &Env) -> Result<Arc<Storage>> {
     if let Some(datastore) = &cluster.datastore {
         let failed = |e: knarr_store::Error| Failure::new("DATASTORE", Exit::Resource, e.to_string(), "look whether etcd runs and takes our certificate");
         let engine = EtcdEngine::open(&options(datastore)).await.map_err(failed)?.with_sealer(sealer);
@@ -112,15 +132,16 @@ fn options(datastore: &Datastore) -> knarr_store::etcd::Options {
 
 async fn build(
     cluster: &Cluster,
+    flags: &Flags,
     pki: &Arc<Pki>,
-    key: Arc<ServiceAccountKey>,
+    (accounts, key): (&ServiceAccounts, Arc<ServiceAccountKey>),
     uses: authn::Uses,
     storage: &Arc<Storage>,
     env: &Env,
 ) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
-    let audiences = vec![ISSUER.to_owned()];
+    let audiences = accounts.audiences.clone();
     let tokens: Vec<Arc<dyn Authenticator>> = vec![
         Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses }),
         Arc::new(BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() }),
@@ -133,12 +154,11 @@ async fn build(
         front_proxy: Some(FrontProxy { ca: pki.front_proxy_ca.certificate.clone(), allowed_names: vec![FRONT_PROXY.to_owned()] }),
         tokens,
         audiences,
-        issuers: vec![ISSUER.to_owned()],
+        issuers: accounts.issuers.clone(),
         authorizers: [("RBAC", rbac as Arc<dyn Authorizer>), ("Node", node)].into(),
         modes: &["Node", "RBAC"],
     };
-    let flags = flags_of(&cluster.apiserver_args)?;
-    let access = Access::new(&flags, own)?;
+    let access = Access::new(flags, own)?;
     let defaults = knarr_apiserver::Config::default();
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
@@ -146,8 +166,8 @@ async fn build(
         advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
         components: &["scheduler", "controller-manager"],
         flags: flags.names().map(|name| (name.to_owned(), flags.list(name).join(","))).collect(),
-        audit: audit::settings(&flags)?,
-        codecs: Gates::of(&flags)?.0.codecs,
+        audit: audit::settings(flags)?,
+        codecs: Gates::of(flags)?.0.codecs,
         read_inflight_max: flags.parsed("max-requests-inflight")?.unwrap_or(defaults.read_inflight_max),
         write_inflight_max: flags.parsed("max-mutating-requests-inflight")?.unwrap_or(defaults.write_inflight_max),
         ..defaults
@@ -155,13 +175,13 @@ async fn build(
     let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
         .config(config)
-        .registry(access::registry(&flags)?)
+        .registry(access::registry(flags)?)
         .auditor(auditor)
-        .tracer(telemetry::tracer(&flags, env)?)
+        .tracer(telemetry::tracer(flags, env)?)
         .env(env.clone())
         .authenticator(access.authenticator.clone())
         .authorizer(access.authorizer.clone())
-        .plugins(access::plugins(&flags, &objects)?)
+        .plugins(access::plugins(flags, &objects)?)
         .tokens(key)
         .storage_size(Arc::new(storage_size(cluster.data.join("store"))))
         .proxy_identity(front_proxy(pki, env)?)
@@ -185,7 +205,10 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
     }
     let flags = known.parse(&dashed)?;
-    if let Some(name) = flags.names().find(|n| ![access::FLAGS, audit::FLAGS, gates::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n)) {
+    if let Some(name) = flags
+        .names()
+        .find(|n| ![access::FLAGS, audit::FLAGS, encryption::FLAGS, gates::FLAGS, service_accounts::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n))
+    {
         let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
     }
@@ -200,9 +223,12 @@ fn flags_of(args: &[String]) -> Result<Flags> {
 /// Says what is wrong with such flags before a cluster starts with them.
 ///
 /// # Errors
-/// As [`flags_of`].
+/// As [`flags_of`], a key that signs no tokens, or one that seals nothing.
 pub fn check_apiserver_args(args: &[String]) -> Result<()> {
-    flags_of(args).map(drop)
+    let flags = flags_of(args)?;
+    access::admission_settings(&flags)?;
+    Encryption::of(&flags, None)?;
+    ServiceAccounts::read(&flags, ISSUER)?.key(service_accounts::passing_key, "").map(drop)
 }
 
 /// What the files of the store take on disk, as the file system has it.

@@ -49,7 +49,7 @@ impl<'t> Jws<'t> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Material {
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     P256(Vec<u8>),
@@ -57,7 +57,7 @@ enum Material {
 }
 
 /// A public key of an issuer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Jwk {
     id: String,
     /// The only algorithm that it is for, if it names one.
@@ -92,7 +92,12 @@ impl Jwk {
 
     /// Whether this key has signed the token. A token that names no key may be of any.
     pub fn has_signed(&self, token: &Jws<'_>) -> bool {
-        let meant = (token.key_id.is_empty() || token.key_id == self.id) && (self.algorithm.is_empty() || self.algorithm == token.algorithm);
+        (token.key_id.is_empty() || token.key_id == self.id) && self.fits(token)
+    }
+
+    /// The same, whichever key the token names.
+    pub fn fits(&self, token: &Jws<'_>) -> bool {
+        let meant = self.algorithm.is_empty() || self.algorithm == token.algorithm;
         let message = token.signed.as_bytes();
         let ec = |point: &[u8], algorithm| UnparsedPublicKey::new(algorithm, point).verify(message, &token.signature).is_ok();
         meant

@@ -22,10 +22,10 @@ use parking_lot::Mutex;
 use super::{Authenticator, User, common_audiences, extra::aggregate};
 use claims::Mapping;
 use config::{AnonymousConfig, Configuration, JwtAuthenticator};
-use jws::Jws;
 use provider::Provider;
 
 pub use jws::ALGORITHMS;
+pub(super) use jws::{Jwk, Jws};
 
 /// How far an issuer's clock may be ahead for `nbf` (upstream: go-oidc).
 const NOT_BEFORE_LEEWAY_SECONDS: i64 = 60;
