@@ -60,6 +60,11 @@ impl Cluster {
         self.port
     }
 
+    /// Loses the cluster's keys.
+    pub fn forget_keys(&self) {
+        std::fs::remove_dir_all(self.data().join("pki")).expect("the keys were there");
+    }
+
     /// What a role has written.
     pub fn log(&self, role: &str) -> String {
         std::fs::read_to_string(self.data().join("logs").join(format!("{role}.log"))).unwrap_or_default()

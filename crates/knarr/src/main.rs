@@ -1,6 +1,7 @@
 //! The one binary. What it does depends on how it is called: a verb for people, or a role that such a verb starts in the
 //! background (`server`, `agent`, `shim`).
 
+mod backup;
 mod heap;
 mod images;
 mod machine;
@@ -28,6 +29,10 @@ enum Verb {
     Run,
     /// kubectl, built in
     Kubectl,
+    /// Write all objects of the cluster, and its keys, into a folder; the cluster may run
+    Backup(backup::Backup),
+    /// Bring back what `knarr backup` has written; the cluster must be stopped
+    Restore(backup::Restore),
     /// Images on the nodes of this machine
     Image {
         #[command(flatten)]
@@ -116,6 +121,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
         // They have read their own command lines: here they stand for the help.
         Verb::Run | Verb::Kubectl => Ok(()),
         Verb::Cluster(verb) => roles::for_a_person(verbs::run(verb, &machine::Local)),
+        Verb::Backup(args) => roles::for_a_person(backup::make(args)),
+        Verb::Restore(args) => roles::for_a_person(backup::restore(args)),
         Verb::Image { which, verb } => roles::for_a_person(images::run(which.load()?, verb)),
     }
 }
