@@ -339,11 +339,22 @@ fn set_apiserver_args(cluster: &mut Cluster, given: &[String], machine: &dyn Mac
     if given.is_empty() {
         return Ok(false);
     }
-    let wanted: Vec<String> = given.iter().filter(|a| !a.is_empty()).cloned().collect();
+    let wanted: Vec<String> = given.iter().filter(|a| !a.is_empty()).map(|a| from_root(a)).collect();
     machine.check_apiserver_args(&wanted)?;
     let changed = cluster.apiserver_args != wanted;
     cluster.apiserver_args = wanted;
     Ok(changed)
+}
+
+/// A file is named as seen from where the command is given; the server stands elsewhere.
+fn from_root(arg: &str) -> String {
+    const FILES: [&str; 3] = ["authentication-config", "authorization-config", "encryption-provider-config"];
+    match arg.split_once('=') {
+        Some((name, file)) if !file.is_empty() && (name.ends_with("-file") || FILES.contains(&name.trim_start_matches('-'))) => {
+            std::path::absolute(file).map_or_else(|_| arg.to_owned(), |path| format!("{name}={}", path.display()))
+        }
+        _ => arg.to_owned(),
+    }
 }
 
 /// How many servers share which store. A cluster stays with the store in which its objects are.
@@ -470,6 +481,21 @@ async fn wait_until<T>(timeout: Duration, mut ready: impl AsyncFnMut() -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_named_from_the_root() {
+        let here = std::env::current_dir().unwrap().display().to_string();
+        for (given, wanted) in [
+            ("encryption-provider-config=a/b.yaml", format!("encryption-provider-config={here}/a/b.yaml")),
+            ("--audit-policy-file=b", format!("--audit-policy-file={here}/b")),
+            ("token-auth-file=/b", "token-auth-file=/b".to_owned()),
+            ("token-auth-file=", "token-auth-file=".to_owned()),
+            ("runtime-config=api/beta=true", "runtime-config=api/beta=true".to_owned()),
+            ("anonymous-auth", "anonymous-auth".to_owned()),
+        ] {
+            assert_eq!(from_root(given), wanted);
+        }
+    }
 
     struct NoMachine;
 
