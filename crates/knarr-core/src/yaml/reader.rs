@@ -135,6 +135,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Passes over blanks and a comment, behind which nothing else may stand in the line, and over its break.
+    pub(super) fn rest_of_line(&mut self) -> Result<(), String> {
+        self.skip_blanks()?;
+        self.skip_comment()?;
+        if !self.is_break_or_end(0) {
+            return self.fail("did not find expected comment or line break");
+        }
+        if self.is_break(0) {
+            self.need(2)?;
+            self.line_break();
+        }
+        Ok(())
+    }
+
     /// A comment up to the end of its line, if here is one.
     pub(super) fn skip_comment(&mut self) -> Result<(), String> {
         if self.byte(0) != b'#' {

@@ -134,15 +134,7 @@ pub(super) fn directive<'a>(reader: &mut Reader<'a>) -> Result<Token<'a>, String
         "TAG" => tag_directive(reader)?,
         _ => return reader.fail("found unknown directive name"),
     };
-    reader.skip_blanks()?;
-    reader.skip_comment()?;
-    if !reader.is_break_or_end(0) {
-        return reader.fail("did not find expected comment or line break");
-    }
-    if reader.is_break(0) {
-        reader.need(2)?;
-        reader.line_break();
-    }
+    reader.rest_of_line()?;
     Ok(token)
 }
 

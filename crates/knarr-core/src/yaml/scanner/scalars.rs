@@ -241,15 +241,7 @@ fn block_header(reader: &mut Reader) -> Result<(Chomping, Option<usize>), String
     if chomping.is_none() && columns.is_some() {
         chomping = block_chomping(reader)?;
     }
-    reader.skip_blanks()?;
-    reader.skip_comment()?;
-    if !reader.is_break_or_end(0) {
-        return reader.fail("did not find expected comment or line break");
-    }
-    if reader.is_break(0) {
-        reader.need(2)?;
-        reader.line_break();
-    }
+    reader.rest_of_line()?;
     Ok((chomping.unwrap_or(Chomping::Clip), columns))
 }
 
