@@ -1,7 +1,7 @@
 //! `cluster.json`: what a cluster is. The verbs write it, the processes read it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -104,7 +104,7 @@ impl Cluster {
     pub fn load(data: &Path) -> Result<Self> {
         let path = data.join("cluster.json");
         let text = fs::read(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => no_cluster(data),
+            ErrorKind::NotFound => no_cluster(data),
             _ => Failure::file(&path, &e),
         })?;
         serde_json::from_slice(&text).map_err(|e| {
@@ -210,7 +210,13 @@ pub fn private_folder(path: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be made.
 pub fn make_private(path: &Path) -> std::io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    loop {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            // It was there when it was to be made, and gone when `create` looked whether it is a folder: the last cluster took it along.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && !fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) => {}
+            made => return made,
+        }
+    }
 }
 
 /// Writes a file so that readers see the old or the new one.
@@ -254,6 +260,17 @@ pub(crate) mod tests {
         let cluster = sample(folder.path());
         cluster.save().unwrap();
         assert_eq!(Cluster::load(folder.path()).unwrap(), cluster);
+    }
+
+    #[test]
+    fn what_stands_where_a_folder_should_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).unwrap();
+        for path in [file, link] {
+            assert_eq!(make_private(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        }
     }
 
     #[test]
