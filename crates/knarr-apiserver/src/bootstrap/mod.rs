@@ -31,6 +31,10 @@ pub struct Config {
     pub client_ca: String,
     /// PEM of the front proxy's authority.
     pub front_proxy_ca: String,
+    /// By which port of every node the Service `kubernetes` is reached; none: by its address only (`--kubernetes-service-node-port`).
+    pub node_port: Option<u16>,
+    /// Whether the server's own address is written down as the endpoint of that Service (`--endpoint-reconciler-type`).
+    pub endpoints: bool,
 }
 
 /// The rules of the cluster role `system:node`, for the node authorizer.
@@ -64,7 +68,7 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
         ensure(transport, registry, dns_service(address)).await?;
     }
     // A server that nobody else can reach has no endpoint.
-    if !config.advertise.is_loopback() {
+    if config.endpoints && !config.advertise.is_loopback() {
         for object in kubernetes_endpoints(config) {
             put(transport, registry, object).await?;
         }
@@ -160,10 +164,15 @@ fn authentication(config: &Config) -> Result<Value> {
 
 fn kubernetes_service(config: &Config) -> Value {
     let first = config.service_cidr.hosts().next().map(|a| a.to_string());
+    let mut port = json!({"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port});
+    if let Some(node_port) = config.node_port {
+        port.set(&["nodePort"], node_port);
+    }
+    let service_type = if config.node_port.is_some() { "NodePort" } else { "ClusterIP" };
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]}})
+        "spec": {"type": service_type, "clusterIP": first, "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
+            "ports": [port]}})
 }
 
 fn kubernetes_endpoints(config: &Config) -> [Value; 2] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_apiserver::Server;
-use knarr_apiserver::admission::{self, Objects, Plugin};
+use knarr_apiserver::admission::{self, DefaultTolerationSeconds, Objects, Plugin};
 use knarr_apiserver::authn::jwt::config::{Configuration as Authentication, OidcFlags};
 use knarr_apiserver::authn::jwt::{ALGORITHMS, JwtAuthenticators, Settings};
 use knarr_apiserver::authn::{self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, RequestHeaders, SignedBy, TokenFile, WebhookTokens};
@@ -35,6 +35,8 @@ pub const FLAGS: &[&str] = &[
     "authorization-webhook-cache-unauthorized-ttl",
     "authorization-webhook-config-file",
     "authorization-webhook-version",
+    "default-not-ready-toleration-seconds",
+    "default-unreachable-toleration-seconds",
     "disable-admission-plugins",
     "enable-admission-plugins",
     "oidc-ca-file",
@@ -123,13 +125,19 @@ pub fn plugins(flags: &Flags, objects: &Arc<dyn Objects>) -> Result<Vec<Arc<dyn 
     admission::chosen(objects, &flags.list("enable-admission-plugins"), &flags.list("disable-admission-plugins"), &settings).map_err(usage)
 }
 
-/// What plugins are told by `--admission-control-config-file`.
+/// What plugins are told by `--admission-control-config-file`, and by flags of their own.
 ///
 /// # Errors
 /// A file that cannot be read or is wrong.
 pub fn admission_settings(flags: &Flags) -> Result<admission::Settings> {
     let read = |path: &str| admission::Settings::read(Path::new(path)).map_err(|why| usage(format!("--admission-control-config-file: {why}")));
-    flags.get("admission-control-config-file").filter(|path| !path.is_empty()).map_or_else(|| Ok(admission::Settings::default()), read)
+    let settings = flags.get("admission-control-config-file").map_or_else(|| Ok(admission::Settings::default()), read)?;
+    let own = settings.default_tolerations;
+    let default_tolerations = DefaultTolerationSeconds {
+        not_ready: flags.parsed("default-not-ready-toleration-seconds")?.unwrap_or(own.not_ready),
+        unreachable: flags.parsed("default-unreachable-toleration-seconds")?.unwrap_or(own.unreachable),
+    };
+    Ok(admission::Settings { default_tolerations, ..settings })
 }
 
 fn usage(what: impl Into<String>) -> Failure {
@@ -384,6 +392,15 @@ mod tests {
         for name in FLAGS {
             assert!(include_str!("../../data/kube-apiserver-flags.txt").lines().any(|l| l.split(' ').next() == Some(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn pods_stand_a_nodes_trouble_as_long_as_flags_say() {
+        let known = Known::new(include_str!("../../data/kube-apiserver-flags.txt"));
+        let told = |args: &[&str]| admission_settings(&known.parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).unwrap()).unwrap();
+        assert_eq!(told(&[]).default_tolerations, DefaultTolerationSeconds { not_ready: 300, unreachable: 300 });
+        let chosen = told(&["--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=6"]);
+        assert_eq!(chosen.default_tolerations, DefaultTolerationSeconds { not_ready: 5, unreachable: 6 });
     }
 
     #[test]
