@@ -4,7 +4,7 @@ use std::{io, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Durati
 
 use futures::future::Either;
 use http::{Request, Response, Version};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -114,7 +114,7 @@ impl Server {
 }
 
 fn builder(limits: Limits, begun: Begun) -> Builder<Begun> {
-    let mut builder = if limits.http2 { Builder::new(begun) } else { Builder::new(begun).http1_only() };
+    let mut builder = Builder::new(begun);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
     builder
         .http2()
@@ -125,6 +125,13 @@ fn builder(limits: Limits, begun: Begun) -> Builder<Begun> {
         .max_header_list_size(limits.header_list_bytes_max)
         .keep_alive_interval(limits.keep_alive)
         .keep_alive_timeout(limits.keep_alive);
+    builder
+}
+
+/// What speaks HTTP/1.1 and nothing else: [`Builder`] looks what a client speaks, also where it is told.
+fn http1(limits: Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
     builder
 }
 
@@ -178,6 +185,9 @@ where
         // Who agreed on HTTP/2 is held to it. What is upgraded there is a stream, and not the connection.
         let builder = builder(limits, begun).http2_only();
         until_stopped(builder.serve_connection(stream, service), |c| c.graceful_shutdown(), turns, Some(streams), stop).await
+    } else if !limits.http2 {
+        let connection = http1(limits).serve_connection(stream, service).with_upgrades();
+        until_stopped(connection, |c| c.graceful_shutdown(), turns, None, stop).await.map_err(Into::into)
     } else {
         let builder = builder(limits, Begun::default());
         until_stopped(builder.serve_connection_with_upgrades(stream, service), |c| c.graceful_shutdown(), turns, None, stop).await
