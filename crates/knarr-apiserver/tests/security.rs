@@ -448,7 +448,7 @@ async fn bootstrapped() -> Cluster {
         alone: false,
         cluster_dns: None,
         client_ca: String::new(),
-        front_proxy_ca: String::new(),
+        front_proxy: None,
         node_port: None,
         endpoints: true,
     };

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use knarr_apiserver::{
     Config,
     authn::{MASTERS, User},
-    bootstrap,
+    bootstrap::{self, FrontProxy},
     http::{Cors, transport_security},
 };
 use knarr_core::{api::Transport, json};
@@ -132,7 +132,7 @@ async fn nothing_waits_for_a_collector_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn the_service_of_the_server_has_a_port_and_no_endpoint_if_it_is_told_so() {
+async fn what_is_told_of_the_server_is_what_its_flags_say() {
     let cluster = Cluster::start().await;
     let own: Arc<dyn Transport> = Arc::new(cluster.server.transport(User { groups: vec![MASTERS.into()], ..User::component("system:apiserver") }));
     let config = bootstrap::Config {
@@ -142,7 +142,7 @@ async fn the_service_of_the_server_has_a_port_and_no_endpoint_if_it_is_told_so()
         alone: true,
         cluster_dns: None,
         client_ca: String::new(),
-        front_proxy_ca: String::new(),
+        front_proxy: None,
         node_port: Some(30443),
         endpoints: false,
     };
@@ -150,7 +150,20 @@ async fn the_service_of_the_server_has_a_port_and_no_endpoint_if_it_is_told_so()
     let service = cluster.get("/api/v1/namespaces/default/services/kubernetes").await.json();
     assert_eq!((&service["spec"]["type"], &service["spec"]["ports"][0]["nodePort"]), (&json!("NodePort"), &json!(30443)));
     assert_eq!(cluster.get("/api/v1/namespaces/default/endpoints/kubernetes").await.code, 404);
-    let config = bootstrap::Config { endpoints: true, ..config };
+    let proxy = FrontProxy { ca: "PEM".into(), username_headers: vec!["X-User".into()], ..FrontProxy::default() };
+    let config = bootstrap::Config { endpoints: true, front_proxy: Some(proxy), ..config };
     bootstrap::run(&own, &cluster.server.registry(), &config).await.unwrap();
     assert_eq!(cluster.get("/api/v1/namespaces/default/endpoints/kubernetes").await.code, 200);
+    let believed = |users: &str| {
+        json!({
+            "requestheader-client-ca-file": "PEM", "requestheader-allowed-names": "[]", "requestheader-username-headers": users,
+            "requestheader-group-headers": "[]", "requestheader-extra-headers-prefix": "[]",
+        })
+    };
+    let told = async || cluster.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await.json()["data"].clone();
+    assert_eq!(told().await, believed("[\"X-User\"]"));
+    // A server that is started with other flags says so.
+    let proxy = FrontProxy { ca: "PEM".into(), username_headers: vec!["X-Remote-User".into()], ..FrontProxy::default() };
+    bootstrap::run(&own, &cluster.server.registry(), &bootstrap::Config { front_proxy: Some(proxy), ..config }).await.unwrap();
+    assert_eq!(told().await, believed("[\"X-Remote-User\"]"));
 }

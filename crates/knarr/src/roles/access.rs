@@ -13,6 +13,7 @@ use knarr_apiserver::authn::jwt::{ALGORITHMS, JwtAuthenticators, Settings};
 use knarr_apiserver::authn::{self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, RequestHeaders, SignedBy, TokenFile, WebhookTokens};
 use knarr_apiserver::authz::config::{Configuration as Authorization, WebhookFlags, duration};
 use knarr_apiserver::authz::{self, Authorizer};
+use knarr_apiserver::bootstrap;
 use knarr_apiserver::outside::ReviewHook;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::clock::Env;
@@ -90,6 +91,8 @@ pub struct Access {
     pub client_cas: String,
     /// Headers that no handler may see.
     pub front_proxy_headers: Vec<String>,
+    /// The front proxy that is believed, as others are told of it.
+    pub front_proxy: Option<bootstrap::FrontProxy>,
     authentication_file: Option<(PathBuf, String, Arc<JwtAuthenticators>)>,
     authorization_file: Option<(PathBuf, String, Locals)>,
 }
@@ -165,6 +168,7 @@ impl Access {
         let front_proxy_ca = proxy.as_ref().map(|(ca, _)| ca.clone()).unwrap_or_default();
         let headers = proxy.iter().flat_map(|(_, p)| [&p.username_headers, &p.uid_headers, &p.group_headers, &p.extra_prefixes]).flatten();
         let front_proxy_headers = headers.map(|h| h.to_ascii_lowercase()).collect();
+        let front_proxy = proxy.as_ref().map(|(ca, headers)| told_of(ca, headers));
         let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
         if !own.client_ca.is_empty() {
             let by_certificate = if proxy.is_some() { ClientCertificates::of(signed_by(&own.client_ca, &own.env)?) } else { ClientCertificates::default() };
@@ -187,6 +191,7 @@ impl Access {
             authorizer: Arc::new(authorizer),
             client_cas: format!("{}\n{front_proxy_ca}", own.client_ca).trim().to_owned(),
             front_proxy_headers,
+            front_proxy,
             authentication_file: authentication_file.map(|(path, text)| (path, text, jwt)),
             authorization_file: authorization_file.map(|(path, text)| (path, text, (own.authorizers, authorization.local_types()))),
         })
@@ -259,6 +264,17 @@ fn front_proxy(flags: &Flags, own: &Own) -> Result<Option<(String, RequestHeader
     }
     let Some(proxy) = &own.front_proxy else { return Ok(None) };
     Ok(Some((proxy.ca.clone(), RequestHeaders::standard(signed_by(&proxy.ca, &own.env)?, proxy.allowed_names.clone()))))
+}
+
+fn told_of(ca: &str, headers: &RequestHeaders) -> bootstrap::FrontProxy {
+    bootstrap::FrontProxy {
+        ca: ca.to_owned(),
+        allowed_names: headers.allowed_names.clone(),
+        username_headers: headers.username_headers.clone(),
+        uid_headers: headers.uid_headers.clone(),
+        group_headers: headers.group_headers.clone(),
+        extra_prefixes: headers.extra_prefixes.clone(),
+    }
 }
 
 type FileText = Option<(PathBuf, String)>;

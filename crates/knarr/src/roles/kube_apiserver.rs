@@ -86,40 +86,33 @@ pub fn run(args: &[String]) -> Result<()> {
 
 async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let env = Env::system();
-    // Bound first: who comes early waits instead of being refused.
-    let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), flags.parsed("secure-port")?.unwrap_or(6443));
+    let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), secure_port(flags)?);
     let spoken = tls::Spoken::of(flags)?;
     let limits = serving::limits(flags, Limits { drain: DRAIN, ..Limits::default() })?;
+    let client_ca = flags.get("client-ca-file").map(read).transpose()?;
+    let bootstrap_config = bootstrap_config(flags, address.port(), client_ca.clone().unwrap_or_default())?;
+    // Bound before anything takes time: who comes early waits instead of being refused.
     let listener = listen(address, flags.is_on("permit-port-sharing", false)).await?;
     let encryption = Encryption::of(flags, None)?;
     let storage = Storage::open(engine(flags, encryption.sealer.clone(), &env).await?, env.clone()).map_err(Failure::program)?;
-    let client_ca = flags.get("client-ca-file").map(read).transpose()?;
-    let (server, access) = build(flags, &storage, &env, client_ca.clone().unwrap_or_default()).await?;
+    let (server, access) = build(flags, &storage, &env, client_ca.unwrap_or_default()).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let probe = ready.clone();
     server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
     let shown = Shown::new(&identity(flags, address.ip(), &env)?).map_err(Failure::program)?;
     let config = spoken.server(shown, client_cas)?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config };
     access.follow(&server);
     encryption.follow();
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), limits));
-    let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
-    bootstrap::run(&own, &server.registry(), &config).await.map_err(Failure::program)?;
+    bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
     ready.store(true, Ordering::Release);
     server.keep_flow_control();
     tracing::info!(%address, "the API server is ready");
-    tokio::select! {
-        told = super::until_told_to_stop() => told?,
-        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "start it anew")),
-    }
-    // Who says it twice does not want to wait.
-    tokio::select! {
-        () = server.leave() => {}
-        told = super::until_told_to_stop() => told?,
-    }
+    until_it_has_left(&server, &storage).await?;
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
     server.flush().await;
@@ -129,6 +122,26 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
 
 /// How long connections may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Waits for the signal to stop, and then until the server may. A second signal does not wait.
+async fn until_it_has_left(server: &Server, storage: &Storage) -> Result<()> {
+    tokio::select! {
+        told = super::until_told_to_stop() => told?,
+        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "start it anew")),
+    }
+    tokio::select! {
+        () = server.leave() => Ok(()),
+        told = super::until_told_to_stop() => told,
+    }
+}
+
+/// The port of the flag (upstream: `SecureServingOptions.Validate`).
+fn secure_port(flags: &Flags) -> Result<u16> {
+    let Some(given) = flags.parsed::<i64>("secure-port")? else { return Ok(6443) };
+    let port = u16::try_from(given).ok().filter(|port| *port > 0);
+    let what = || format!("--secure-port {given} must be between 1 and 65535, inclusive. It cannot be turned off with 0");
+    port.ok_or_else(|| Failure::new("USAGE", Exit::Usage, what(), "choose another port"))
+}
 
 async fn listen(address: SocketAddr, shared: bool) -> Result<TcpListener> {
     let bound = if shared { server::shared_listener(address) } else { TcpListener::bind(address).await };
@@ -258,7 +271,7 @@ fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<boots
         alone: true,
         cluster_dns: None,
         client_ca,
-        front_proxy_ca: flags.get("requestheader-client-ca-file").map(read).transpose()?.unwrap_or_default(),
+        front_proxy: None,
         node_port: serving::kubernetes_node_port(flags, &config.node_ports)?,
         endpoints: writes_endpoints(flags)?,
     })
@@ -269,7 +282,7 @@ fn advertised(flags: &Flags) -> Result<SocketAddr> {
     let bound: Option<IpAddr> = flags.parsed("bind-address")?;
     let bound = bound.filter(|a| !a.is_unspecified() && !a.is_loopback());
     let ip = flags.parsed("advertise-address")?.or(bound).or_else(outgoing_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    Ok(SocketAddr::new(ip, flags.parsed("secure-port")?.unwrap_or(6443)))
+    Ok(SocketAddr::new(ip, secure_port(flags)?))
 }
 
 /// The machine's address towards the world, if it has one. Nothing is sent.
@@ -314,6 +327,15 @@ mod tests {
         assert_eq!(super::config(&told).unwrap().advertise_address, "api.example:6443");
         let bootstrap = bootstrap_config(&told, 6443, String::new()).unwrap();
         assert_eq!((bootstrap.node_port, bootstrap.endpoints), (Some(30443), false));
+    }
+
+    #[test]
+    fn a_port_is_one_that_clients_can_come_to() {
+        assert_eq!((secure_port(&flags(&[])).unwrap(), secure_port(&flags(&["secure-port=443"])).unwrap()), (6443, 443));
+        for port in ["0", "-1", "65536"] {
+            let why = secure_port(&flags(&[&format!("secure-port={port}")])).unwrap_err().cause;
+            assert_eq!(why, format!("--secure-port {port} must be between 1 and 65535, inclusive. It cannot be turned off with 0"));
+        }
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let shown = serving(cluster, &pki, &env)?;
     admin(&pki, &env)?;
     let config = tls::Spoken::of(&flags)?.server(shown, Some(&access.client_cas))?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config(cluster, &flags, &pki)? };
     access.follow(&server);
     encryption.follow();
     let bootstrapped = Arc::new(AtomicBool::new(false));
@@ -68,7 +69,7 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let serving = tokio::spawn(serve(server.clone(), listener, Some(config), serving::limits(&flags, Limits::default())?));
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
-    bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &flags, &pki)?).await.map_err(Failure::program)?;
+    bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     let published = token::published(cluster, pki.ca.certificate.as_bytes());
     bootstrap::publish(&own, &server.registry(), published.kept, published.made).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
@@ -331,7 +332,7 @@ fn bootstrap_config(cluster: &Cluster, flags: &Flags, pki: &Pki) -> Result<boots
         alone: false,
         cluster_dns: Some(cluster.cluster_dns),
         client_ca: pki.ca.certificate.clone(),
-        front_proxy_ca: pki.front_proxy_ca.certificate.clone(),
+        front_proxy: None,
         node_port: serving::kubernetes_node_port(flags, &node_ports)?,
         endpoints: true,
     })
