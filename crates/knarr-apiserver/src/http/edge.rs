@@ -155,7 +155,7 @@ impl Server {
         let response = passage.written_down(passage.classified(response)).await;
         let code = response.status().as_u16();
         let response = passage.traced(response, lasting);
-        let response = if lasting && code < 300 {
+        let mut response = if lasting && code < 300 {
             // Counted when it ends.
             switched::hold(response, Box::new(counted.long_running(code, started)))
         } else {
@@ -165,7 +165,6 @@ impl Server {
             }
             response
         };
-        let mut response = response;
         origin.into_iter().for_each(|origin| cors::grant(response.headers_mut(), origin));
         finish(inner, passage.audit_id, response)
     }

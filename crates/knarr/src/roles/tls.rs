@@ -213,6 +213,8 @@ fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use knarr_apiserver::pki::{Leaf, Pki};
+
     use super::super::flags::Known;
     use super::super::kube_apiserver;
     use super::*;
@@ -260,6 +262,61 @@ mod tests {
             let cause = spoken(&[arg]).unwrap_err();
             assert!(cause.contains(why), "{arg}: {cause}");
         }
+    }
+
+    /// Sends what one side has to say to the other. None if that makes no sense of it.
+    fn hand_over<A, B>(from: &mut rustls::ConnectionCommon<A>, to: &mut rustls::ConnectionCommon<B>) -> Option<()> {
+        let mut said = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut said).unwrap();
+        }
+        let mut rest = &said[..];
+        while !rest.is_empty() {
+            to.read_tls(&mut rest).unwrap();
+            to.process_new_packets().ok()?;
+        }
+        Some(())
+    }
+
+    /// The certificate that a client sees who asks for a name; none where the two do not agree.
+    fn seen(server: Arc<ServerConfig>, ca: &str, name: &'static str, versions: &[&'static SupportedProtocolVersion]) -> Option<Vec<u8>> {
+        let client = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider())).with_protocol_versions(versions).unwrap();
+        let client = client.with_root_certificates(roots(ca).unwrap()).with_no_client_auth();
+        let mut client = rustls::ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(server).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            hand_over(&mut client, &mut server)?;
+            hand_over(&mut server, &mut client)?;
+        }
+        client.peer_certificates().map(|chain| chain[0].to_vec())
+    }
+
+    #[test]
+    fn a_client_sees_the_certificate_of_the_name_and_speaks_what_is_spoken() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::now();
+        let pki = Pki::load_or_create(folder.path(), now).unwrap();
+        let issue = |name: &str| {
+            let leaf = Leaf { common_name: name, organization: None, dns_names: &[name.to_owned()], addresses: &[], client: false, server: true };
+            pki.ca.issue(&leaf, now).unwrap()
+        };
+        let (own, other) = (issue("own.example"), issue("other.example"));
+        let path = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let sni = format!("tls-sni-cert-key={},{}", path("other.crt", &other.certificate), path("other.pem", &other.key));
+        let see = |args: &[&str], name, versions| {
+            let config = spoken(args).unwrap().server(Shown::new(&own).unwrap(), None).unwrap();
+            seen(config, &pki.ca.certificate, name, versions).map(|der| der == chain(&own.certificate).unwrap()[0].to_vec())
+        };
+        let (old, all) = (&[&version::TLS12][..], rustls::ALL_VERSIONS);
+        assert_eq!((see(&[&sni], "own.example", all), see(&[&sni], "other.example", all)), (Some(true), Some(false)));
+        assert_eq!(see(&[], "other.example", all), None, "it is not the name of the only certificate");
+        assert_eq!((see(&[], "own.example", old), see(&["tls-min-version=VersionTLS13"], "own.example", old)), (Some(true), None));
+        let (ecdsa, rsa) = ("tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+        assert_eq!((see(&[ecdsa], "own.example", old), see(&[rsa], "own.example", old)), (Some(true), None), "the key is one of ECDSA");
     }
 
     #[test]
