@@ -1,10 +1,11 @@
 //! `/healthz`, `/livez`, `/readyz`: named checks, each with a path of its own, `?verbose` and `?exclude=`
 //! (upstream: `server/healthz`).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use knarr_core::field::go_quote;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use crate::{metrics::HealthChecks, request::Query};
 
@@ -17,6 +18,18 @@ struct Check {
     probe: Probe,
     /// Only `/readyz` asks it.
     ready_only: bool,
+    /// Until then `/livez` takes it for well.
+    live_until: Option<Instant>,
+}
+
+impl Check {
+    fn new(name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), probe: Arc::new(probe), ready_only: false, live_until: None }
+    }
+
+    fn result(&self, endpoint: &str) -> Result<(), String> {
+        if endpoint == "livez" && self.live_until.is_some_and(|until| Instant::now() <= until) { Ok(()) } else { (self.probe)() }
+    }
 }
 
 /// The checks of one server.
@@ -25,6 +38,7 @@ pub struct Health {
     checks: RwLock<Vec<Check>>,
     /// What came of the checks.
     pub results: HealthChecks,
+    live_until: Option<Instant>,
 }
 
 /// What an endpoint answers.
@@ -35,18 +49,28 @@ pub struct Report {
 }
 
 impl Health {
+    /// For so long from now on `/livez` takes what is done at the start for done.
+    pub fn new(livez_grace: Duration) -> Self {
+        Self { live_until: (!livez_grace.is_zero()).then(|| Instant::now() + livez_grace), ..Self::default() }
+    }
+
+    /// Adds a check of something that is done at the start (upstream: `AddBootSequenceHealthChecks`).
+    pub fn add_start(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.push(Check { live_until: self.live_until, ..Check::new(name, probe) });
+    }
+
     /// Adds a check for all three endpoints.
     pub fn add(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.push(name, probe, false);
+        self.push(Check::new(name, probe));
     }
 
     /// Adds a check that only says whether the server is ready.
     pub fn add_ready(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        self.push(name, probe, true);
+        self.push(Check { ready_only: true, ..Check::new(name, probe) });
     }
 
-    fn push(&self, name: &str, probe: impl Fn() -> Result<(), String> + Send + Sync + 'static, ready_only: bool) {
-        self.checks.write().push(Check { name: name.into(), probe: Arc::new(probe), ready_only });
+    fn push(&self, check: Check) {
+        self.checks.write().push(check);
     }
 
     /// Answers `endpoint` (`healthz`, `livez`, `readyz`), or one check of it.
@@ -55,7 +79,7 @@ impl Health {
         if let Some(name) = one {
             return match checks.iter().find(|c| c.name == name) {
                 None => Report { healthy: false, found: false, text: String::new() },
-                Some(check) => match (check.probe)() {
+                Some(check) => match check.result(endpoint) {
                     Ok(()) => Report { healthy: true, found: true, text: "ok".into() },
                     Err(why) => Report { healthy: false, found: true, text: format!("internal server error: {why}\n") },
                 },
@@ -68,7 +92,7 @@ impl Health {
                 lines += &format!("[+]{} excluded: ok\n", check.name);
                 continue;
             }
-            let result = (check.probe)();
+            let result = check.result(endpoint);
             self.results.observe(&check.name, endpoint, result.is_ok());
             match result {
                 Ok(()) => lines += &format!("[+]{} ok\n", check.name),
@@ -103,6 +127,19 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_done_at_the_start_has_time_before_livez_counts_it() {
+        let health = Health::new(Duration::from_secs(10));
+        health.add_start("poststarthook/rbac", || Err("not yet".into()));
+        let healthy = |endpoint| health.report(endpoint, None, &Query::default()).healthy;
+        assert!(healthy("livez") && !healthy("readyz") && !healthy("healthz"));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(!healthy("livez"));
+        let strict = Health::default();
+        strict.add_start("poststarthook/rbac", || Err("not yet".into()));
+        assert!(!strict.report("livez", None, &Query::default()).healthy);
+    }
 
     #[test]
     fn checks_are_told_one_by_one() {

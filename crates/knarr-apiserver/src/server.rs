@@ -1,13 +1,20 @@
 //! The server: what it is made of, and how it is put together.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use ipnet::IpNet;
 use knarr_core::clock::Env;
 use knarr_schema::registry::Registry;
 use knarr_store::Storage;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Plugin,
@@ -20,7 +27,7 @@ use crate::{
     encode::pieces::Pieces,
     flowcontrol::FlowControl,
     health::Health,
-    http::Codecs,
+    http::{Codecs, Cors},
     metrics::Metrics,
     pki::Shown,
     spans::Tracer,
@@ -56,6 +63,25 @@ pub struct Config {
     pub components: &'static [&'static str],
     /// Encodings beside those that every server has (`--feature-gates`).
     pub codecs: Codecs,
+    /// Pages of other origins that may call it from a browser (`--cors-allowed-origins`).
+    pub cors: Cors,
+    /// What browsers are told of TLS (`--strict-transport-security-directives`).
+    pub transport_security: Option<HeaderValue>,
+    /// Share of the requests of HTTP/2 after which the client is to come anew, perhaps to another server; from 0 to 1 (`--goaway-chance`).
+    pub goaway_chance: f64,
+    /// How long `/livez` takes what is done at the start for done (`--livez-grace-period`).
+    pub livez_grace: Duration,
+    /// How long it serves on after it has said that it is not ready any more (`--shutdown-delay-duration`).
+    pub shutdown_delay: Duration,
+    /// After that time, new requests are refused until those under way are done, instead of no connection being taken
+    /// (`--shutdown-send-retry-after`).
+    pub shutdown_refuses: bool,
+    /// Whether finalizers keep an object until a collector has looked after its dependents (`--enable-garbage-collector`).
+    pub collects_garbage: bool,
+    /// Metrics that are not told (`--disabled-metrics`).
+    pub disabled_metrics: BTreeSet<String>,
+    /// Whether there is anything below `/debug/pprof` and `/debug/flags` (`--profiling`).
+    pub profiling: bool,
     /// The flags that it was started with, as `/flagz` tells them.
     pub flags: BTreeMap<String, String>,
 }
@@ -75,6 +101,15 @@ impl Default for Config {
             advertise_address: String::new(),
             components: &[],
             codecs: Codecs::default(),
+            cors: Cors::default(),
+            transport_security: None,
+            goaway_chance: 0.0,
+            livez_grace: Duration::ZERO,
+            shutdown_delay: Duration::ZERO,
+            shutdown_refuses: false,
+            collects_garbage: true,
+            disabled_metrics: BTreeSet::new(),
+            profiling: true,
             flags: BTreeMap::new(),
         }
     }
@@ -106,6 +141,12 @@ pub struct Inner {
     pub tracer: Option<Arc<Tracer>>,
     /// What large lists are put together of.
     pub pieces: Arc<Pieces>,
+    /// Cancelled when the server is not ready any more, since it is to stop.
+    pub leaving: CancellationToken,
+    /// Whether new requests are refused.
+    pub refuses: AtomicBool,
+    /// Requests under way that do not last, if somebody will wait for them.
+    pub under_way: TaskTracker,
     /// Cancelled when the server stops: watches end.
     pub shutdown: CancellationToken,
 }
@@ -246,12 +287,15 @@ impl ServerBuilder {
             allocators: Allocators::new(&self.config),
             aggregation: Aggregation::new(self.proxy_identity),
             metrics: Arc::default(),
-            health: Health::default(),
+            health: Health::new(self.config.livez_grace),
             flow: FlowControl::new(seats(&self.config)),
             auditor: self.auditor,
             tracer: self.tracer,
             storage_size: self.storage_size,
             pieces: Arc::default(),
+            leaving: CancellationToken::new(),
+            refuses: AtomicBool::new(false),
+            under_way: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             config: self.config,
             env: self.env,
@@ -280,8 +324,8 @@ fn add_checks(inner: &Inner) {
     inner.health.add("ping", || Ok(()));
     inner.health.add("etcd", stored(&inner.storage));
     inner.health.add_ready("etcd-readiness", stored(&inner.storage));
-    let shutdown = inner.shutdown.clone();
-    inner.health.add_ready("shutdown", move || if shutdown.is_cancelled() { Err("process is shutting down".into()) } else { Ok(()) });
+    let leaving = inner.leaving.clone();
+    inner.health.add_ready("shutdown", move || if leaving.is_cancelled() { Err("process is shutting down".into()) } else { Ok(()) });
 }
 
 impl Server {
@@ -342,8 +386,22 @@ impl Server {
         }
     }
 
+    /// What comes before [`Self::stop`]: the server is not ready any more, and serves on for as long as its configuration says, so that
+    /// whoever sends it clients sees that in time (upstream: `RunWithContext`).
+    pub async fn leave(&self) {
+        let inner = &self.inner;
+        inner.leaving.cancel();
+        tokio::time::sleep(inner.config.shutdown_delay).await;
+        if inner.config.shutdown_refuses {
+            inner.refuses.store(true, Ordering::Release);
+            inner.under_way.close();
+            inner.under_way.wait().await;
+        }
+    }
+
     /// Ends watches and accepts nothing new; requests under way go on.
     pub fn stop(&self) {
+        self.inner.leaving.cancel();
         self.inner.shutdown.cancel();
     }
 }

@@ -202,7 +202,9 @@ async fn the_default_objects_are_made_and_mandatory_ones_cannot_be_changed() {
         alone: false,
         cluster_dns: None,
         client_ca: String::new(),
-        front_proxy_ca: String::new(),
+        front_proxy: None,
+        node_port: None,
+        endpoints: true,
     };
     bootstrap::run(&own, &cluster.server.registry(), &config).await.unwrap();
     let nodes = until(&cluster, &format!("{SCHEMAS}/system-nodes"), |o| o["status"]["conditions"][0]["status"] == "False").await;

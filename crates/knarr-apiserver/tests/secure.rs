@@ -10,7 +10,7 @@ use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use knarr_apiserver::{
-    ServerBuilder,
+    Config, ServerBuilder,
     authn::{ClientCertificates, Union},
     authz,
     http::{Limits, serve},
@@ -41,6 +41,10 @@ fn roots(pem: &str) -> RootCertStore {
 
 /// A server with a CA of its own, and a connection of `alice` of the group `dev`, agreed on HTTP/2.
 async fn alices_connection(folder: &Path) -> TlsStream<TcpStream> {
+    alices_connection_to(folder, Config::default(), Limits::default()).await
+}
+
+async fn alices_connection_to(folder: &Path, config: Config, limits: Limits) -> TlsStream<TcpStream> {
     let env = Env::system();
     let pki = Pki::load_or_create(folder, env.now()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -56,10 +60,10 @@ async fn alices_connection(folder: &Path) -> TlsStream<TcpStream> {
 
     let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
     let authenticator = Arc::new(Union::new(vec![Arc::new(ClientCertificates::default())], true));
-    let server = ServerBuilder::new(storage).env(env.clone()).authenticator(authenticator).authorizer(Arc::new(authz::Union(vec![]))).build();
+    let server = ServerBuilder::new(storage).config(config).env(env.clone()).authenticator(authenticator).authorizer(Arc::new(authz::Union(vec![]))).build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(server, listener, Some(Arc::new(tls)), Limits::default()));
+    tokio::spawn(serve(server, listener, Some(Arc::new(tls)), limits));
 
     let leaf = Leaf { common_name: "alice", organization: Some("dev"), dns_names: &[], addresses: &[], client: true, server: false };
     let alice = pki.leaf("alice", &leaf, env.now()).unwrap();
@@ -96,4 +100,41 @@ async fn who_agreed_on_http2_and_speaks_otherwise_gets_no_answer() {
     // It may end without a farewell.
     stream.read_to_end(&mut answer).await.unwrap_or_default();
     assert!(!answer.starts_with(b"HTTP/1"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn a_client_of_http2_is_sent_away_by_chance() {
+    for (goaway_chance, is_sent_away) in [(1.0, true), (0.0, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let stream = alices_connection_to(folder.path(), Config { goaway_chance, ..Config::default() }, Limits::default()).await;
+        let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut ask = async || {
+            let request = Request::builder().uri("https://localhost/api/v1/namespaces").body(Empty::new()).unwrap();
+            sender.send_request(request).await.map(|answer| answer.status().as_u16())
+        };
+        // The request itself is answered.
+        assert_eq!(ask().await.unwrap(), 403);
+        if is_sent_away {
+            connection.await.unwrap().unwrap();
+            assert!(ask().await.is_err());
+        } else {
+            assert_eq!(ask().await.unwrap(), 403);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_speaks_http2_where_it_is_off() {
+    let env = Env::system();
+    let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(ServerBuilder::new(storage).env(env).build(), listener, None, Limits { http2: false, ..Limits::default() }));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // What HTTP/2 begins with, and a version that HTTP/1 does not have.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap_or_default();
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{:?}", String::from_utf8_lossy(&answer));
 }

@@ -448,7 +448,9 @@ async fn bootstrapped() -> Cluster {
         alone: false,
         cluster_dns: None,
         client_ca: String::new(),
-        front_proxy_ca: String::new(),
+        front_proxy: None,
+        node_port: None,
+        endpoints: true,
     };
     bootstrap::run(&own, &cluster.server.registry(), &config).await.unwrap();
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
@@ -496,7 +498,7 @@ async fn a_token_dies_with_its_account_at_once() {
     };
     let (good, foreign) = (token(json!([])).await, token(json!(["vault"])).await);
     let (objects, audiences, uses) = (Arc::new(Stored(cluster.storage.clone())), vec!["https://own.example".into()], knarr_apiserver::authn::Uses::default());
-    let authenticator = ServiceAccountAuthenticator { key, objects, audiences, env, uses };
+    let authenticator = ServiceAccountAuthenticator { key, objects, audiences, env, uses, lookup: true };
     cluster.server.set_authenticator(Arc::new(Union::new(vec![Arc::new(authenticator)], false)));
     cluster.server.set_authorizer(Arc::new(Always(Decision::Allow)));
     let code = async |method: &str, path: &str, token: &str| cluster.send(method, path, &[("authorization", &format!("Bearer {token}"))], "").await.code;

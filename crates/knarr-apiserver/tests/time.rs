@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use knarr_apiserver::{
-    ServerBuilder,
+    Config, ServerBuilder,
     authn::{MASTERS, User},
 };
 use knarr_core::{
@@ -23,9 +23,13 @@ fn request(verb: Verb, resource: &str) -> Request {
 }
 
 fn transport() -> impl Transport {
+    transport_of(Config::default())
+}
+
+fn transport_of(config: Config) -> impl Transport {
     let env = Env::simulated(1, "2026-01-01T00:00:00Z".parse().unwrap());
     let storage = Storage::open(Arc::new(MemoryEngine::new(env.clock.clone())), env.clone()).unwrap();
-    let server = ServerBuilder::new(storage).env(env).build();
+    let server = ServerBuilder::new(storage).env(env).config(config).build();
     server.transport(User { name: "system:test".into(), groups: vec![MASTERS.into()], ..User::default() })
 }
 
@@ -57,12 +61,21 @@ async fn a_watch_gets_a_bookmark_each_minute_and_ends_at_its_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn events_are_gone_after_an_hour() {
-    let transport = transport();
+    events_are_gone_after(transport(), Duration::from_secs(3600)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_gone_after_the_time_that_the_server_is_told() {
+    let event_ttl = Duration::from_secs(300);
+    events_are_gone_after(transport_of(Config { event_ttl, ..Config::default() }), event_ttl).await;
+}
+
+async fn events_are_gone_after(transport: impl Transport, time: Duration) {
     let mut create = request(Verb::Create, "events");
     create.body = Some(named("Event", "e"));
     transport.call(create).await.unwrap();
     let count = async || transport.list(request(Verb::List, "events")).await.unwrap().items.len();
-    tokio::time::sleep(Duration::from_secs(3590)).await;
+    tokio::time::sleep(time - Duration::from_secs(10)).await;
     assert_eq!(count().await, 1);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(count().await, 0);

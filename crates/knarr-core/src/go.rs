@@ -3,7 +3,10 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use crate::Value;
+use crate::field::go_quote;
 
 /// `fmt.Sprint` of what JSON holds: `map[a:1 b:[x y]]`, `<nil>`.
 pub fn sprint(value: &Value) -> String {
@@ -43,38 +46,58 @@ pub fn boolean(text: &str) -> Option<bool> {
 
 /// `time.ParseDuration`, of what is not negative: `1m30s`, `0.5h`, `0`; at most 292 years.
 pub fn duration(text: &str) -> Option<Duration> {
-    const MAX: u64 = 1 << 63;
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    parse_duration(text).ok().and_then(|d| Duration::try_from(d).ok())
+}
+
+/// `time.ParseDuration`.
+///
+/// # Errors
+/// Go's words for what is no duration.
+pub fn parse_duration(text: &str) -> Result<SignedDuration, String> {
+    let invalid = || format!("time: invalid duration {}", go_quote(text));
+    let (negative, mut rest) = text.strip_prefix('-').map_or((false, text.strip_prefix('+').unwrap_or(text)), |rest| (true, rest));
     if rest == "0" {
-        return Some(Duration::ZERO);
+        return Ok(SignedDuration::ZERO);
     }
     if rest.is_empty() {
-        return None;
+        return Err(invalid());
     }
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let (whole, after) = digits(rest);
-        let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
-        if whole.is_empty() && fraction.is_empty() {
-            return None;
-        }
-        let (name, after) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
-        let unit: u64 = match name {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
-        let (numerator, scale) = leading_fraction(fraction);
-        let part = whole.checked_mul(unit)?.checked_add((numerator as f64 * (unit as f64 / scale)) as u64)?;
-        total = total.checked_add(part).filter(|t| *t <= MAX)?;
+        let (nanos, after) = leading_part(rest, text)?;
+        total = total.checked_add(nanos).filter(|t| *t <= NANOS_MAX).ok_or_else(invalid)?;
         rest = after;
     }
-    (total < MAX).then(|| Duration::from_nanos(total))
+    let nanos = if negative { 0_i64.checked_sub_unsigned(total) } else { i64::try_from(total).ok() };
+    nanos.map(SignedDuration::from_nanos).ok_or_else(invalid)
+}
+
+/// Most nanoseconds that a duration has, with a sign.
+const NANOS_MAX: u64 = 1 << 63;
+
+/// The first number with its unit out of `rest`, in nanoseconds, and what follows. `whole` is named in errors.
+fn leading_part<'a>(rest: &'a str, whole: &str) -> Result<(u64, &'a str), String> {
+    let invalid = || format!("time: invalid duration {}", go_quote(whole));
+    let (integer, after) = digits(rest);
+    let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
+    if integer.is_empty() && fraction.is_empty() {
+        return Err(invalid());
+    }
+    let (name, after) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
+    let unit: u64 = match name {
+        "ns" => 1,
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        "" => return Err(format!("time: missing unit in duration {}", go_quote(whole))),
+        other => return Err(format!("time: unknown unit {} in duration {}", go_quote(other), go_quote(whole))),
+    };
+    let integer = if integer.is_empty() { 0 } else { integer.parse::<u64>().map_err(|_| invalid())? };
+    let (numerator, scale) = leading_fraction(fraction);
+    let nanos = integer.checked_mul(unit).and_then(|n| n.checked_add((numerator as f64 * (unit as f64 / scale)) as u64));
+    nanos.map(|nanos| (nanos, after)).ok_or_else(invalid)
 }
 
 /// Digits after a point as a whole number and what it is to be divided by. Digits beyond what 63 bits hold are left out (`time.leadingFraction`).
@@ -290,6 +313,22 @@ mod tests {
         for bad in ["", "5", "x", "5 s", "-1s", "1.2.3s"] {
             assert_eq!(super::duration(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_in_gos_words() {
+        for (text, why) in [
+            ("x", "time: invalid duration \"x\""),
+            ("", "time: invalid duration \"\""),
+            ("-", "time: invalid duration \"-\""),
+            ("5", "time: missing unit in duration \"5\""),
+            ("1d", "time: unknown unit \"d\" in duration \"1d\""),
+            ("9223372036854775808ns", "time: invalid duration \"9223372036854775808ns\""),
+        ] {
+            assert_eq!(parse_duration(text), Err(why.to_owned()));
+        }
+        assert_eq!(parse_duration("-1m5s"), Ok(SignedDuration::from_secs(-65)));
+        assert_eq!(parse_duration("-9223372036854775808ns"), Ok(SignedDuration::from_nanos(i64::MIN)));
     }
 
     #[test]

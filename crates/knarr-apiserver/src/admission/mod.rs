@@ -38,6 +38,7 @@ use parking_lot::Mutex;
 
 use crate::authz::Attributes;
 pub use choice::chosen;
+pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use request::{Request, connect_options};
 pub use settings::Settings;
 
@@ -263,7 +264,7 @@ fn plugins_by(objects: &Arc<dyn Objects>, settings: &Settings) -> Vec<Arc<dyn Pl
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity(with(), settings.pod_security.clone())),
         Arc::new(priority::Priority(with())),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(settings.default_tolerations),
         Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(default_class::DefaultClass::storage(with())),
         Arc::new(claim_resize::PersistentVolumeClaimResize(with())),

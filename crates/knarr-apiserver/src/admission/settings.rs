@@ -6,6 +6,7 @@ use std::path::Path;
 use knarr_core::Value;
 use serde::Deserialize;
 
+use super::default_toleration_seconds::DefaultTolerationSeconds;
 use super::pod_security;
 use crate::authn::jwt::config::read;
 
@@ -13,6 +14,8 @@ use crate::authn::jwt::config::read;
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub pod_security: pod_security::Configuration,
+    /// Of flags: the file tells nothing of it.
+    pub default_tolerations: DefaultTolerationSeconds,
 }
 
 #[derive(Default, Deserialize)]

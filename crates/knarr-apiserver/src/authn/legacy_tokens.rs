@@ -51,12 +51,16 @@ impl LegacyClaims {
         }
     }
 
+    /// Whether all is there and its parts agree.
+    pub fn are_complete(&self) -> bool {
+        let all_there = [&self.namespace, &self.secret, &self.account, &self.uid].iter().all(|text| !text.is_empty());
+        all_there && self.sub == subject(&self.namespace, &self.account)
+    }
+
     /// Whether the Secret still holds the token and the account is the one that it is for (upstream: `legacyValidator`).
     pub fn holds(&self, token: &str, secret: &Value, account: &Found) -> bool {
-        let all_there = [&self.namespace, &self.secret, &self.account, &self.uid].iter().all(|text| !text.is_empty());
         let stored = secret.str_at(&["data", "token"]).and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
-        all_there
-            && self.sub == subject(&self.namespace, &self.account)
+        self.are_complete()
             && secret.at(&["metadata", "deletionTimestamp"]).is_none()
             && equal(&stored, token.as_bytes())
             && account.deleted.is_none()

@@ -238,6 +238,9 @@ pub struct ServiceAccountAuthenticator {
     pub env: Env,
     /// Is told which Secrets' tokens are used.
     pub uses: Uses,
+    /// Whether the token of a Secret is dead once the Secret or its account is (`--service-account-lookup`). Other tokens are dead then in any
+    /// case.
+    pub lookup: bool,
 }
 
 impl ServiceAccountAuthenticator {
@@ -254,9 +257,17 @@ impl ServiceAccountAuthenticator {
     /// A token out of a Secret, which is for the API server alone.
     fn check_legacy(&self, token: &str, claims: &LegacyClaims, audiences: &[String]) -> Option<(User, Vec<String>)> {
         let common: Vec<String> = audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        if common.is_empty() || !claims.are_complete() {
+            return None;
+        }
+        let mut user = User::service_account(&claims.namespace, &claims.account);
+        user.uid.clone_from(&claims.uid);
+        if !self.lookup {
+            return Some((user, common));
+        }
         let secret = self.objects.secret(&claims.namespace, &claims.secret)?;
         let account = self.objects.find("serviceaccounts", &claims.namespace, &claims.account)?;
-        if common.is_empty() || !claims.holds(token, &secret, &account) {
+        if !claims.holds(token, &secret, &account) {
             return None;
         }
         self.uses.tell(&secret, self.env.now());
@@ -264,8 +275,6 @@ impl ServiceAccountAuthenticator {
             tracing::warn!(namespace = claims.namespace, secret = claims.secret, since, "a token was used that has been marked invalid");
             return None;
         }
-        let mut user = User::service_account(&claims.namespace, &claims.account);
-        user.uid.clone_from(&claims.uid);
         Some((user, common))
     }
 
@@ -352,7 +361,7 @@ mod tests {
         let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let key = Arc::new(ServiceAccountKey::from_pem(&pem, "https://kubernetes.default.svc").unwrap());
         let audiences = vec!["https://kubernetes.default.svc".into()];
-        ServiceAccountAuthenticator { key, objects: Arc::new(Objects(objects)), audiences, env: Env::system(), uses: Uses::default() }
+        ServiceAccountAuthenticator { key, objects: Arc::new(Objects(objects)), audiences, env: Env::system(), uses: Uses::default(), lookup: true }
     }
 
     fn request() -> TokenRequest {
@@ -401,7 +410,14 @@ mod tests {
         };
         let ask = |account: &'static str, secret: &'static str| {
             let objects = Arc::new(Objects(vec![("serviceaccounts", "web", account), ("secrets", "s", secret)]));
-            let a = ServiceAccountAuthenticator { key: a.key.clone(), objects, audiences: a.audiences.clone(), env: a.env.clone(), uses: Uses::default() };
+            let a = ServiceAccountAuthenticator {
+                key: a.key.clone(),
+                objects,
+                audiences: a.audiences.clone(),
+                env: a.env.clone(),
+                uses: Uses::default(),
+                lookup: true,
+            };
             a.check(&token, &a.audiences).map(|(user, _)| (user.name, user.uid))
         };
         assert_eq!(ask("u1", secret(&token, "")), Some(("system:serviceaccount:default:web".into(), "u1".into())));
@@ -410,6 +426,13 @@ mod tests {
         assert_eq!(ask("u1", secret("another", "")), None);
         assert_eq!(ask("u1", secret(&token, r#""kubernetes.io/legacy-token-invalid-since": "2026-01-01""#)), None);
         assert!(a.check(&token, &a.audiences).is_none(), "the secret is gone");
+        let careless = ServiceAccountAuthenticator { lookup: false, ..authenticator(vec![]) };
+        let token = careless.key.issue_legacy(&claims).unwrap();
+        assert!(careless.check(&token, &careless.audiences).is_some(), "nobody looks");
+        let foreign = LegacyClaims { sub: "system:serviceaccount:default:other".into(), ..claims };
+        assert!(careless.check(&careless.key.issue_legacy(&foreign).unwrap(), &careless.audiences).is_none(), "it contradicts itself");
+        let (bound, _) = careless.key.issue(&request(), &careless.env).unwrap();
+        assert!(careless.check(&bound, &careless.audiences).is_none(), "what is bound is looked for in any case");
     }
 
     #[test]
@@ -435,6 +458,7 @@ mod tests {
             objects: before.objects.clone(),
             env: before.env.clone(),
             uses: Uses::default(),
+            lookup: true,
         };
         let new = || ServiceAccountKey::from_pem(rsa, "https://new").unwrap();
         let old_keys = || before.key.keys.clone();

@@ -1,6 +1,6 @@
 //! What every cluster has from its first second: namespaces, the bootstrap roles and bindings, priority classes, flow control,
 //! the Services `kubernetes` and `kube-dns`. Made through the pipeline like anything else; what is there already is left as its
-//! owner wants it, except for the server's own address.
+//! owner wants it, except for the server's own address and what it believes.
 //!
 //! `data/bootstrap.jsonl` holds the objects as a server of the release makes them, one a line.
 
@@ -29,8 +29,24 @@ pub struct Config {
     pub cluster_dns: Option<IpAddr>,
     /// PEM of the authority that client certificates are checked against.
     pub client_ca: String,
-    /// PEM of the front proxy's authority.
-    pub front_proxy_ca: String,
+    /// Whom the server believes who asks; extension servers are to believe the same.
+    pub front_proxy: Option<FrontProxy>,
+    /// By which port of every node the Service `kubernetes` is reached; none: by its address only (`--kubernetes-service-node-port`).
+    pub node_port: Option<u16>,
+    /// Whether the server's own address is written down as the endpoint of that Service (`--endpoint-reconciler-type`).
+    pub endpoints: bool,
+}
+
+/// A front proxy, as `--requestheader-*` describe it.
+#[derive(Clone, Debug, Default)]
+pub struct FrontProxy {
+    /// PEM of its authority.
+    pub ca: String,
+    pub allowed_names: Vec<String>,
+    pub username_headers: Vec<String>,
+    pub uid_headers: Vec<String>,
+    pub group_headers: Vec<String>,
+    pub extra_prefixes: Vec<String>,
 }
 
 /// The rules of the cluster role `system:node`, for the node authorizer.
@@ -50,21 +66,21 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
     let wanted = |o: &Value| !flow_control::is_ours(o) && !(config.alone && is_of_a_cluster(o));
     let (first, rest): (Vec<Value>, Vec<Value>) = objects().filter(wanted).partition(|o| o["kind"] == "Namespace");
     let mut own = vec![service_cidr(config)];
-    if !config.client_ca.is_empty() || !config.front_proxy_ca.is_empty() {
-        own.push(authentication(config)?);
-    }
     if !config.alone {
         own.push(storage_class());
     }
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
+    if !config.client_ca.is_empty() || config.front_proxy.is_some() {
+        put(transport, registry, authentication(config)?).await?;
+    }
     flow_control::run(transport).await?;
     ensure(transport, registry, kubernetes_service(config)).await?;
     if let Some(address) = config.cluster_dns {
         ensure(transport, registry, dns_service(address)).await?;
     }
     // A server that nobody else can reach has no endpoint.
-    if !config.advertise.is_loopback() {
+    if config.endpoints && !config.advertise.is_loopback() {
         for object in kubernetes_endpoints(config) {
             put(transport, registry, object).await?;
         }
@@ -144,26 +160,37 @@ fn storage_class() -> Value {
         "provisioner": "knarr.io/local", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"})
 }
 
-/// What extension servers need to check who asks (`kube-system/extension-apiserver-authentication`).
+/// What extension servers need to check who asks (`kube-system/extension-apiserver-authentication`; upstream: `getConfigMapDataFor`).
 fn authentication(config: &Config) -> Result<Value> {
-    let list = |items: &[&str]| serde_json::to_string(items).map_err(Status::internal);
-    Ok(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"}, "data": {
-        "client-ca-file": config.client_ca,
-        "requestheader-client-ca-file": config.front_proxy_ca,
-        "requestheader-allowed-names": list(&["front-proxy-client"])?,
-        "requestheader-username-headers": list(&["X-Remote-User"])?,
-        "requestheader-uid-headers": list(&["X-Remote-Uid"])?,
-        "requestheader-group-headers": list(&["X-Remote-Group"])?,
-        "requestheader-extra-headers-prefix": list(&["X-Remote-Extra-"])?,
-    }}))
+    let list = |items: &[String]| serde_json::to_string(items).map_err(Status::internal);
+    let mut data = json!({});
+    if !config.client_ca.is_empty() {
+        data.set(&["client-ca-file"], config.client_ca.as_str());
+    }
+    if let Some(proxy) = &config.front_proxy {
+        data.set(&["requestheader-client-ca-file"], proxy.ca.as_str());
+        data.set(&["requestheader-allowed-names"], list(&proxy.allowed_names)?);
+        data.set(&["requestheader-username-headers"], list(&proxy.username_headers)?);
+        data.set(&["requestheader-group-headers"], list(&proxy.group_headers)?);
+        data.set(&["requestheader-extra-headers-prefix"], list(&proxy.extra_prefixes)?);
+        if !proxy.uid_headers.is_empty() {
+            data.set(&["requestheader-uid-headers"], list(&proxy.uid_headers)?);
+        }
+    }
+    Ok(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"}, "data": data}))
 }
 
 fn kubernetes_service(config: &Config) -> Value {
     let first = config.service_cidr.hosts().next().map(|a| a.to_string());
+    let mut port = json!({"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port});
+    if let Some(node_port) = config.node_port {
+        port.set(&["nodePort"], node_port);
+    }
+    let service_type = if config.node_port.is_some() { "NodePort" } else { "ClusterIP" };
     json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-        "spec": {"type": "ClusterIP", "clusterIP": first, "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
-            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]}})
+        "spec": {"type": service_type, "clusterIP": first, "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
+            "ports": [port]}})
 }
 
 fn kubernetes_endpoints(config: &Config) -> [Value; 2] {

@@ -3,22 +3,22 @@
 use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
-use knarr_core::{Result, Status, api::PatchType, metrics::OTHER};
+use knarr_core::{Result, Status, api::PatchType, go, metrics::OTHER};
 use parking_lot::Mutex;
 
 use super::{
     body::{Body, BoxError, RequestBody, read_all},
-    connect, impersonate,
+    connect, cors, impersonate,
     negotiate::{Accepted, Codecs, Media, Offers, Router, accept, content_essence, content_media, framed},
     paths,
     respond::{self, Shape},
@@ -107,26 +107,43 @@ impl Server {
         let Arrived { request, query, info, started } = arrived;
         let arrived = tokio::time::Instant::from_std(started);
         let audit_id = audit_id(inner, request.headers());
+        if inner.refuses.load(Ordering::Acquire) && !is_served_to_the_end(&request) {
+            return finish(inner, audit_id, going_away(request.version()));
+        }
         let info = match info {
             Ok(info) => info,
-            Err(status) => return finish(audit_id, respond::failure(&status.into(), &Accepted::JSON)),
+            Err(status) => return finish(inner, audit_id, respond::failure(&status.into(), &Accepted::JSON)),
         };
+        let origin = inner.config.cors.origin(request.headers());
+        if let Some(mut response) = origin.as_ref().and_then(|_| cors::preflight(request.method())) {
+            origin.into_iter().for_each(|origin| cors::grant(response.headers_mut(), origin));
+            return finish(inner, audit_id, response);
+        }
         let counted = counted(inner, request.method(), request.headers(), &info, &query);
         let sized = matches!(*request.method(), http::Method::GET) && matches!(info.verb.as_str(), "get" | "list") && !info.is_long_running();
         let (wanted, agent) = (request.headers().get(header::ACCEPT).cloned(), request.headers().get(header::USER_AGENT).cloned());
         let errors_as = || error_format(self.inner.config.codecs, wanted, agent);
         let lasting = info.is_long_running();
-        let passage = Passage { info: Arc::new(info), query, arrived, audit_id, class: OnceLock::new(), record: OnceLock::new(), span: Mutex::default() };
+        let _under_way = (inner.config.shutdown_refuses && !lasting).then(|| inner.under_way.token());
+        let time = if lasting { Ok(inner.config.request_timeout) } else { time_for(&query, inner.config.request_timeout) };
+        let time = match time {
+            Ok(time) => time,
+            Err(status) => {
+                counted.observe(status.code, started.elapsed(), Duration::ZERO);
+                return finish(inner, audit_id, respond::failure(&status.into(), &errors_as()));
+            }
+        };
+        let passage = Passage { info: Arc::new(info), query, arrived, time, audit_id, class: OnceLock::new(), record: OnceLock::new(), span: Mutex::default() };
         // In a place of its own, as are its largest parts: else all that may become of a request would be moved about with it, 60 KB.
         let work = Box::pin(timed(AssertUnwindSafe(self.route(request, peer, &passage)).catch_unwind()));
         let (response, webhooks) = if lasting {
             work.await
         } else {
-            match tokio::time::timeout(inner.config.request_timeout, work).await {
+            match tokio::time::timeout(time, work).await {
                 Ok(done) => done,
                 Err(_) => {
                     counted.terminate(504);
-                    let seconds = inner.config.request_timeout.as_secs();
+                    let seconds = time.as_secs_f64();
                     let status = Status::timeout(format!("request did not complete within requested timeout - context deadline exceeded ({seconds}s)"), 0);
                     (Ok(Err(status.into())), Duration::ZERO)
                 }
@@ -150,7 +167,7 @@ impl Server {
         let response = passage.written_down(passage.classified(response)).await;
         let code = response.status().as_u16();
         let response = passage.traced(response, lasting);
-        let response = if lasting && code < 300 {
+        let mut response = if lasting && code < 300 {
             // Counted when it ends.
             switched::hold(response, Box::new(counted.long_running(code, started)))
         } else {
@@ -160,7 +177,8 @@ impl Server {
             }
             response
         };
-        finish(passage.audit_id, response)
+        origin.into_iter().for_each(|origin| cors::grant(response.headers_mut(), origin));
+        finish(inner, passage.audit_id, response)
     }
 
     async fn route<B>(&self, mut request: Request<B>, peer: &Peer, passage: &Passage) -> Result<Response<Body>, Refused>
@@ -322,6 +340,8 @@ pub(super) struct Passage {
     pub info: Arc<RequestInfo>,
     pub query: Query,
     pub arrived: tokio::time::Instant,
+    /// How long it may take, if it is none that lasts.
+    time: Duration,
     pub audit_id: HeaderValue,
     class: OnceLock<Class>,
     pub record: OnceLock<Arc<Record>>,
@@ -377,7 +397,7 @@ impl Inner {
         }
         let class = self.flow.classify(user, info);
         passage.class.get_or_init(|| class.clone());
-        let patience = self.config.request_timeout / 4;
+        let patience = passage.time / 4;
         match self.flow.enter(&class, user, info, passage.asked(), self, (passage.arrived, patience)).await {
             Ok((seat, waiting)) => {
                 waited(waiting);
@@ -417,9 +437,36 @@ fn audit_id(inner: &Inner, headers: &HeaderMap) -> HeaderValue {
     given.unwrap_or_else(|| HeaderValue::try_from(inner.env.uuid()).unwrap_or(HeaderValue::from_static("")))
 }
 
+/// How long a request may take that does not last: as long as it says itself, but no longer than the server lets any
+/// (upstream: `filters/request_deadline.go`).
+fn time_for(query: &Query, max: Duration) -> Result<Duration> {
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(max) };
+    let wanted = go::parse_duration(text).map_err(|why| Status::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
+    Ok(Duration::try_from(wanted).ok().filter(|wanted| !wanted.is_zero()).map_or(max, |wanted| wanted.min(max)))
+}
+
+/// Whether it is answered even by a server that is about to stop (upstream: `isRequestExemptFromRetryAfter`).
+fn is_served_to_the_end<B>(request: &Request<B>) -> bool {
+    let is_servers_own = || request.headers().get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"kube-apiserver/"));
+    ["/readyz", "/livez", "/healthz", "/metrics"].iter().any(|path| request.uri().path().starts_with(path)) || is_servers_own()
+}
+
+/// The answer of a server that is about to stop (upstream: `WithRetryAfter`).
+fn going_away(version: Version) -> Response<Body> {
+    let mut response = respond::plain_error(429, "The apiserver is shutting down, please try again later.");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// The headers that every answer carries.
-fn finish(audit_id: HeaderValue, mut response: Response<Body>) -> Response<Body> {
+fn finish(inner: &Inner, audit_id: HeaderValue, mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
+    if let Some(directives) = &inner.config.transport_security {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, directives.clone());
+    }
     headers.insert(AUDIT_ID, audit_id);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response

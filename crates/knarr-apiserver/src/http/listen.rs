@@ -3,8 +3,8 @@
 use std::{io, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures::future::Either;
-use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use http::{Request, Response, Version};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -38,6 +38,8 @@ pub struct Limits {
     pub headers: Duration,
     /// Streams at once on one HTTP/2 connection (upstream: 100 by default in kube-apiserver).
     pub streams_max: u32,
+    /// Whether HTTP/2 is spoken at all.
+    pub http2: bool,
     /// Flow-control windows of HTTP/2: a body of the largest size fits.
     pub stream_window: u32,
     pub connection_window: u32,
@@ -55,6 +57,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(32),
             streams_max: 250,
+            http2: true,
             stream_window: 256 * 1024,
             connection_window: 25 * 1024 * 1024,
             header_list_bytes_max: 1024 * 1024,
@@ -102,6 +105,14 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<Server
     Ok(())
 }
 
+impl Server {
+    /// Whether a client of HTTP/2 is to come anew after this request (upstream: `probabilisticGoawayDecider`).
+    fn sends_away(&self) -> bool {
+        let chance = self.inner.config.goaway_chance;
+        chance > 0.0 && ((self.inner.env.rng.next_u64() >> 11) as f64) < chance * (1_u64 << 53) as f64
+    }
+}
+
 fn builder(limits: Limits, begun: Begun) -> Builder<Begun> {
     let mut builder = Builder::new(begun);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
@@ -114,6 +125,13 @@ fn builder(limits: Limits, begun: Begun) -> Builder<Begun> {
         .max_header_list_size(limits.header_list_bytes_max)
         .keep_alive_interval(limits.keep_alive)
         .keep_alive_timeout(limits.keep_alive);
+    builder
+}
+
+/// What speaks HTTP/1.1 and nothing else: [`Builder`] looks what a client speaks, also where it is told.
+fn http1(limits: Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.headers).keep_alive(true).max_headers(HEADERS_MAX);
     builder
 }
 
@@ -145,7 +163,13 @@ where
     connections.inner.metrics.connections.fetch_add(1, Relaxed);
     let peer = Arc::new(peer);
     let at_work = AtWork::default();
+    // This connection alone: cancelled when it is to end before the server does.
+    let stop = stop.child_token();
+    let end = stop.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        if request.version() == Version::HTTP_2 && server.sends_away() {
+            end.cancel();
+        }
         let (server, peer) = (server.clone(), peer.clone());
         let arrived = Arrived::new(request);
         // Streams of one connection share a task; what takes longer must not hold the others up.
@@ -171,6 +195,9 @@ where
         // Who agreed on HTTP/2 is held to it. What is upgraded there is a stream, and not the connection.
         let builder = builder(limits, begun).http2_only();
         until_stopped(builder.serve_connection(stream, service), |c| c.graceful_shutdown(), turns, Some(streams), stop).await
+    } else if !limits.http2 {
+        let connection = http1(limits).serve_connection(stream, service).with_upgrades();
+        until_stopped(connection, |c| c.graceful_shutdown(), turns, None, stop).await.map_err(Into::into)
     } else {
         let builder = builder(limits, Begun::default());
         until_stopped(builder.serve_connection_with_upgrades(stream, service), |c| c.graceful_shutdown(), turns, None, stop).await

@@ -5,6 +5,7 @@ mod audited;
 mod body;
 mod connect;
 mod cork;
+mod cors;
 mod edge;
 mod impersonate;
 mod listen;
@@ -19,6 +20,7 @@ mod watch_socket;
 mod zpages;
 
 pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
+pub use cors::{Cors, transport_security};
 pub use edge::Peer;
 pub use listen::{Limits, serve};
 mod media_type;

@@ -1,5 +1,7 @@
 //! Paths that name no resource: discovery, OpenAPI, health, metrics, version, keys.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use knarr_core::{
@@ -47,7 +49,7 @@ pub async fn serve(inner: &Inner, user: &User, passage: &Passage, headers: &Head
         "/openid/v1/jwks" => keys(inner, headers, "application/jwk-set+json", |t| t.jwks()),
         "/statusz" => zpages::statusz(headers, all_paths(inner)),
         "/flagz" => zpages::flagz(inner, headers),
-        _ => match zpages::debug(&info.path) {
+        _ => match zpages::debug(&info.path).filter(|_| inner.config.profiling) {
             Some(page) => Ok(page),
             None => below(inner, path, query, headers).await,
         },
@@ -162,7 +164,22 @@ fn metrics(inner: &Inner) -> String {
         version: &version(),
         deprecated: &|group, version, resource| catalog.find(group, version, resource)?.resource.deprecated.as_ref().map(|d| d.removed.clone()),
     };
-    inner.metrics.text(&now) + &audit.into_string()
+    without(inner.metrics.text(&now) + &audit.into_string(), &inner.config.disabled_metrics)
+}
+
+/// The text of all metrics but these.
+fn without(text: String, disabled: &BTreeSet<String>) -> String {
+    if disabled.is_empty() {
+        return text;
+    }
+    let mut is_told = true;
+    let told = text.split_inclusive('\n').filter(|line| {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            is_told = !rest.split_whitespace().next().is_some_and(|name| disabled.contains(name));
+        }
+        is_told
+    });
+    told.collect()
 }
 
 fn keys<T: ToString>(

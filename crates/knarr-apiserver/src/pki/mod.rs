@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-pub use shown::Shown;
+pub use shown::{ByName, Shown};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
@@ -166,6 +166,22 @@ fn leaf_params(leaf: &Leaf<'_>, now: jiff::Timestamp) -> Result<CertificateParam
 pub fn renewal_due(pem: &str) -> Option<jiff::Timestamp> {
     let end = knarr_kinds::certificates::not_after(pem.as_bytes())?;
     jiff::Timestamp::from_second(end - RENEW_BEFORE_DAYS * 86_400 + 1).ok()
+}
+
+/// The names for which a certificate is shown if nobody says for which: its common name, unless that is an address or no name, and its DNS
+/// names (upstream: `getCertificateNames`). None of what is no certificate.
+pub fn names(pem: &str) -> Vec<String> {
+    use knarr_core::names::is_dns1123_subdomain;
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+    let Ok((_, block)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) else { return Vec::new() };
+    let Ok((_, certificate)) = X509Certificate::from_der(&block.contents) else { return Vec::new() };
+    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let is_name = |name: &&str| name.parse::<IpAddr>().is_err() && (*name == "*" || is_dns1123_subdomain(name.strip_prefix("*.").unwrap_or(name)).is_empty());
+    let mut names: Vec<String> = common.filter(is_name).map(str::to_owned).collect();
+    if let Ok(Some(extension)) = certificate.subject_alternative_name() {
+        names.extend(extension.value.general_names.iter().filter_map(|n| if let GeneralName::DNSName(name) = n { Some((*name).to_owned()) } else { None }));
+    }
+    names
 }
 
 /// Whether a certificate on disk has all the wanted names and enough time left.

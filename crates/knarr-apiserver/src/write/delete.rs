@@ -288,7 +288,7 @@ fn fate(writer: &Writer<'_>, old: &Value, options: &DeleteOptions) -> Option<Fat
             }
         },
     };
-    if writer.ex.served.collects_garbage {
+    if writer.ex.served.collects_garbage && writer.ex.server.config.collects_garbage {
         set_finalizers(&mut new, finalizers_for(old, options, writer.behaviour.orphans_dependents()));
     }
     let held = !new.list_at(&["metadata", "finalizers"]).is_empty();

@@ -80,7 +80,9 @@ impl Cluster {
             alone: false,
             cluster_dns: Some(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))),
             client_ca: String::new(),
-            front_proxy_ca: String::new(),
+            front_proxy: None,
+            node_port: None,
+            endpoints: true,
         };
         bootstrap::run(&own, &server.registry(), &config).await.unwrap();
         let stop = CancellationToken::new();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_apiserver::Server;
-use knarr_apiserver::admission::{self, Objects, Plugin};
+use knarr_apiserver::admission::{self, DefaultTolerationSeconds, Objects, Plugin};
 use knarr_apiserver::authn::jwt::config::{Configuration as Authentication, OidcFlags};
 use knarr_apiserver::authn::jwt::{ALGORITHMS, JwtAuthenticators, Settings};
 use knarr_apiserver::authn::{self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, RequestHeaders, SignedBy, TokenFile, WebhookTokens};
 use knarr_apiserver::authz::config::{Configuration as Authorization, WebhookFlags, duration};
 use knarr_apiserver::authz::{self, Authorizer};
+use knarr_apiserver::bootstrap;
 use knarr_apiserver::outside::ReviewHook;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::clock::Env;
@@ -35,6 +36,8 @@ pub const FLAGS: &[&str] = &[
     "authorization-webhook-cache-unauthorized-ttl",
     "authorization-webhook-config-file",
     "authorization-webhook-version",
+    "default-not-ready-toleration-seconds",
+    "default-unreachable-toleration-seconds",
     "disable-admission-plugins",
     "enable-admission-plugins",
     "oidc-ca-file",
@@ -88,6 +91,8 @@ pub struct Access {
     pub client_cas: String,
     /// Headers that no handler may see.
     pub front_proxy_headers: Vec<String>,
+    /// The front proxy that is believed, as others are told of it.
+    pub front_proxy: Option<bootstrap::FrontProxy>,
     authentication_file: Option<(PathBuf, String, Arc<JwtAuthenticators>)>,
     authorization_file: Option<(PathBuf, String, Locals)>,
 }
@@ -123,13 +128,19 @@ pub fn plugins(flags: &Flags, objects: &Arc<dyn Objects>) -> Result<Vec<Arc<dyn 
     admission::chosen(objects, &flags.list("enable-admission-plugins"), &flags.list("disable-admission-plugins"), &settings).map_err(usage)
 }
 
-/// What plugins are told by `--admission-control-config-file`.
+/// What plugins are told by `--admission-control-config-file`, and by flags of their own.
 ///
 /// # Errors
 /// A file that cannot be read or is wrong.
 pub fn admission_settings(flags: &Flags) -> Result<admission::Settings> {
     let read = |path: &str| admission::Settings::read(Path::new(path)).map_err(|why| usage(format!("--admission-control-config-file: {why}")));
-    flags.get("admission-control-config-file").filter(|path| !path.is_empty()).map_or_else(|| Ok(admission::Settings::default()), read)
+    let settings = flags.get("admission-control-config-file").map_or_else(|| Ok(admission::Settings::default()), read)?;
+    let own = settings.default_tolerations;
+    let default_tolerations = DefaultTolerationSeconds {
+        not_ready: flags.parsed("default-not-ready-toleration-seconds")?.unwrap_or(own.not_ready),
+        unreachable: flags.parsed("default-unreachable-toleration-seconds")?.unwrap_or(own.unreachable),
+    };
+    Ok(admission::Settings { default_tolerations, ..settings })
 }
 
 fn usage(what: impl Into<String>) -> Failure {
@@ -157,6 +168,7 @@ impl Access {
         let front_proxy_ca = proxy.as_ref().map(|(ca, _)| ca.clone()).unwrap_or_default();
         let headers = proxy.iter().flat_map(|(_, p)| [&p.username_headers, &p.uid_headers, &p.group_headers, &p.extra_prefixes]).flatten();
         let front_proxy_headers = headers.map(|h| h.to_ascii_lowercase()).collect();
+        let front_proxy = proxy.as_ref().map(|(ca, headers)| told_of(ca, headers));
         let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
         if !own.client_ca.is_empty() {
             let by_certificate = if proxy.is_some() { ClientCertificates::of(signed_by(&own.client_ca, &own.env)?) } else { ClientCertificates::default() };
@@ -179,6 +191,7 @@ impl Access {
             authorizer: Arc::new(authorizer),
             client_cas: format!("{}\n{front_proxy_ca}", own.client_ca).trim().to_owned(),
             front_proxy_headers,
+            front_proxy,
             authentication_file: authentication_file.map(|(path, text)| (path, text, jwt)),
             authorization_file: authorization_file.map(|(path, text)| (path, text, (own.authorizers, authorization.local_types()))),
         })
@@ -251,6 +264,17 @@ fn front_proxy(flags: &Flags, own: &Own) -> Result<Option<(String, RequestHeader
     }
     let Some(proxy) = &own.front_proxy else { return Ok(None) };
     Ok(Some((proxy.ca.clone(), RequestHeaders::standard(signed_by(&proxy.ca, &own.env)?, proxy.allowed_names.clone()))))
+}
+
+fn told_of(ca: &str, headers: &RequestHeaders) -> bootstrap::FrontProxy {
+    bootstrap::FrontProxy {
+        ca: ca.to_owned(),
+        allowed_names: headers.allowed_names.clone(),
+        username_headers: headers.username_headers.clone(),
+        uid_headers: headers.uid_headers.clone(),
+        group_headers: headers.group_headers.clone(),
+        extra_prefixes: headers.extra_prefixes.clone(),
+    }
 }
 
 type FileText = Option<(PathBuf, String)>;
@@ -384,6 +408,15 @@ mod tests {
         for name in FLAGS {
             assert!(include_str!("../../data/kube-apiserver-flags.txt").lines().any(|l| l.split(' ').next() == Some(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn pods_stand_a_nodes_trouble_as_long_as_flags_say() {
+        let known = Known::new(include_str!("../../data/kube-apiserver-flags.txt"));
+        let told = |args: &[&str]| admission_settings(&known.parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).unwrap()).unwrap();
+        assert_eq!(told(&[]).default_tolerations, DefaultTolerationSeconds { not_ready: 300, unreachable: 300 });
+        let chosen = told(&["--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=6"]);
+        assert_eq!(chosen.default_tolerations, DefaultTolerationSeconds { not_ready: 5, unreachable: 6 });
     }
 
     #[test]

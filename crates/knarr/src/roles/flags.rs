@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
+use knarr_core::field::go_quote;
 use knarr_core::go;
+
+use super::values;
 
 /// A program's flags by name.
 pub struct Known(BTreeMap<&'static str, Flag>);
@@ -56,7 +59,7 @@ impl Known {
     /// Takes a command line apart.
     ///
     /// # Errors
-    /// A flag that the program does not have, one without its value, or a word that belongs to none.
+    /// A flag that the program does not have, one without its value or with one of another kind, or a word that belongs to none.
     pub fn parse(&self, args: &[String]) -> Result<Flags> {
         let mut flags = Flags::default();
         let mut rest = args.iter();
@@ -71,10 +74,17 @@ impl Known {
                 None if flag.kind == "bool" => "true".to_owned(),
                 None => rest.next().cloned().ok_or_else(|| usage(format!("flag needs an argument: --{name}")))?,
             };
+            let value = values::read(flag.kind, &value).map_err(|why| invalid(name, &value, &why))?;
             flags.0.entry(name.to_owned()).or_default().push(value);
         }
         Ok(flags)
     }
+}
+
+/// What is said of a value that is none of its flag's kind (upstream: `pflag.InvalidValueError`).
+fn invalid(name: &str, value: &str, why: &str) -> Failure {
+    let flag = if name == "v" { "-v, --v".to_owned() } else { format!("--{name}") };
+    usage(format!("invalid argument {} for {} flag: {why}", go_quote(value), go_quote(&flag)))
 }
 
 fn usage(what: String) -> Failure {
@@ -110,7 +120,7 @@ impl Flags {
     where
         T::Err: std::fmt::Display,
     {
-        self.get(name).map(|v| v.parse().map_err(|e| usage(format!("invalid argument {v:?} for \"--{name}\" flag: {e}")))).transpose()
+        self.get(name).map(|v| v.parse().map_err(|e: T::Err| invalid(name, v, &e.to_string()))).transpose()
     }
 
     /// Names of the flags that were given.
@@ -123,7 +133,7 @@ impl Flags {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "# a comment\nallow-privileged bool\nsecure-port int 6443\nauthorization-mode strings\n";
+    const TABLE: &str = "# a comment\nallow-privileged bool\nsecure-port int 6443\nauthorization-mode strings\nv Level 0\n";
 
     fn parse(args: &[&str]) -> Result<Flags> {
         Known::new(TABLE).parse(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
@@ -142,8 +152,19 @@ mod tests {
     fn what_is_not_known_is_refused() {
         assert!(parse(&["--insecure-port=0"]).unwrap_err().to_string().contains("unknown flag: --insecure-port"));
         assert!(parse(&["--secure-port"]).unwrap_err().to_string().contains("flag needs an argument"));
-        assert!(parse(&["--secure-port=x"]).unwrap().parsed::<u16>("secure-port").is_err());
+        assert!(parse(&["--secure-port=70000"]).unwrap().parsed::<u16>("secure-port").is_err());
         assert!(parse(&["start"]).is_err());
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_refused_before_anybody_reads_it() {
+        let cause = |arg: &str| parse(&[arg]).err().map(|e| e.cause);
+        let wanted = "invalid argument \"x\" for \"--secure-port\" flag: strconv.ParseInt: parsing \"x\": invalid syntax";
+        assert_eq!(cause("--secure-port=x").as_deref(), Some(wanted));
+        let wanted = "invalid argument \"\" for \"--allow-privileged\" flag: strconv.ParseBool: parsing \"\": invalid syntax";
+        assert_eq!(cause("--allow-privileged=").as_deref(), Some(wanted));
+        assert_eq!(cause("--v=x").as_deref(), Some("invalid argument \"x\" for \"-v, --v\" flag: strconv.ParseUint: parsing \"x\": invalid syntax"));
+        assert_eq!(parse(&["--secure-port=0x10"]).unwrap().parsed::<u16>("secure-port").unwrap(), Some(16));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the binary does when it is called `kube-apiserver`: the API server alone, with upstream's flags, for harnesses that start
 //! upstream's program (controller-runtime's envtest). No controllers, no scheduler, no nodes: exactly what that program does.
 //!
-//! Flags that change nothing here are taken and named in the log.
+//! Flags that change nothing here are taken and named in the log; [`verdicts`] tells which those are, and which are refused.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -25,35 +25,40 @@ use tokio::net::TcpListener;
 
 use super::access::{self, Access, Own};
 use super::audit;
-use super::encryption::{self, Encryption};
+use super::encryption::Encryption;
 use super::flags::{Flags, Known};
-use super::gates::{self, Gates};
+use super::gates::Gates;
 use super::service_accounts::{self, ServiceAccounts};
-use super::{etcd, telemetry, tls};
+use super::verdicts::{self, Verdict};
+use super::{etcd, server, serving, telemetry, tls};
 
 pub(super) const FLAGS: &str = include_str!("../../data/kube-apiserver-flags.txt");
 const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
-/// Flags that are acted on; the others are only taken.
-const HONOURED: &[&str] = &[
+/// Flags that are acted on here alone: a cluster has its own say in these things.
+pub(super) const HONOURED: &[&str] = &[
     "advertise-address",
     "bind-address",
     "cert-dir",
     "client-ca-file",
     "enable-bootstrap-token-auth",
+    "enable-garbage-collector",
+    "endpoint-reconciler-type",
     "etcd-cafile",
     "etcd-certfile",
     "etcd-keyfile",
     "etcd-prefix",
     "etcd-servers",
-    "event-ttl",
-    "max-mutating-requests-inflight",
-    "max-requests-inflight",
-    "min-request-timeout",
+    "help",
+    "permit-port-sharing",
+    "proxy-client-cert-file",
+    "proxy-client-key-file",
     "secure-port",
     "service-cluster-ip-range",
-    "service-node-port-range",
+    "shutdown-delay-duration",
+    "shutdown-send-retry-after",
     "tls-cert-file",
     "tls-private-key-file",
+    "version",
 ];
 
 /// Runs until told to stop.
@@ -69,8 +74,8 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     let flags = known.parse(args)?;
     super::log_to_stderr();
-    let honoured = [HONOURED, access::FLAGS, audit::FLAGS, encryption::FLAGS, gates::FLAGS, service_accounts::FLAGS, telemetry::FLAGS].concat();
-    for name in flags.names().filter(|n| !honoured.contains(n)) {
+    verdicts::check(&flags)?;
+    for name in flags.names().filter(|n| verdicts::of(n) == Verdict::Nothing) {
         tracing::info!(flag = name, "this flag changes nothing here");
     }
     for gate in Gates::of(&flags)?.1 {
@@ -81,34 +86,33 @@ pub fn run(args: &[String]) -> Result<()> {
 
 async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let env = Env::system();
-    // Bound first: who comes early waits instead of being refused.
-    let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), flags.parsed("secure-port")?.unwrap_or(6443));
-    let listener =
-        TcpListener::bind(address).await.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))?;
+    let address = SocketAddr::new(flags.parsed("bind-address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), secure_port(flags)?);
+    let spoken = tls::Spoken::of(flags)?;
+    let limits = serving::limits(flags, Limits { drain: DRAIN, ..Limits::default() })?;
+    let client_ca = flags.get("client-ca-file").map(read).transpose()?;
+    let bootstrap_config = bootstrap_config(flags, address.port(), client_ca.clone().unwrap_or_default())?;
+    // Bound before anything takes time: who comes early waits instead of being refused.
+    let listener = listen(address, flags.is_on("permit-port-sharing", false)).await?;
     let encryption = Encryption::of(flags, None)?;
     let storage = Storage::open(engine(flags, encryption.sealer.clone(), &env).await?, env.clone()).map_err(Failure::program)?;
-    let client_ca = flags.get("client-ca-file").map(read).transpose()?;
-    let (server, access) = build(flags, &storage, &env, client_ca.clone().unwrap_or_default()).await?;
+    let (server, access) = build(flags, &storage, &env, client_ca.unwrap_or_default()).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let probe = ready.clone();
-    server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
+    server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
     let shown = Shown::new(&identity(flags, address.ip(), &env)?).map_err(Failure::program)?;
-    let config = tls::server(shown, client_cas, &["h2", "http/1.1"])?;
+    let config = spoken.server(shown, client_cas)?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config };
     access.follow(&server);
     encryption.follow();
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
-    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits { drain: DRAIN, ..Limits::default() }));
-    let config = bootstrap_config(flags, address.port(), client_ca.unwrap_or_default())?;
-    bootstrap::run(&own, &server.registry(), &config).await.map_err(Failure::program)?;
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), limits));
+    bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
     ready.store(true, Ordering::Release);
     server.keep_flow_control();
     tracing::info!(%address, "the API server is ready");
-    tokio::select! {
-        told = super::until_told_to_stop() => told?,
-        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "start it anew")),
-    }
+    until_it_has_left(&server, &storage).await?;
     server.stop();
     serving.await.map_err(Failure::program)?.map_err(Failure::program)?;
     server.flush().await;
@@ -118,6 +122,31 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
 
 /// How long connections may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Waits for the signal to stop, and then until the server may. A second signal does not wait.
+async fn until_it_has_left(server: &Server, storage: &Storage) -> Result<()> {
+    tokio::select! {
+        told = super::until_told_to_stop() => told?,
+        why = storage.failed() => return Err(Failure::new("STORE", Exit::Resource, why, "start it anew")),
+    }
+    tokio::select! {
+        () = server.leave() => Ok(()),
+        told = super::until_told_to_stop() => told,
+    }
+}
+
+/// The port of the flag (upstream: `SecureServingOptions.Validate`).
+fn secure_port(flags: &Flags) -> Result<u16> {
+    let Some(given) = flags.parsed::<i64>("secure-port")? else { return Ok(6443) };
+    let port = u16::try_from(given).ok().filter(|port| *port > 0);
+    let what = || format!("--secure-port {given} must be between 1 and 65535, inclusive. It cannot be turned off with 0");
+    port.ok_or_else(|| Failure::new("USAGE", Exit::Usage, what(), "choose another port"))
+}
+
+async fn listen(address: SocketAddr, shared: bool) -> Result<TcpListener> {
+    let bound = if shared { server::shared_listener(address) } else { TcpListener::bind(address).await };
+    bound.map_err(|e| Failure::new("PORT_TAKEN", Exit::Resource, format!("{address}: {e}"), "choose another --secure-port"))
+}
 
 /// Where the objects lie: in this process if the etcd is the binary's own, else in the etcd.
 async fn engine(flags: &Flags, sealer: Option<Arc<dyn Sealer>>, env: &Env) -> Result<Arc<dyn Engine>> {
@@ -147,13 +176,13 @@ async fn engine(flags: &Flags, sealer: Option<Arc<dyn Sealer>>, env: &Env) -> Re
 async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: String) -> Result<(Server, Access)> {
     let stored = Arc::new(Stored(storage.clone()));
     let objects: Arc<dyn admission::Objects> = stored.clone();
-    let jwks_uri = format!("https://{}/openid/v1/jwks", advertised(flags)?);
+    let jwks_uri = format!("https://{}/openid/v1/jwks", serving::external_address(flags, advertised(flags)?));
     let accounts = ServiceAccounts::read(flags, DEFAULT_ISSUER)?;
     let key = accounts.key(service_accounts::passing_key, &jwks_uri)?;
-    let ServiceAccounts { audiences, issuers, .. } = accounts;
+    let ServiceAccounts { audiences, issuers, lookup, .. } = accounts;
     let bootstrap_tokens = BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() };
     let uses = authn::Uses::default();
-    let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses };
+    let accounts = ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses, lookup };
     let mut tokens: Vec<Arc<dyn Authenticator>> = vec![Arc::new(accounts)];
     if flags.is_on("enable-bootstrap-token-auth", false) {
         tokens.push(Arc::new(bootstrap_tokens));
@@ -174,7 +203,11 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let plugins = access::plugins(flags, &objects)?;
     let config = knarr_apiserver::Config { front_proxy_headers: access.front_proxy_headers.clone(), ..config(flags)? };
     let auditor = audit::auditor(&config.audit, env)?;
-    let server = ServerBuilder::new(storage.clone())
+    let builder = match proxy_identity(flags)? {
+        Some(identity) => ServerBuilder::new(storage.clone()).proxy_identity(Shown::new(&identity).map_err(Failure::program)?),
+        None => ServerBuilder::new(storage.clone()),
+    };
+    let server = builder
         .config(config)
         .registry(access::registry(flags)?)
         .auditor(auditor)
@@ -198,22 +231,39 @@ fn config(flags: &Flags) -> Result<knarr_apiserver::Config> {
             .map(|c| c.parse().map_err(|e| Failure::new("USAGE", Exit::Usage, format!("--service-cluster-ip-range: {e}"), "")))
             .collect::<Result<_>>()?;
     }
-    if let Some((low, high)) = flags.get("service-node-port-range").and_then(|r| r.split_once('-')) {
-        config.node_ports = low.parse().map_err(Failure::program)?..=high.parse().map_err(Failure::program)?;
-    }
-    config.read_inflight_max = flags.parsed("max-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.read_inflight_max);
-    config.write_inflight_max = flags.parsed("max-mutating-requests-inflight")?.filter(|n| *n > 0).unwrap_or(config.write_inflight_max);
-    config.advertise_address = advertised(flags)?.to_string();
+    config.advertise_address = serving::external_address(flags, advertised(flags)?);
+    config.shutdown_delay = serving::duration(flags, "shutdown-delay-duration")?.unwrap_or_default();
+    config.shutdown_refuses = flags.is_on("shutdown-send-retry-after", false);
+    config.collects_garbage = flags.is_on("enable-garbage-collector", true);
     config.flags = flags.names().map(|name| (name.to_owned(), flags.list(name).join(","))).collect();
-    if let Some(seconds) = flags.parsed("min-request-timeout")? {
-        config.watch_timeout_min = Duration::from_secs(seconds);
+    serving::config(flags, config)
+}
+
+/// By what aggregated servers know this one. Without it, they take its word for nobody.
+fn proxy_identity(flags: &Flags) -> Result<Option<Identity>> {
+    match (flags.get("proxy-client-cert-file"), flags.get("proxy-client-key-file")) {
+        (Some(certificate), Some(key)) => Ok(Some(Identity { certificate: read(certificate)?, key: read(key)? })),
+        (None, None) => Ok(None),
+        _ => Err(Failure::new("USAGE", Exit::Usage, "--proxy-client-cert-file and --proxy-client-key-file belong together", "give both, or none")),
     }
-    Ok(config)
+}
+
+/// Whether the server writes down where it is reached (`--endpoint-reconciler-type`).
+fn writes_endpoints(flags: &Flags) -> Result<bool> {
+    match flags.get("endpoint-reconciler-type") {
+        None | Some("lease") => Ok(true),
+        Some("none") => Ok(false),
+        Some(other) => {
+            let what = format!("--endpoint-reconciler-type={other} is not supported: there are lease and none");
+            Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"))
+        }
+    }
 }
 
 fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<bootstrap::Config> {
     let advertise = advertised(flags)?.ip();
-    let cidr = config(flags)?.service_cidrs.first().copied().ok_or_else(|| Failure::program("no service CIDR"))?;
+    let config = config(flags)?;
+    let cidr = config.service_cidrs.first().copied().ok_or_else(|| Failure::program("no service CIDR"))?;
     Ok(bootstrap::Config {
         advertise,
         port,
@@ -221,7 +271,9 @@ fn bootstrap_config(flags: &Flags, port: u16, client_ca: String) -> Result<boots
         alone: true,
         cluster_dns: None,
         client_ca,
-        front_proxy_ca: flags.get("requestheader-client-ca-file").map(read).transpose()?.unwrap_or_default(),
+        front_proxy: None,
+        node_port: serving::kubernetes_node_port(flags, &config.node_ports)?,
+        endpoints: writes_endpoints(flags)?,
     })
 }
 
@@ -230,7 +282,7 @@ fn advertised(flags: &Flags) -> Result<SocketAddr> {
     let bound: Option<IpAddr> = flags.parsed("bind-address")?;
     let bound = bound.filter(|a| !a.is_unspecified() && !a.is_loopback());
     let ip = flags.parsed("advertise-address")?.or(bound).or_else(outgoing_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    Ok(SocketAddr::new(ip, flags.parsed("secure-port")?.unwrap_or(6443)))
+    Ok(SocketAddr::new(ip, secure_port(flags)?))
 }
 
 /// The machine's address towards the world, if it has one. Nothing is sent.
@@ -263,12 +315,40 @@ fn read(path: impl AsRef<Path>) -> Result<String> {
 mod tests {
     use super::*;
 
+    fn flags(args: &[&str]) -> Flags {
+        Known::new(FLAGS).parse(&args.iter().map(|a| format!("--{a}")).collect::<Vec<_>>()).unwrap()
+    }
+
     #[test]
-    fn every_flag_that_is_honoured_is_a_flag() {
-        let help = Known::new(FLAGS).help("kube-apiserver", "");
-        for name in HONOURED.iter().chain(gates::FLAGS).chain(audit::FLAGS).chain(encryption::FLAGS).chain(service_accounts::FLAGS).chain(telemetry::FLAGS) {
-            assert!(help.contains(&format!("--{name}")), "{name}");
+    fn what_only_a_server_alone_is_told_reaches_it() {
+        let config = config(&flags(&["shutdown-delay-duration=7s", "shutdown-send-retry-after", "enable-garbage-collector=false"])).unwrap();
+        assert_eq!((config.shutdown_delay, config.shutdown_refuses, config.collects_garbage), (Duration::from_secs(7), true, false));
+        let told = flags(&["external-hostname=api.example", "kubernetes-service-node-port=30443", "endpoint-reconciler-type=none"]);
+        assert_eq!(super::config(&told).unwrap().advertise_address, "api.example:6443");
+        let bootstrap = bootstrap_config(&told, 6443, String::new()).unwrap();
+        assert_eq!((bootstrap.node_port, bootstrap.endpoints), (Some(30443), false));
+    }
+
+    #[test]
+    fn a_port_is_one_that_clients_can_come_to() {
+        assert_eq!((secure_port(&flags(&[])).unwrap(), secure_port(&flags(&["secure-port=443"])).unwrap()), (6443, 443));
+        for port in ["0", "-1", "65536"] {
+            let why = secure_port(&flags(&[&format!("secure-port={port}")])).unwrap_err().cause;
+            assert_eq!(why, format!("--secure-port {port} must be between 1 and 65535, inclusive. It cannot be turned off with 0"));
         }
-        assert!(!help.contains("--insecure-port"));
+    }
+
+    #[test]
+    fn halves_and_other_reconcilers_are_refused() {
+        assert!(proxy_identity(&flags(&["proxy-client-cert-file=/a"])).unwrap_err().cause.contains("belong together"));
+        assert!(writes_endpoints(&flags(&["endpoint-reconciler-type=master-count"])).unwrap_err().cause.contains("there are lease and none"));
+    }
+
+    #[tokio::test]
+    async fn several_servers_listen_at_one_port_if_they_all_permit_it() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), true).await.unwrap();
+        let address = first.local_addr().unwrap();
+        listen(address, true).await.unwrap();
+        assert!(listen(address, false).await.is_err());
     }
 }

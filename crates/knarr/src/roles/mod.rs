@@ -16,9 +16,12 @@ mod network;
 mod renewal;
 mod server;
 mod service_accounts;
+mod serving;
 mod telemetry;
 mod tls;
 mod traces;
+mod values;
+mod verdicts;
 mod ways;
 
 pub use server::{check_apiserver_args, sealer};

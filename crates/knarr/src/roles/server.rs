@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Access, FrontProxy, Own};
 use super::audit;
-use super::encryption::{self, Encryption};
+use super::encryption::Encryption;
 use super::flags::{Flags, Known};
-use super::gates::{self, Gates};
+use super::gates::Gates;
 use super::keys::Keys;
 use super::renewal::keep_fresh;
 use super::service_accounts::{self, ServiceAccounts};
-use super::{telemetry, tls};
+use super::{serving, telemetry, tls, verdicts};
 
 /// Issuer and default audience of service account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -60,15 +60,16 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let listener = listen(cluster).await?;
     let shown = serving(cluster, &pki, &env)?;
     admin(&pki, &env)?;
-    let config = tls::server(shown, Some(&access.client_cas), &["h2", "http/1.1"])?;
+    let config = tls::Spoken::of(&flags)?.server(shown, Some(&access.client_cas))?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config(cluster, &flags, &pki)? };
     access.follow(&server);
     encryption.follow();
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
-    server.health().add("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
-    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), Limits::default()));
+    server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), serving::limits(&flags, Limits::default())?));
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
-    bootstrap::run(&own, &server.registry(), &bootstrap_config(cluster, &pki)?).await.map_err(Failure::program)?;
+    bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     let published = token::published(cluster, pki.ca.certificate.as_bytes());
     bootstrap::publish(&own, &server.registry(), published.kept, published.made).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
@@ -143,7 +144,14 @@ async fn build(
     let objects: Arc<dyn admission::Objects> = stored.clone();
     let audiences = accounts.audiences.clone();
     let tokens: Vec<Arc<dyn Authenticator>> = vec![
-        Arc::new(ServiceAccountAuthenticator { key: key.clone(), objects: stored, audiences: audiences.clone(), env: env.clone(), uses }),
+        Arc::new(ServiceAccountAuthenticator {
+            key: key.clone(),
+            objects: stored,
+            audiences: audiences.clone(),
+            env: env.clone(),
+            uses,
+            lookup: accounts.lookup,
+        }),
         Arc::new(BootstrapTokens { objects: objects.clone(), audiences: audiences.clone(), env: env.clone() }),
     ];
     let (rbac, node) = (Arc::new(Rbac::default()), Arc::new(NodeAuthorizer::new(&bootstrap::system_node_role())));
@@ -159,18 +167,15 @@ async fn build(
         modes: &["Node", "RBAC"],
     };
     let access = Access::new(flags, own)?;
-    let defaults = knarr_apiserver::Config::default();
     let config = knarr_apiserver::Config {
         service_cidrs: vec![cluster.service_cidr.parse().map_err(Failure::program)?],
         front_proxy_headers: access.front_proxy_headers.clone(),
-        advertise_address: SocketAddr::new(cluster.advertise, cluster.port).to_string(),
+        advertise_address: serving::external_address(flags, SocketAddr::new(cluster.advertise, cluster.port)),
         components: &["scheduler", "controller-manager"],
         flags: flags.names().map(|name| (name.to_owned(), flags.list(name).join(","))).collect(),
         audit: audit::settings(flags)?,
         codecs: Gates::of(flags)?.0.codecs,
-        read_inflight_max: flags.parsed("max-requests-inflight")?.unwrap_or(defaults.read_inflight_max),
-        write_inflight_max: flags.parsed("max-mutating-requests-inflight")?.unwrap_or(defaults.write_inflight_max),
-        ..defaults
+        ..serving::config(flags, knarr_apiserver::Config::default())?
     };
     let auditor = audit::auditor(&config.audit, env)?;
     let server = ServerBuilder::new(storage.clone())
@@ -190,9 +195,6 @@ async fn build(
     Ok((server, access))
 }
 
-/// Flags of kube-apiserver that are read here.
-const OWN_FLAGS: &[&str] = &["max-mutating-requests-inflight", "max-requests-inflight"];
-
 /// Reads the flags of kube-apiserver that the cluster was started with.
 ///
 /// # Errors
@@ -205,10 +207,8 @@ fn flags_of(args: &[String]) -> Result<Flags> {
         return Err(Failure::new("USAGE", Exit::Usage, format!("{alone}: NAME=VALUE is needed"), "see kube-apiserver --help"));
     }
     let flags = known.parse(&dashed)?;
-    if let Some(name) = flags
-        .names()
-        .find(|n| ![access::FLAGS, audit::FLAGS, encryption::FLAGS, gates::FLAGS, service_accounts::FLAGS, telemetry::FLAGS, OWN_FLAGS].concat().contains(n))
-    {
+    verdicts::check(&flags)?;
+    if let Some(name) = flags.names().find(|name| !verdicts::is_of_cluster(name)) {
         let what = format!("--{name} is a flag of kube-apiserver that this cluster does not act on");
         return Err(Failure::new("USAGE", Exit::Usage, what, "leave it out"));
     }
@@ -227,6 +227,10 @@ fn flags_of(args: &[String]) -> Result<Flags> {
 pub fn check_apiserver_args(args: &[String]) -> Result<()> {
     let flags = flags_of(args)?;
     access::admission_settings(&flags)?;
+    tls::Spoken::of(&flags)?;
+    let config = serving::config(&flags, knarr_apiserver::Config::default())?;
+    serving::kubernetes_node_port(&flags, &config.node_ports)?;
+    serving::limits(&flags, Limits::default())?;
     Encryption::of(&flags, None)?;
     ServiceAccounts::read(&flags, ISSUER)?.key(service_accounts::passing_key, "").map(drop)
 }
@@ -252,8 +256,8 @@ async fn listen(cluster: &Cluster) -> Result<TcpListener> {
 const BACKLOG: u32 = 1024;
 
 /// All servers listen at one port, and the kernel gives each connection to one of those that live.
-fn shared_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = tokio::net::TcpSocket::new_v4()?;
+pub(super) fn shared_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(true)?;
     socket.bind(address)?;
@@ -319,7 +323,8 @@ fn admin(pki: &Pki, env: &Env) -> Result<()> {
     pki.leaf("admin", &leaf, env.now()).map(drop).map_err(Failure::program)
 }
 
-fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
+fn bootstrap_config(cluster: &Cluster, flags: &Flags, pki: &Pki) -> Result<bootstrap::Config> {
+    let node_ports = serving::config(flags, knarr_apiserver::Config::default())?.node_ports;
     Ok(bootstrap::Config {
         advertise: cluster.advertise,
         port: cluster.port,
@@ -327,7 +332,9 @@ fn bootstrap_config(cluster: &Cluster, pki: &Pki) -> Result<bootstrap::Config> {
         alone: false,
         cluster_dns: Some(cluster.cluster_dns),
         client_ca: pki.ca.certificate.clone(),
-        front_proxy_ca: pki.front_proxy_ca.certificate.clone(),
+        front_proxy: None,
+        node_port: serving::kubernetes_node_port(flags, &node_ports)?,
+        endpoints: true,
     })
 }
 
@@ -424,11 +431,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn values_are_looked_at_before_a_cluster_starts() {
+        let cause = |arg: &str| check_apiserver_args(&[arg.to_owned()]).err().map(|e| e.cause).unwrap_or_default();
+        assert!(cause("request-timeout=5").contains("missing unit in duration"));
+        assert!(cause("goaway-chance=1").contains("--goaway-chance can not be less than 0 or greater than 0.02"));
+        assert!(cause("tls-min-version=VersionTLS10").contains("not spoken here"));
+        assert_eq!(cause("request-timeout=5s"), "");
+    }
+
+    #[test]
     fn flags_of_the_api_server_are_checked_before_it_starts() {
         let cause = |args: &[&str]| flags_of(&args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>()).err().map(|e| e.cause);
         assert_eq!(cause(&["anonymous-auth=false", "--authorization-mode=Node,RBAC", "anonymous-auth"]), None);
         assert_eq!(cause(&["oidc-issuer=x"]).unwrap(), "unknown flag: --oidc-issuer");
         assert_eq!(cause(&["secure-port=1"]).unwrap(), "--secure-port is a flag of kube-apiserver that this cluster does not act on");
         assert_eq!(cause(&["oidc-client-id"]).unwrap(), "--oidc-client-id: NAME=VALUE is needed");
+        let wanted = "--egress-selector-config-file=/a is not supported: connections go out directly";
+        assert_eq!(cause(&["egress-selector-config-file=/a"]).unwrap(), wanted);
     }
 }

@@ -16,6 +16,7 @@ pub const FLAGS: &[&str] = &[
     "service-account-issuer",
     "service-account-jwks-uri",
     "service-account-key-file",
+    "service-account-lookup",
     "service-account-max-token-expiration",
     "service-account-signing-key-file",
 ];
@@ -28,6 +29,8 @@ pub struct ServiceAccounts {
     pub issuers: Vec<String>,
     /// The server's own.
     pub audiences: Vec<String>,
+    /// Whether the token of a Secret dies with it.
+    pub lookup: bool,
     jwks_uri: Option<String>,
     lifetimes: Lifetimes,
     /// Path and text of the key that signs.
@@ -61,6 +64,7 @@ impl ServiceAccounts {
         Ok(Self {
             audiences: if audiences.is_empty() { issuers.clone() } else { audiences },
             issuers,
+            lookup: flags.is_on("service-account-lookup", true),
             jwks_uri,
             lifetimes: Lifetimes { seconds_max: seconds_max(flags)?, extends: flags.is_on("service-account-extend-token-expiration", true) },
             signs: flags.get("service-account-signing-key-file").map(file).transpose()?,
@@ -137,6 +141,7 @@ mod tests {
         let key = accounts.key(passing_key, "https://d").unwrap();
         assert_eq!((key.issuer.as_str(), key.jwks_uri.as_str(), &key.former_issuers[..]), ("https://b", "https://c/keys", &["https://a".to_owned()][..]));
         let accounts = read(&["api-audiences=x,y"]).unwrap();
+        assert!(accounts.lookup && !read(&["service-account-lookup=false"]).unwrap().lookup);
         assert_eq!((accounts.issuers, accounts.audiences), (vec!["https://a".into()], vec!["x".into(), "y".into()]));
     }
 
