@@ -133,9 +133,7 @@ pub fn cargo_release() -> Result<Command> {
     if kept.is_file() {
         let unpacked = unpacked(&kept).with_context(|| format!("unpack {}", kept.display()))?;
         // A function that has changed since is built without its counts; that is nothing to be warned of.
-        // The linker, if it can (lld), puts what never ran apart from what did: code of one request then lies on fewer pages.
-        let flags = [&format!("profile-use={}", unpacked.display()), "llvm-args=-no-pgo-warn-mismatch", "link-arg=-Wl,-z,keep-text-section-prefix"];
-        with_flags(&mut cargo, &flags);
+        with_flags(&mut cargo, &[&format!("profile-use={}", unpacked.display()), "llvm-args=-no-pgo-warn-mismatch"]);
     }
     Ok(cargo)
 }

@@ -100,9 +100,14 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let probe = ready.clone();
     server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
     let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
-    let shown = Shown::new(&identity(flags, address.ip(), &env)?).map_err(Failure::program)?;
-    let config = spoken.server(shown, client_cas)?;
+    let identity = identity(flags, address.ip(), &env)?;
+    let shown = Shown::new(&identity).map_err(Failure::program)?;
+    let config = spoken.server(shown.clone(), client_cas)?;
     let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config };
+    let (_, certificate, key) = identity_files(flags);
+    if certificate.exists() {
+        tls::follow(&shown, &certificate, &key, identity);
+    }
     access.follow(&server);
     encryption.follow();
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
@@ -294,9 +299,7 @@ fn outgoing_address() -> Option<IpAddr> {
 
 /// What is shown to clients: the files of the flags, those in the certificates' folder, or a certificate made for this address.
 fn identity(flags: &Flags, bound: IpAddr, env: &Env) -> Result<Identity> {
-    let folder = flags.get("cert-dir").map_or_else(|| PathBuf::from("/var/run/kubernetes"), PathBuf::from);
-    let file = |flag: &str, name: &str| flags.get(flag).map_or_else(|| folder.join(name), PathBuf::from);
-    let (certificate, key) = (file("tls-cert-file", "apiserver.crt"), file("tls-private-key-file", "apiserver.key"));
+    let (folder, certificate, key) = identity_files(flags);
     if certificate.exists() {
         return Ok(Identity { certificate: read(&certificate)?, key: read(&key)? });
     }
@@ -305,6 +308,14 @@ fn identity(flags: &Flags, bound: IpAddr, env: &Env) -> Result<Identity> {
     addresses.extend(Some(bound).filter(|a| !a.is_unspecified() && !a.is_loopback()));
     addresses.extend(config(flags)?.service_cidrs.first().and_then(|c| c.hosts().next()));
     Pki::load_or_create(&folder, env.now()).and_then(|pki| pki.serving(&names, &addresses, env.now())).map_err(Failure::program)
+}
+
+/// The certificates' folder, and where in it, or elsewhere, the server's own certificate and key are.
+fn identity_files(flags: &Flags) -> (PathBuf, PathBuf, PathBuf) {
+    let folder = flags.get("cert-dir").map_or_else(|| PathBuf::from("/var/run/kubernetes"), PathBuf::from);
+    let file = |flag: &str, name: &str| flags.get(flag).map_or_else(|| folder.join(name), PathBuf::from);
+    let (certificate, key) = (file("tls-cert-file", "apiserver.crt"), file("tls-private-key-file", "apiserver.key"));
+    (folder, certificate, key)
 }
 
 fn read(path: impl AsRef<Path>) -> Result<String> {

@@ -1,6 +1,7 @@
 //! TLS configurations of the roles: who shows what to whom; and what kube-apiserver's flags say of it.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use knarr_apiserver::pki::{ByName, Identity, Shown};
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::access;
 use super::flags::Flags;
 use super::values::NamedCertKey;
 
@@ -150,8 +152,19 @@ fn named(value: &str) -> Result<(Identity, Vec<String>)> {
     if let Some(address) = names.iter().find(|name| name.parse::<IpAddr>().is_ok()) {
         return Err(refused(format!("--tls-sni-cert-key: {address}: clients ask for names, and by addresses no certificate is chosen here")));
     }
-    let read = |path: &str| std::fs::read_to_string(path).map_err(|e| Failure::file(std::path::Path::new(path), &e));
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|e| Failure::file(Path::new(path), &e));
     Ok((Identity { certificate: read(&certificate)?, key: read(&key)? }, names))
+}
+
+/// Shows what two files hold, whenever one of them changes (upstream: `DynamicCertKeyPairContent`). As long as they do not belong together, what
+/// was shown before is shown on.
+pub fn follow(shown: &Arc<Shown>, certificate: &Path, key: &Path, known: Identity) {
+    for (path, text) in [(certificate, known.certificate), (key, known.key)] {
+        let (shown, certificate, key) = (shown.clone(), certificate.to_owned(), key.to_owned());
+        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+        let apply = async move |_: String| shown.set(&Identity { certificate: read(&certificate)?, key: read(&key)? });
+        tokio::spawn(access::follow(path.to_owned(), text, apply));
+    }
 }
 
 /// Shows what `shown` holds; takes clients without a certificate, and those whose certificate `client_ca` has signed. Without a
@@ -317,6 +330,38 @@ mod tests {
         assert_eq!((see(&[], "own.example", old), see(&["tls-min-version=VersionTLS13"], "own.example", old)), (Some(true), None));
         let (ecdsa, rsa) = ("tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
         assert_eq!((see(&[ecdsa], "own.example", old), see(&[rsa], "own.example", old)), (Some(true), None), "the key is one of ECDSA");
+    }
+
+    #[tokio::test]
+    async fn files_that_change_are_shown_once_they_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::now();
+        let pki = Pki::load_or_create(folder.path(), now).unwrap();
+        let issue = || {
+            let leaf = Leaf { common_name: "a", organization: None, dns_names: &["a.example".to_owned()], addresses: &[], client: false, server: true };
+            pki.ca.issue(&leaf, now).unwrap()
+        };
+        let (first, second) = (issue(), issue());
+        let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        let write = |identity: &Identity| {
+            std::fs::write(&certificate, &identity.certificate).unwrap();
+            std::fs::write(&key, &identity.key).unwrap();
+        };
+        write(&first);
+        let shown = Shown::new(&first).unwrap();
+        let config = spoken(&[]).unwrap().server(shown.clone(), None).unwrap();
+        let sees = |identity: &Identity| {
+            seen(config.clone(), &pki.ca.certificate, "a.example", rustls::ALL_VERSIONS) == Some(chain(&identity.certificate).unwrap()[0].to_vec())
+        };
+        assert!(sees(&first));
+        follow(&shown, &certificate, &key, first.clone());
+        write(&second);
+        let changed = async {
+            while !sees(&second) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), changed).await.expect("the new certificate is shown");
     }
 
     #[test]
