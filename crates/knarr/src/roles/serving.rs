@@ -136,6 +136,10 @@ fn inflight(flags: &Flags, own: &Config) -> Result<(usize, usize)> {
     };
     let (read, write) = (limit("max-requests-inflight", own.read_inflight_max)?, limit("max-mutating-requests-inflight", own.write_inflight_max)?);
     if read.saturating_add(write) == 0 {
+        // Upstream means no limit by it, where there is no flow control to be had.
+        if !flags.is_on("enable-priority-and-fairness", true) {
+            return Ok((own.read_inflight_max, own.write_inflight_max));
+        }
         let what = "invalid configuration: MaxRequestsInFlight=0 and MaxMutatingRequestsInFlight=0; they must add up to something positive";
         return Err(refused(what));
     }
@@ -193,6 +197,9 @@ mod tests {
         assert!(config.disabled_metrics.contains("apiserver_request_total"));
         let limits = limits(&flags(&["http2-max-streams-per-connection=7", "disable-http2-serving"]), Limits::default()).unwrap();
         assert_eq!((limits.streams_max, limits.http2), (7, false));
+        // As kwok starts it.
+        let unlimited = read(&["max-requests-inflight=0", "max-mutating-requests-inflight=0", "enable-priority-and-fairness=false"]).unwrap();
+        assert_eq!(unlimited.read_inflight_max, Config::default().read_inflight_max);
     }
 
     #[test]
