@@ -148,11 +148,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let wanted: usize = parts.iter().map(|p| p.len()).sum();
         if self.in_turn && self.held.len() + wanted <= HELD_BYTES_MAX {
-            let bytes = self.held.len() + wanted;
-            if bytes > self.held.capacity() {
-                // In few steps: each moves what is there.
-                self.held.reserve_exact((bytes * 4).min(HELD_BYTES_MAX) - self.held.len());
-            }
             parts.iter().for_each(|p| self.held.extend_from_slice(p));
             return Poll::Ready(Ok(wanted));
         }

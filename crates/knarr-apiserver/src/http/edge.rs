@@ -69,12 +69,10 @@ impl<B: HttpBody> Arrived<B> {
 
 /// Among no more objects than these those that a list wants are found within some tens of microseconds.
 const BRIEF_LIST_OBJECTS_MAX: usize = 4096;
-/// What is decoded and validated within some hundreds of microseconds.
-const ONE_WRITE_BYTES_MAX: u64 = 16 * 1024;
 
 impl Server {
     /// Whether an answer takes the processor for a moment only, and never makes its thread wait. Such a one costs less than
-    /// telling another thread of it. Writes are none: they wait for the disk, and are many at once when it matters ([`Self::is_one_write`]).
+    /// telling another thread of it. Writes are none: they wait for the disk, and are many at once when it matters.
     pub fn is_brief<B>(&self, arrived: &Arrived<B>) -> bool {
         let Ok(info) = &arrived.info else { return true };
         let inner = &self.inner;
@@ -85,16 +83,6 @@ impl Server {
         // Custom resources may be converted by a webhook, which the thread waits for.
         let Some(served) = catalog.find(&info.group, &info.version, &info.resource).filter(|s| s.resource.custom.is_none()) else { return false };
         info.verb == "get" || served.resource.is_stored() && inner.storage.snapshot(&served.key).len() <= BRIEF_LIST_OBJECTS_MAX
-    }
-
-    /// Whether an answer is a write of one object of moderate size that no webhook can make its thread wait for.
-    pub fn is_one_write<B: HttpBody>(&self, arrived: &Arrived<B>) -> bool {
-        let Ok(info) = &arrived.info else { return false };
-        let is_write = matches!(info.verb.as_str(), "create" | "update" | "patch" | "delete") && matches!(info.subresource.as_str(), "" | "status");
-        is_write
-            && arrived.request.body().size_hint().upper().is_some_and(|bytes| bytes <= ONE_WRITE_BYTES_MAX)
-            && !self.inner.authorizer.load().may_wait()
-            && self.inner.catalog.load().find(&info.group, &info.version, &info.resource).is_some_and(|s| s.resource.is_stored() && s.resource.custom.is_none())
     }
 
     /// Answers one request. Whatever happens, there is an answer.

@@ -22,7 +22,7 @@ use super::{
     body::Body,
     cork::{Turns, cork},
     edge::{Arrived, Peer},
-    streams::{Answer, AtWork, Begun, Streams, here_if_alone},
+    streams::{Answer, Begun, Streams},
 };
 use crate::{authn, server::Server};
 
@@ -162,7 +162,6 @@ where
     let connections = server.clone();
     connections.inner.metrics.connections.fetch_add(1, Relaxed);
     let peer = Arc::new(peer);
-    let at_work = AtWork::default();
     // This connection alone: cancelled when it is to end before the server does.
     let stop = stop.child_token();
     let end = stop.clone();
@@ -174,17 +173,8 @@ where
         let arrived = Arrived::new(request);
         // Streams of one connection share a task; what takes longer must not hold the others up.
         let apart = many && !server.is_brief(&arrived);
-        let is_one_write = apart && server.is_one_write(&arrived);
-        let one = at_work.begin();
-        let answer = Box::pin(async move { server.handle(arrived, &peer).await });
-        let answer = match (apart, is_one_write) {
-            (false, _) => Either::Left(answer),
-            (true, true) => Either::Right(Either::Left(Box::pin(here_if_alone(answer, one)))),
-            (true, false) => Either::Right(Either::Right(Answer::of(async move {
-                let _one = one;
-                answer.await
-            }))),
-        };
+        let answer = async move { server.handle(arrived, &peer).await };
+        let answer = if apart { Either::Left(Answer::of(answer)) } else { Either::Right(Box::pin(answer)) };
         async move { Ok::<Response<Body>, std::convert::Infallible>(answer.await) }
     });
     let (stream, turns) = cork(stream);

@@ -3,7 +3,7 @@
 //! A stream does little but hand on what it is given, and a change that a hundred watches of one client are told wakes a hundred of them. As tasks of
 //! their own each would have to be scheduled, perhaps by another thread, only to wait for the lock under which the connection writes. Here they
 //! are polled one after the other by whoever writes next. An answer that takes a moment only is made here too; what works longer for it has a task of
-//! its own ([`Answer`]), unless the connection works for no other ([`here_if_alone`]).
+//! its own ([`Answer`]).
 //!
 //! Changes come in bursts. The first of one is told at once. If many streams were told, the next events wait for each other a few milliseconds: each
 //! way through a hundred streams, and each wake-up of the client, then is one for several changes.
@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
@@ -259,39 +259,6 @@ impl<T> Future for Answer<T> {
     }
 }
 
-/// How many answers a connection works for that may take longer than a moment.
-#[derive(Clone, Default)]
-pub struct AtWork(Arc<AtomicUsize>);
-
-impl AtWork {
-    /// Notes that one more has begun.
-    pub fn begin(&self) -> OneAtWork {
-        self.0.fetch_add(1, SeqCst);
-        OneAtWork(self.0.clone())
-    }
-}
-
-/// Dropped when the answer is there, or given up.
-pub struct OneAtWork(Arc<AtomicUsize>);
-
-impl OneAtWork {
-    fn is_alone(&self) -> bool {
-        self.0.load(SeqCst) == 1
-    }
-}
-
-impl Drop for OneAtWork {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
-}
-
-/// An answer that is made here if, when it begins, the connection works for no other: to tell another thread of a single write costs a good part of
-/// the write itself. Several writes at once have tasks, so that they share what they wait for.
-pub async fn here_if_alone<T: Send + 'static>(work: Pin<Box<impl Future<Output = T> + Send + 'static>>, one: OneAtWork) -> T {
-    if one.is_alone() { work.await } else { Answer::of(work).await }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -451,33 +418,5 @@ mod tests {
         drop(answer);
         assert!(given_up.await.is_err());
         assert_eq!(Answer::of(async { 7 }).await, 7);
-    }
-
-    #[tokio::test]
-    async fn a_single_answer_is_made_by_the_connection_and_several_by_tasks() {
-        let (begun, mut streams, woken) = connection();
-        let waker = waker(woken);
-        let cx = &mut Context::from_waker(&waker);
-        // Who has made each: nobody is a task but those that an answer has of its own.
-        let (at_work, made) = (AtWork::default(), Arc::new(Mutex::new(Vec::new())));
-        let begin = || {
-            let made = made.clone();
-            let work = Box::pin(async move { made.lock().push(tokio::task::try_id().is_some()) });
-            begun.execute(here_if_alone(work, at_work.begin()));
-        };
-        begin();
-        streams.poll(cx);
-        assert_eq!(*made.lock(), [false]);
-        begin();
-        begin();
-        streams.poll(cx);
-        assert_eq!((made.lock().len(), at_work.0.load(SeqCst)), (1, 2));
-        while at_work.0.load(SeqCst) > 0 {
-            tokio::task::yield_now().await;
-            streams.poll(cx);
-        }
-        begin();
-        streams.poll(cx);
-        assert_eq!(*made.lock(), [false, true, true, false]);
     }
 }

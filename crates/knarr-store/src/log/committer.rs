@@ -38,23 +38,10 @@ pub struct Committer {
     /// After a snapshot that could not be written: when to try again.
     retry_ms: u64,
     cleaner: Option<JoinHandle<()>>,
-    pace: Pace,
 }
 
-/// While commits take longer than this, they are not done in a writer's own thread.
+/// A commit that takes longer is not done in a writer's own thread again until one is faster.
 const FAST: Duration = Duration::from_millis(1);
-
-/// How long commits take of late: a slow disk makes all of them slow, a busy machine now and then one.
-#[derive(Default)]
-struct Pace(Duration);
-
-impl Pace {
-    /// Notes how long one took. True as long as they are fast.
-    fn note(&mut self, took: Duration) -> bool {
-        self.0 = (self.0 * 3 + took.min(FAST * 2)) / 4;
-        self.0 < FAST
-    }
-}
 
 /// How long after a snapshot that failed the next is tried.
 const RETRY: Duration = Duration::from_secs(2);
@@ -112,7 +99,6 @@ impl Committer {
             is_full: false,
             retry_ms: 0,
             cleaner: None,
-            pace: Pace::default(),
         })
     }
 
@@ -132,7 +118,7 @@ impl Committer {
             Err(AppendError::Failed(error)) => self.fail(batch, &error),
         }
         self.keep_short();
-        self.shared.is_fast.store(self.pace.note(start.elapsed()), SeqCst);
+        self.shared.is_fast.store(start.elapsed() < FAST, SeqCst);
     }
 
     /// While the disk is full, only deletions go through.
@@ -308,18 +294,4 @@ fn refuse(request: Request, error: &Error) {
 
 fn now_ms(clock: &dyn Clock) -> u64 {
     u64::try_from(clock.now().as_millisecond()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_slow_commit_is_no_slow_disk() {
-        let (quick, slow) = (FAST / 4, FAST * 20);
-        let mut pace = Pace::default();
-        assert!([quick, slow, quick, quick, slow, quick].into_iter().all(|took| pace.note(took)));
-        assert_eq!([slow; 10].map(|took| pace.note(took)), [false; 10], "every commit is slow");
-        assert_eq!([quick; 4].map(|took| pace.note(took)), [false, false, true, true]);
-    }
 }

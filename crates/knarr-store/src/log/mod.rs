@@ -83,7 +83,7 @@ struct Shared {
     ready: Condvar,
     failure: OnceLock<String>,
     stopping: AtomicBool,
-    /// Whether commits take no longer than a writer may be held up.
+    /// Whether the last commit took no longer than a writer may be held up.
     is_fast: AtomicBool,
 }
 
