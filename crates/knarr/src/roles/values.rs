@@ -137,7 +137,7 @@ pub fn port_range(text: &str) -> Result<Option<(u16, u16)>, String> {
     let (low, high) = match (text.split_once('-'), text.split_once('+')) {
         (Some(_), Some(_)) => return Err(format!("unable to parse port range: {text}")),
         (Some((low, high)), None) => (number(low)?, number(high)?),
-        (None, Some((low, size))) => (number(low)?, number(low)? + number(size)?),
+        (None, Some((low, size))) => (number(low)?, number(low)?.saturating_add(number(size)?)),
         (None, None) => (number(text)?, number(text)?),
     };
     if high < low {
@@ -202,6 +202,7 @@ mod tests {
             ("portRange", "x", "strconv.Atoi: parsing \"x\": invalid syntax"),
             ("portRange", "5-3", "end port cannot be less than start port: 5-3"),
             ("portRange", "1-70000", "the port range cannot be greater than 65535: 1-70000"),
+            ("portRange", "1+9223372036854775807", "the port range cannot be greater than 65535: 1+9223372036854775807"),
             ("portRange", "1-2+3", "unable to parse port range: 1-2+3"),
             ("quantity", "", "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
             ("Level", "-1", "strconv.ParseUint: parsing \"-1\": invalid syntax"),
