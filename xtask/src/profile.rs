@@ -39,6 +39,9 @@ const VERBS: &[&str] = &[
 const LOADS: &[&str] = &[
     "-n 3000 create get update list listselector watch delete",
     "-n 3000 -protobuf create get update list listselector watch delete",
+    // One after the other: nothing is shared with the next.
+    "-n 500 -c 1 create get update watch delete",
+    "-n 500 -c 1 -protobuf create get update watch delete",
     "-n 2000 -protobuf -namespace waiting pods",
     "-n 2000 -nodes 500 -namespace placed schedule",
 ];

@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod nft;
 pub mod privilege;
 pub mod process;
+pub mod socket;
 pub mod tree;
 pub mod watch;
 pub mod xattr;

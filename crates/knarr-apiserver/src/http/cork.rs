@@ -16,7 +16,11 @@ use std::{
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
 
 use super::streams::Streams;
 
@@ -24,6 +28,28 @@ use super::streams::Streams;
 const HELD_BYTES_MAX: usize = 64 * 1024;
 /// A buffer that has grown above this is given back once it is empty: most connections are silent most of the time.
 const IDLE_BYTES_MAX: usize = 4 * 1024;
+
+/// While a client acknowledges what it was told, so many bytes of it wake the connection: seven frames of a window each in a TLS record of its own, or the
+/// headers and the body of a request.
+const VOLLEY_BYTES: u16 = 256;
+
+/// What connections run over.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// See [`knarr_sys::socket::wake_at`].
+    fn wake_at(&self, bytes: u16) -> io::Result<()>;
+}
+
+impl Wire for TcpStream {
+    fn wake_at(&self, bytes: u16) -> io::Result<()> {
+        knarr_sys::socket::wake_at(self, bytes)
+    }
+}
+
+impl<S: Wire> Wire for TlsStream<S> {
+    fn wake_at(&self, bytes: u16) -> io::Result<()> {
+        self.get_ref().0.wake_at(bytes)
+    }
+}
 
 /// A stream whose writes are held back while [`Turns::run`] runs those who write. At all other times it hands on everything at once.
 pub struct Cork<S> {
@@ -43,15 +69,17 @@ struct Shared<S> {
     /// The stream itself may still hold bytes.
     unflushed: bool,
     in_turn: bool,
+    /// A volley is expected.
+    in_volley: bool,
 }
 
 /// Splits a stream into the end that a connection writes to, and the end that lets it go.
 pub fn cork<S>(stream: S) -> (Cork<S>, Turns<S>) {
-    let shared = Arc::new(Mutex::new(Shared { stream, held: Vec::new(), written: 0, unflushed: false, in_turn: false }));
+    let shared = Arc::new(Mutex::new(Shared { stream, held: Vec::new(), written: 0, unflushed: false, in_turn: false, in_volley: false }));
     (Cork { shared: shared.clone() }, Turns { shared })
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Turns<S> {
+impl<S: Wire> Turns<S> {
     /// Runs a connection that writes to the [`Cork`], and its streams: first those who have something to say, then the connection that says it, and so
     /// on until all are quiet. Without streams it is left alone.
     pub async fn run<F: Future>(&self, connection: F, streams: Option<&mut Streams>) -> F::Output {
@@ -70,7 +98,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Turns<S> {
                 polled
             });
             // What cannot be written now wakes this task when it can; that the stream is broken is told to whoever uses it next.
-            let _ = self.shared.lock().poll_let_go(cx);
+            let mut shared = self.shared.lock();
+            let _ = shared.poll_let_go(cx);
+            shared.expect_volley(streams.expects_volley());
+            drop(shared);
             polled
         })
         .await
@@ -119,6 +150,15 @@ impl Wake for Bell {
     fn wake_by_ref(self: &Arc<Self>) {
         if self.state.swap(RUNG, SeqCst) == IDLE {
             self.task.wake();
+        }
+    }
+}
+
+impl<S: Wire> Shared<S> {
+    fn expect_volley(&mut self, expected: bool) {
+        if std::mem::replace(&mut self.in_volley, expected) != expected {
+            // Where it cannot be set, each frame wakes as ever.
+            let _ = self.stream.wake_at(if expected { VOLLEY_BYTES } else { 1 });
         }
     }
 }
@@ -195,33 +235,71 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Cork<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::streams::Begun;
+    use crate::http::streams::{Begun, unhurried};
     use hyper::rt::Executor;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    impl Wire for DuplexStream {
+        fn wake_at(&self, _: u16) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     /// A stream that counts what reaches it.
-    struct Counted<S>(S, Arc<Mutex<Vec<usize>>>);
+    struct Counted<S> {
+        stream: S,
+        writes: Arc<Mutex<Vec<usize>>>,
+        wakes_at: Arc<Mutex<Vec<u16>>>,
+    }
+
+    impl<S> Counted<S> {
+        fn new(stream: S) -> Self {
+            Self { stream, writes: Arc::default(), wakes_at: Arc::default() }
+        }
+    }
 
     impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(cx, buf)
+            Pin::new(&mut self.stream).poll_read(cx, buf)
         }
     }
 
     impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            let written = ready!(Pin::new(&mut self.0).poll_write(cx, buf))?;
-            self.1.lock().push(written);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+            self.writes.lock().push(written);
             Poll::Ready(Ok(written))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_flush(cx)
+            Pin::new(&mut self.stream).poll_flush(cx)
         }
 
         fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_shutdown(cx)
+            Pin::new(&mut self.stream).poll_shutdown(cx)
         }
+    }
+
+    impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Counted<S> {
+        fn wake_at(&self, bytes: u16) -> io::Result<()> {
+            self.wakes_at.lock().push(bytes);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volley_wakes_the_connection_less_often_and_what_comes_later_as_ever() {
+        let (near, _far) = tokio::io::duplex(64);
+        let near = Counted::new(near);
+        let wakes_at = near.wakes_at.clone();
+        let (_near, turns) = cork(near);
+        let begun = Begun::kept();
+        // Each tells of one change.
+        for _ in 0..100 {
+            begun.execute(poll_fn(|_| unhurried(Poll::Ready(()))));
+        }
+        turns.run(tokio::time::sleep(std::time::Duration::from_millis(20)), Some(&mut Streams::new(begun))).await;
+        assert_eq!(*wakes_at.lock(), [VOLLEY_BYTES, 1]);
     }
 
     async fn say(cork: &mut (impl AsyncWrite + Unpin), text: &[u8]) {
@@ -232,8 +310,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_said_in_one_turn_goes_out_in_one_piece() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let writes = Arc::new(Mutex::new(Vec::new()));
-        let (mut near, turns) = cork(Counted(near, writes.clone()));
+        let near = Counted::new(near);
+        let writes = near.writes.clone();
+        let (mut near, turns) = cork(near);
         let connection = async {
             for text in [b"a", b"b", b"c"] {
                 say(&mut near, text).await;

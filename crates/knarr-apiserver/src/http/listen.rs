@@ -11,7 +11,6 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -20,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     body::Body,
-    cork::{Turns, cork},
+    cork::{Turns, Wire, cork},
     edge::{Arrived, Peer},
     streams::{Answer, Begun, Streams},
 };
@@ -157,7 +156,7 @@ async fn connection(server: Server, tcp: TcpStream, acceptor: Option<TlsAcceptor
 /// `many` says that the connection has many streams: then it runs them, and their writes are sent together.
 async fn exchange<S>(server: Server, stream: S, many: bool, peer: Peer, limits: Limits, stop: CancellationToken)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Wire + Send + 'static,
 {
     let connections = server.clone();
     connections.inner.metrics.connections.fetch_add(1, Relaxed);
@@ -202,7 +201,7 @@ where
 async fn until_stopped<C, S>(serving: C, shut_down: fn(Pin<&mut C>), turns: Turns<S>, mut streams: Option<Streams>, stop: CancellationToken) -> C::Output
 where
     C: Future,
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     tokio::pin!(serving);
     tokio::select! {

@@ -6,7 +6,8 @@
 //! its own ([`Answer`]).
 //!
 //! Changes come in bursts. The first of one is told at once. If many streams were told, the next events wait for each other a few milliseconds: each
-//! way through a hundred streams, and each wake-up of the client, then is one for several changes.
+//! way through a hundred streams, and each wake-up of the client, then is one for several changes. What it read, the client acknowledges in a volley
+//! of small frames, stream by stream; for the first moment of the pause these too wake the connection together ([`Streams::expects_volley`]).
 
 use std::{
     cell::Cell,
@@ -34,6 +35,10 @@ const PAUSE_FOR_EACH: Duration = Duration::from_micros(40);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// The timer makes it up to a millisecond more.
 const PAUSE_MAX: Duration = Duration::from_millis(5);
+
+/// How long after so many were told the client's acknowledgements may wait for each other; a request without a body that comes in between waits with them. As above,
+/// the timer makes it up to a millisecond more.
+const VOLLEY: Duration = Duration::from_millis(1);
 
 /// The pause after so many were told.
 fn pause_after(told: u32) -> Option<Duration> {
@@ -97,8 +102,15 @@ pub struct Streams {
     turn: Vec<usize>,
     /// How many of the streams that are polled now had events.
     told: u32,
-    /// Ends the pause.
-    pause: Option<Pin<Box<Sleep>>>,
+    pause: Option<Pause>,
+}
+
+/// What comes after many were told, kept for its memory.
+struct Pause {
+    /// Until the volley is over, then until all is.
+    timer: Pin<Box<Sleep>>,
+    ends: Instant,
+    in_volley: bool,
 }
 
 struct Stream {
@@ -154,6 +166,19 @@ impl Wake for Woken {
     }
 }
 
+impl Pause {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        if !std::mem::take(&mut self.in_volley) {
+            return true;
+        }
+        self.timer.as_mut().reset(self.ends);
+        self.timer.as_mut().poll(cx).is_ready()
+    }
+}
+
 impl Streams {
     pub fn new(begun: Begun) -> Self {
         Self { begun, ready: Arc::default(), running: Vec::new(), free: Vec::new(), turn: Vec::new(), told: 0, pause: None }
@@ -182,12 +207,19 @@ impl Streams {
         }
     }
 
-    fn begin_pause(&mut self, until: Instant, cx: &mut Context<'_>) {
+    /// Whether the client, having been told much just now, is about to send many small frames.
+    pub fn expects_volley(&self) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.in_volley)
+    }
+
+    fn begin_pause(&mut self, ends: Instant, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.ready.places.lock().is_paused, true) {
             return;
         }
-        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        pause.as_mut().reset(until);
+        let volley_ends = ends.min(Instant::now() + VOLLEY);
+        let pause = self.pause.get_or_insert_with(|| Pause { timer: Box::pin(tokio::time::sleep_until(volley_ends)), ends, in_volley: true });
+        (pause.ends, pause.in_volley) = (ends, true);
+        pause.timer.as_mut().reset(volley_ends);
         if self.end_pause(cx) {
             cx.waker().wake_by_ref();
         }
@@ -197,7 +229,7 @@ impl Streams {
     fn end_pause(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(pause) = &mut self.pause else { return false };
         let mut places = self.ready.places.lock();
-        if !places.is_paused || pause.as_mut().poll(cx).is_pending() {
+        if !places.is_paused || !pause.is_over(cx) {
             return false;
         }
         let Places { now, later, is_paused } = &mut *places;
@@ -351,10 +383,10 @@ mod tests {
             (runs, woken.0.swap(0, SeqCst))
         };
         streams.poll(cx);
-        assert_eq!(since(), (vec![], 0));
+        assert_eq!((since(), streams.expects_volley()), ((vec![], 0), false));
         send(1);
         streams.poll(cx);
-        assert_eq!(since(), (vec![(1, 100)], 1), "the first is told at once");
+        assert_eq!((since(), streams.expects_volley()), ((vec![(1, 100)], 1), true), "the first is told at once");
         watches.iter().for_each(|w| [2, 3].into_iter().for_each(|n| w.unbounded_send(n).unwrap()));
         streams.poll(cx);
         assert_eq!(since(), (vec![], 0), "during the pause nobody is woken");
@@ -362,12 +394,16 @@ mod tests {
         begun.execute(async { receiver.await.unwrap() });
         streams.poll(cx);
         sender.send(()).unwrap();
-        assert_eq!(since(), (vec![], 1), "a stream that is no watch does not wait");
+        assert_eq!((since(), streams.expects_volley()), ((vec![], 1), true), "a stream that is no watch does not wait");
+        tokio::time::advance(VOLLEY).await;
+        streams.poll(cx);
+        assert_eq!((since(), streams.expects_volley()), ((vec![], 1), false), "the volley is over before the pause is");
+        tokio::time::advance(PAUSE_MAX - VOLLEY).await;
+        streams.poll(cx);
+        assert_eq!((since(), streams.expects_volley()), (([[(2, 1), (3, 1)]; 100].concat(), 1), true));
         tokio::time::advance(PAUSE_MAX).await;
         streams.poll(cx);
-        assert_eq!(since(), ([[(2, 1), (3, 1)]; 100].concat(), 1));
-        tokio::time::advance(PAUSE_MAX).await;
-        streams.poll(cx);
+        assert!(!streams.expects_volley(), "both are over");
         since();
         send(4);
         streams.poll(cx);
@@ -386,7 +422,7 @@ mod tests {
             watches.iter().for_each(|w| w.unbounded_send(n).unwrap());
             streams.poll(cx);
         }
-        assert_eq!((told.lock().len(), woken.0.load(SeqCst)), (50, 5));
+        assert_eq!((told.lock().len(), woken.0.load(SeqCst), streams.expects_volley()), (50, 5, false));
         assert_eq!((pause_after(10), pause_after(100), pause_after(1_000_000)), (None, Some(PAUSE_FOR_EACH * 100), Some(PAUSE_MAX)));
     }
 
