@@ -1,6 +1,7 @@
 //! The developers' commands: `cargo xtask demo`, `test`, `fresh`, `bench`, `conformance`, `envtest`, `crash`, `fuzz`, `lint`, `profile`. What runs here runs in CI.
 
 mod bench;
+mod code;
 mod conformance;
 mod crash;
 mod demo;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{demo, tools};
+use crate::{code, demo, tools};
 
 /// What a person does with kubectl, in the order in which it makes sense.
 const VERBS: &[&str] = &[
@@ -127,6 +127,7 @@ fn merge(merger: &Path, counts: &Path) -> Result<()> {
     tools::run(tools::command(merger).args(["merge", "-o"]).arg(&merged).args(files))?;
     std::fs::create_dir_all(kept.parent().context("a folder")?)?;
     tools::run(tools::command("zstd").args(["-q", "-f", "-19"]).arg(&merged).arg("-o").arg(&kept))?;
+    code::keep(&kept)?;
     std::fs::remove_dir_all(counts)?;
     println!("{}: build the release anew", kept.display());
     Ok(())

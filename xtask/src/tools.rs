@@ -131,6 +131,7 @@ pub fn cargo_release() -> Result<Command> {
     let mut cargo = cargo()?;
     let kept = profile()?;
     if kept.is_file() {
+        crate::code::warn_of_another(&kept)?;
         let unpacked = unpacked(&kept).with_context(|| format!("unpack {}", kept.display()))?;
         // A function that has changed since is built without its counts; that is nothing to be warned of.
         with_flags(&mut cargo, &[&format!("profile-use={}", unpacked.display()), "llvm-args=-no-pgo-warn-mismatch"]);
