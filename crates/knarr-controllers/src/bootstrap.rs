@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use knarr_client::{Informer, Meta, Query};
+use knarr_core::time;
 
 use crate::context::ControllerContext;
 
@@ -34,9 +35,9 @@ pub enum Expiration {
 /// Upstream: `GetExpiration`.
 pub fn expiration(secret: &Secret, now: Timestamp) -> Expiration {
     let text = data(secret, "expiration");
-    match text.parse::<Timestamp>() {
+    match time::parse(&text) {
         _ if text.is_empty() => Expiration::Never,
-        Ok(end) if end > now => Expiration::At(end),
+        Some(end) if end > now => Expiration::At(end),
         _ => Expiration::Over,
     }
 }

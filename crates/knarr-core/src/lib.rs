@@ -6,9 +6,11 @@
 pub mod api;
 pub mod clock;
 pub mod field;
+pub mod formats;
 pub mod go;
 pub mod gvk;
 pub mod hex;
+pub mod ip;
 pub mod metrics;
 pub mod names;
 pub mod object;

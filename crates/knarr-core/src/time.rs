@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, civil, tz::Offset};
 
 /// RFC 3339, whole seconds, UTC (`metav1.Time`).
 pub fn format(at: Timestamp) -> String {
@@ -19,9 +19,103 @@ pub fn format_nano(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
 }
 
-/// Reads RFC 3339 with any offset and any number of decimals.
+/// RFC 3339 as a layout of Go (`time.RFC3339`), which reads any number of decimals.
+pub const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
+/// With the six decimals that must be there (`metav1.RFC3339Micro`).
+pub const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
+
+/// Reads RFC 3339 as Go does: any offset, any number of decimals, after a point or a comma, and hours of one digit.
 pub fn parse(text: &str) -> Option<Timestamp> {
-    text.parse().ok()
+    read(text, RFC3339).ok()
+}
+
+/// What comes before a number of a time, the number in the layout, the least and the most that it may be, and its name.
+const NUMBERS: [(&str, &str, i32, i32, &str); 6] = [
+    ("", "2006", 0, 9999, ""),
+    ("-", "01", 1, 12, "month"),
+    ("-", "02", 0, 99, ""),
+    ("T", "15", 0, 23, "hour"),
+    (":", "04", 0, 59, "minute"),
+    (":", "05", 0, 59, "second"),
+];
+
+/// Follows Go's `time.Parse` element by element to the first that does not fit. `layout` is one of the two above.
+///
+/// # Errors
+/// Go's words. A time that jiff does not have (in the last day of the year 9999) is told to have its day out of range.
+pub fn read(given: &str, layout: &str) -> Result<Timestamp, String> {
+    let fail =
+        |rest: &str, element: &str| format!("parsing time {} as {}: cannot parse {} as {}", quoted(given), quoted(layout), quoted(rest), quoted(element));
+    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", quoted(given));
+    let (mut rest, mut read) = (given, [0_i32; 6]);
+    for ((literal, element, min, max, name), number) in NUMBERS.iter().zip(&mut read) {
+        rest = rest.strip_prefix(literal).ok_or_else(|| fail(rest, literal))?;
+        let is_short = *element == "15" && !rest.as_bytes().get(1).is_some_and(u8::is_ascii_digit);
+        let width = if is_short { 1 } else { element.len() };
+        let digits = rest.get(..width).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| fail(rest, element))?;
+        *number = digits.parse().map_err(|_| fail(rest, element))?;
+        if !(*min..=*max).contains(number) {
+            return Err(out_of_range(name));
+        }
+        rest = &rest[width..];
+    }
+    let decimals = rest.strip_prefix(['.', ',']).map_or(0, |after| after.bytes().take_while(u8::is_ascii_digit).count());
+    let decimals = match layout {
+        RFC3339_MICRO if decimals < 6 => return Err(fail(rest, ".000000")),
+        RFC3339_MICRO => 6,
+        _ => decimals,
+    };
+    let nanos = rest.get(1..=decimals).map_or(0, nanos);
+    rest = if decimals > 0 { &rest[1 + decimals..] } else { rest };
+    let (offset, rest) = zone(rest).ok_or_else(|| fail(rest, "Z07:00"))?;
+    let (hours, minutes) = (offset.abs() / 100, offset.abs() % 100);
+    if hours > 24 || minutes > 60 {
+        return Err(out_of_range(if hours > 24 { "time zone offset hour" } else { "time zone offset minute" }));
+    }
+    if !rest.is_empty() {
+        return Err(format!("parsing time {}: extra text: {}", quoted(given), quoted(rest)));
+    }
+    let [year, rest_of @ ..] = read;
+    let [month, day, hour, minute, second] = rest_of.map(|n| n as i8);
+    let local = civil::DateTime::new(year as i16, month, day, hour, minute, second, nanos).and_then(|local| Offset::UTC.to_timestamp(local));
+    let offset = SignedDuration::from_secs(i64::from(offset.signum() * (hours * 3600 + minutes * 60)));
+    local.and_then(|local| local.checked_sub(offset)).map_err(|_| out_of_range("day"))
+}
+
+/// The nanoseconds that decimals say; what is beyond nine is dropped.
+fn nanos(decimals: &str) -> i32 {
+    decimals.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |nanos, digit| nanos * 10 + i32::from(digit - b'0'))
+}
+
+/// The zone that a text begins with as a number `±hhmm`, and what follows it.
+fn zone(text: &str) -> Option<(i32, &str)> {
+    if let Some(rest) = text.strip_prefix('Z') {
+        return Some((0, rest));
+    }
+    let (sign, zone) = text.get(..6)?.split_at_checked(1)?;
+    let (hours, minutes) = zone.split_once(':')?;
+    let number = |digits: &str| if digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse::<i32>().ok() } else { None };
+    let offset = number(hours)? * 100 + number(minutes)?;
+    match sign {
+        "+" => Some((offset, &text[6..])),
+        "-" => Some((-offset, &text[6..])),
+        _ => None,
+    }
+}
+
+/// A text in quotes as package `time` writes it: what is not printable ASCII in hexadecimal, byte by byte.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for b in text.bytes() {
+        match b {
+            b'"' | b'\\' => out.extend(['\\', char::from(b)]),
+            b' '..=b'~' | 0x7f => out.push(char::from(b)),
+            _ => out.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// An age as kubectl prints it (`k8s.io/apimachinery/pkg/util/duration.HumanDuration`).
@@ -57,6 +151,53 @@ pub fn age(since: Option<&str>, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Asked of Go.
+    #[test]
+    fn times_are_read_as_go_reads_them() {
+        for (text, wanted) in [
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000000000Z"),
+            ("2026-01-02T3:04:05Z", "2026-01-02T03:04:05.000000000Z"),
+            ("2026-01-02T03:04:05,5Z", "2026-01-02T03:04:05.500000000Z"),
+            ("2026-01-02T03:04:05.1234567891234Z", "2026-01-02T03:04:05.123456789Z"),
+            ("2026-01-02T3:04:05.5+01:00", "2026-01-02T02:04:05.500000000Z"),
+            ("2026-01-02T03:04:05-00:00", "2026-01-02T03:04:05.000000000Z"),
+            ("2026-01-02T03:04:05+24:60", "2026-01-01T02:04:05.000000000Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000000000Z"),
+        ] {
+            assert_eq!(parse(text).map(format_nano).as_deref(), Some(wanted), "{text}");
+        }
+        let as_layout = |text: &str, rest: &str, element: &str| {
+            format!("parsing time \"{text}\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"{rest}\" as \"{element}\"")
+        };
+        for (text, rest, element) in [
+            ("2026-01-02T06Z", "Z", ":"),
+            ("-002026-01-02T06:00:00Z", "-002026-01-02T06:00:00Z", "2006"),
+            ("2026-01-02 03:04:05Z", " 03:04:05Z", "T"),
+            ("2026-01-02t03:04:05Z", "t03:04:05Z", "T"),
+            ("2026-01-02T03:04:05z", "z", "Z07:00"),
+            ("2026-01-02T03:04:05.Z", ".Z", "Z07:00"),
+            ("2026-1-02T03:04:05Z", "1-02T03:04:05Z", "01"),
+            ("2026-01-02T3:4:05Z", "4:05Z", "04"),
+            ("2026-01-02T03:04:05+1:00", "+1:00", "Z07:00"),
+        ] {
+            assert_eq!(read(text, RFC3339), Err(as_layout(text, rest, element)), "{text}");
+        }
+        for (text, what) in [
+            ("2026-01-02T03:04:60Z", "second"),
+            ("2026-01-02T24:00:00Z", "hour"),
+            ("2026-02-30T00:00:00Z", "day"),
+            ("2026-01-02T03:04:05+25:00", "time zone offset hour"),
+        ] {
+            assert_eq!(read(text, RFC3339), Err(format!("parsing time \"{text}\": {what} out of range")), "{text}");
+        }
+        assert_eq!(read("2026-01-02T03:04:05Zé", RFC3339), Err("parsing time \"2026-01-02T03:04:05Z\\xc3\\xa9\": extra text: \"\\xc3\\xa9\"".into()));
+        assert!(read("2026-01-02T03:04:05,123456+01:00", RFC3339_MICRO).is_ok());
+        assert!(["2026-01-02T03:04:05é1:000", "2026-01-02Té", "é", "2026-01-02T03:04:05.é", ""].iter().all(|t| parse(t).is_none()), "no letter is cut");
+        let long = "2026-01-02T03:04:05.1234567Z";
+        let wanted = format!("parsing time \"{long}\" as \"{RFC3339_MICRO}\": cannot parse \"7Z\" as \"Z07:00\"");
+        assert_eq!(read(long, RFC3339_MICRO), Err(wanted));
+    }
 
     #[test]
     fn ages_read_as_kubectl_prints_them() {

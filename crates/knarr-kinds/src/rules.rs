@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use knarr_core::names;
+use knarr_core::{ip, names};
 
 fn only(good: bool, problem: impl Into<String>) -> Vec<String> {
     if good { Vec::new() } else { vec![problem.into()] }
@@ -152,27 +152,10 @@ pub fn local_non_reserved_path(s: &str) -> Vec<String> {
     problems
 }
 
-/// Reads an IP address as old fields take it: leading zeros are decimal (upstream: `ParseIPSloppy`).
-pub fn parse_ip_sloppy(s: &str) -> Option<IpAddr> {
-    if s.contains(':') {
-        return s.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
-    }
-    let parts: Vec<&str> = s.split('.').collect();
-    if parts.len() != 4 || parts.iter().any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_digit())) {
-        return None;
-    }
-    let octets: Option<Vec<u8>> = parts.iter().map(|p| p.parse().ok()).collect();
-    let octets: [u8; 4] = octets?.try_into().ok()?;
-    Some(Ipv4Addr::from(octets).into())
-}
-
 /// Reads a range as old fields take it.
 pub fn parse_cidr_sloppy(s: &str) -> Option<ipnet::IpNet> {
-    let (address, length) = s.split_once('/')?;
-    if length.is_empty() || !length.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    ipnet::IpNet::new(parse_ip_sloppy(address)?, length.parse().ok()?).ok()
+    let (address, length) = ip::parse_cidr_sloppy(s)?;
+    ipnet::IpNet::new(address, length).ok()
 }
 
 fn mapped(ip: IpAddr) -> bool {
@@ -181,7 +164,7 @@ fn mapped(ip: IpAddr) -> bool {
 
 /// An IP address without leading zeros, not IPv4 in IPv6 clothes (upstream: `IsValidIPForLegacyField`).
 pub fn ip(s: &str) -> Vec<String> {
-    match (parse_ip_sloppy(s), s.parse::<IpAddr>()) {
+    match (ip::parse_sloppy(s), s.parse::<IpAddr>()) {
         (None, _) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
         (Some(_), Err(_)) => vec!["must not have leading 0s".into()],
         (Some(_), Ok(ip)) => only(!mapped(ip), "must not be an IPv4-mapped IPv6 address"),
@@ -233,7 +216,7 @@ pub fn is_dual_stack(ips: impl Iterator<Item = IpAddr>) -> bool {
 
 /// An address that a packet from another machine can reach (upstream: `ValidateEndpointIP`).
 pub fn endpoint_ip(s: &str) -> Vec<String> {
-    let Some(ip) = parse_ip_sloppy(s) else { return vec!["must be a valid IP address".into()] };
+    let Some(ip) = ip::parse_sloppy(s) else { return vec!["must be a valid IP address".into()] };
     let v4 = |f: fn(&Ipv4Addr) -> bool| matches!(ip, IpAddr::V4(v4) if f(&v4));
     let v6 = |f: fn(&Ipv6Addr) -> bool| matches!(ip, IpAddr::V6(v6) if f(&v6));
     let mut problems = only(!ip.is_unspecified(), format!("may not be unspecified ({s})"));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use knarr_core::field::go_quote;
-use knarr_core::{Value, ValueExt, names};
+use knarr_core::{Value, ValueExt, ip, names};
 
 use crate::at::At;
 use crate::rules;
@@ -44,7 +44,7 @@ pub fn node_selector_term(term: &At, check_values: bool, out: &mut Vec<String>) 
 /// An address that is not written as it should be.
 pub fn ip(place: &At, out: &mut Vec<String>) {
     let value = place.str();
-    let Some(parsed) = rules::parse_ip_sloppy(value) else { return };
+    let Some(parsed) = ip::parse_sloppy(value) else { return };
     let shown = |text: &str| format!("{}: {text}", place.path());
     match value.parse::<IpAddr>() {
         Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_none() => {

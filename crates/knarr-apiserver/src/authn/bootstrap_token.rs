@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use knarr_core::clock::Env;
-use knarr_core::{Result, Value, ValueExt};
+use knarr_core::{Result, Value, ValueExt, time};
 
 use super::legacy_tokens::equal;
 use super::{Authenticator, User};
@@ -61,7 +61,7 @@ fn user(object: &Value, id: &str, secret: &str, now: Timestamp) -> Option<User> 
 
 /// A time that cannot be read is over.
 fn has_expired(expiration: &str, now: Timestamp) -> bool {
-    !expiration.is_empty() && !expiration.parse::<Timestamp>().is_ok_and(|end| end > now)
+    !expiration.is_empty() && !time::parse(expiration).is_some_and(|end| end > now)
 }
 
 /// The groups of a token, sorted; none if one of them may not be given (upstream: `GetGroups`).

@@ -1,10 +1,9 @@
 //! Named formats (upstream: `library/format.go`).
 
-use base64::Engine;
-use knarr_core::names;
+use knarr_core::{formats, names};
 
 use super::{Impl, no_overload, url};
-use crate::{time, value::Value};
+use crate::value::Value;
 
 /// A named format.
 #[derive(Debug)]
@@ -15,22 +14,19 @@ pub struct Format {
     validate: fn(&str) -> Vec<String>,
 }
 
-/// A prefix of a name: a name may follow its last dash.
+/// A prefix of a name: a name may follow its last dash (upstream: `maskTrailingDash`).
 fn prefix(text: &str, rule: fn(&str) -> Vec<String>) -> Vec<String> {
-    match text.strip_suffix('-') {
-        Some(bare) if !bare.is_empty() => rule(&format!("{bare}-a")),
-        _ => rule(text),
+    let mut before: Vec<char> = text.chars().collect();
+    if before.len() > 1 && before.pop_if(|c| *c == '-').is_some() {
+        before.pop();
+        return rule(&format!("{}a", before.into_iter().collect::<String>()));
     }
+    rule(text)
 }
 
-fn unless(ok: bool, why: &str) -> Vec<String> {
-    if ok { Vec::new() } else { vec![why.to_owned()] }
-}
-
-fn is_uuid(text: &str) -> bool {
-    let hex: String = text.chars().filter(|c| *c != '-').collect();
-    let shape = text.split('-').map(str::len).collect::<Vec<_>>();
-    hex.len() == 32 && hex.chars().all(|c| c.is_ascii_hexdigit()) && (shape == [8, 4, 4, 4, 12] || shape == [32])
+/// A format that schemas have, too.
+fn schema(format: &str, text: &str, why: &str) -> Vec<String> {
+    if formats::is_valid(format, text) { Vec::new() } else { vec![why.to_owned()] }
 }
 
 static FORMATS: [(&str, Format); 13] = [
@@ -42,11 +38,11 @@ static FORMATS: [(&str, Format); 13] = [
     ("dns1123SubdomainPrefix", Format { name: "DNS1123SubdomainPrefix", pattern_size: 60, validate: |s| prefix(s, names::is_dns1123_subdomain) }),
     ("dns1035LabelPrefix", Format { name: "DNS1035LabelPrefix", pattern_size: 30, validate: |s| prefix(s, names::is_dns1035_label) }),
     ("labelValue", Format { name: "LabelValue", pattern_size: 40, validate: names::is_label_value }),
-    ("uri", Format { name: "URI", pattern_size: 600, validate: |s| url::parse(s).err().into_iter().collect() }),
-    ("uuid", Format { name: "uuid", pattern_size: 75, validate: |s| unless(is_uuid(s), "does not match the UUID format") }),
-    ("byte", Format { name: "byte", pattern_size: 84, validate: |s| unless(base64::engine::general_purpose::STANDARD.decode(s).is_ok(), "invalid base64") }),
-    ("date", Format { name: "date", pattern_size: 121, validate: |s| unless(time::parse_date(s).is_some(), "invalid date") }),
-    ("datetime", Format { name: "datetime", pattern_size: 121, validate: |s| unless(time::parse_timestamp(s).is_some(), "invalid datetime") }),
+    ("uri", Format { name: "URI", pattern_size: 1103, validate: |s| url::check(s).err().into_iter().collect() }),
+    ("uuid", Format { name: "uuid", pattern_size: 70, validate: |s| schema("uuid", s, "does not match the UUID format") }),
+    ("byte", Format { name: "byte", pattern_size: 84, validate: |s| schema("byte", s, "invalid base64") }),
+    ("date", Format { name: "date", pattern_size: 71, validate: |s| schema("date", s, "invalid date") }),
+    ("datetime", Format { name: "datetime", pattern_size: 71, validate: |s| schema("datetime", s, "invalid datetime") }),
 ];
 
 fn named(name: &str) -> Option<Value<'static>> {
@@ -92,4 +88,38 @@ pub fn find(name: &str) -> Option<Impl> {
             "datetime"
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_good(format: &str, text: &str) -> bool {
+        FORMATS.iter().find(|(name, _)| *name == format).is_some_and(|(_, format)| (format.validate)(text).is_empty())
+    }
+
+    #[test]
+    fn a_prefix_may_end_in_a_dash() {
+        for (format, text, good) in [
+            ("dns1123LabelPrefix", "ab-", true),
+            ("dns1123LabelPrefix", "-", false),
+            ("dns1123LabelPrefix", "Ab-", false),
+            ("dns1123Label", "ab-", false),
+            // What stands before the dash is not looked at.
+            ("dns1123SubdomainPrefix", "a.-", true),
+            ("dns1035LabelPrefix", "1-", true),
+            ("dns1035LabelPrefix", "12-", false),
+        ] {
+            assert_eq!(is_good(format, text), good, "{format} {text}");
+        }
+    }
+
+    #[test]
+    fn formats_of_schemas_are_the_same_here() {
+        assert!(is_good("date", "2024-02-29") && !is_good("date", "2026-02-29"));
+        assert!(is_good("datetime", "2026-01-02t03:04:05z") && !is_good("datetime", "2026-01-02"));
+        assert!(is_good("byte", "aB==") && !is_good("byte", ""));
+        assert!(is_good("uuid", "123e4567-e89b12d3-a456426614174000") && !is_good("uuid", "x"));
+        assert!(is_good("uri", "mailto:a") && !is_good("uri", "a"));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use knarr_core::formats::uri;
+
 use super::{Impl, no_overload};
 use crate::value::{Error, Map, Res, Value};
 
@@ -24,7 +26,7 @@ pub fn find(name: &str) -> Option<Impl> {
             _ => no_overload(),
         },
         "isURL" => |_, a| match &a[..] {
-            [Value::String(s)] => Ok(Value::Bool(parse(s).is_ok())),
+            [Value::String(s)] => Ok(Value::Bool(check(s).is_ok())),
             _ => no_overload(),
         },
         "getScheme" => |_, a| of(&a, |u| Value::text(u.scheme.as_str())),
@@ -57,46 +59,31 @@ fn of<'a>(args: &[Value<'a>], f: impl FnOnce(&Url) -> Value<'a>) -> Res<'a> {
 /// # Errors
 /// Why it is none, in Go's words.
 pub fn parse(text: &str) -> Result<Url, String> {
-    let quoted = knarr_core::field::go_quote(text);
-    let error = |why: &str| format!("parse {quoted}: {why}");
-    if text.chars().any(|c| c.is_ascii_control()) {
-        return Err(error("net/url: invalid control character in URL"));
-    }
-    if text.is_empty() {
-        return Err(error("empty url"));
-    }
-    let (scheme, rest) = split_scheme(text).ok_or_else(|| error("missing protocol scheme"))?;
-    if scheme.is_empty() && !rest.starts_with('/') {
-        return Err(error("invalid URI for request"));
-    }
-    if !scheme.is_empty() && !rest.starts_with('/') {
-        return Err(error("invalid URI for request"));
-    }
-    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+    check(text)?;
+    uri::check_with_fragment(text).map_err(|why| error(text, &why))?;
+    let text_before = text.split_once('#').map_or(text, |(before, _)| before);
+    let (scheme, rest) = uri::split_scheme(text_before).unwrap_or(("", text_before));
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let with_host = !scheme.is_empty() || !rest.starts_with("///");
-    let (host, path) = match rest.strip_prefix("//").filter(|_| with_host) {
-        Some(authority) => authority.split_at(authority.find('/').unwrap_or(authority.len())),
-        None => ("", rest),
+    let (host, path) = match rest.strip_prefix("//") {
+        Some(authority) if !scheme.is_empty() || !authority.starts_with('/') => authority.split_at(authority.find('/').unwrap_or(authority.len())),
+        _ if rest.starts_with('/') => ("", rest),
+        // What has neither host nor path.
+        _ => ("", ""),
     };
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    check_host(host).map_err(|why| error(&why))?;
-    check_escapes(path).map_err(|why| error(&why))?;
     Ok(Url { text: text.to_owned(), scheme: scheme.to_ascii_lowercase(), host: host.to_owned(), path: path.to_owned(), query: query.to_owned() })
 }
 
-/// Scheme and rest; `None` if there is a colon where a scheme would have to be.
-fn split_scheme(text: &str) -> Option<(&str, &str)> {
-    for (i, c) in text.char_indices() {
-        match c {
-            'a'..='z' | 'A'..='Z' => {}
-            '0'..='9' | '+' | '-' | '.' if i > 0 => {}
-            ':' if i == 0 => return None,
-            ':' => return Some((&text[..i], &text[i + 1..])),
-            _ => return Some(("", text)),
-        }
-    }
-    Some(("", text))
+/// Whether it is one (Go: `url.ParseRequestURI`).
+///
+/// # Errors
+/// Why it is none, in Go's words.
+pub fn check(text: &str) -> Result<(), String> {
+    uri::check(text).map_err(|why| error(text, &why))
+}
+
+fn error(text: &str, why: &str) -> String {
+    format!("parse {}: {why}", knarr_core::field::go_quote(text))
 }
 
 fn split_port(host: &str) -> (&str, &str) {
@@ -104,39 +91,6 @@ fn split_port(host: &str) -> (&str, &str) {
         Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) && !port.contains(']') => (name, port),
         _ => (host, ""),
     }
-}
-
-fn check_host(host: &str) -> Result<(), String> {
-    let after = if let Some(open) = host.find('[') {
-        let close = host.rfind(']').ok_or("missing ']' in host")?;
-        if open > 0 {
-            return Err("invalid character \"[\" in host name".into());
-        }
-        &host[close + 1..]
-    } else {
-        host.find(':').map_or("", |i| &host[i..])
-    };
-    if !after.is_empty() && !(after.starts_with(':') && after[1..].chars().all(|c| c.is_ascii_digit())) {
-        return Err(format!("invalid port {} after host", knarr_core::field::go_quote(after)));
-    }
-    if let Some(bad) = host.chars().find(|c| matches!(c, ' ' | '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '}' | '|')) {
-        let allowed = matches!(bad, '<' | '>' | '"');
-        if !allowed {
-            return Err(format!("invalid character {} in host name", knarr_core::field::go_quote(&bad.to_string())));
-        }
-    }
-    check_escapes(host)
-}
-
-fn check_escapes(text: &str) -> Result<(), String> {
-    for (i, _) in text.match_indices('%') {
-        let hex = text.as_bytes().get(i + 1..i + 3).is_some_and(|h| h.iter().all(u8::is_ascii_hexdigit));
-        if !hex {
-            let shown: String = text[i..].chars().take(3).collect();
-            return Err(format!("invalid URL escape {}", knarr_core::field::go_quote(&shown)));
-        }
-    }
-    Ok(())
 }
 
 /// A path with everything escaped that must be.
@@ -147,4 +101,21 @@ fn escape_path(path: &str) -> String {
         if plain { out.push(b as char) } else { out.push_str(&format!("%{b:02X}")) }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_comes_apart_as_in_go() {
+        let parts = |text: &str| parse(text).map(|u| [u.scheme, u.host, u.path, u.query]);
+        let of = |parts: [&str; 4]| Ok(parts.map(str::to_owned));
+        assert_eq!(parts("HTTP://u:p@[::1]:80/a%20b?c=d#e"), of(["http", "[::1]:80", "/a%20b", "c=d"]));
+        assert_eq!(parts("//h/a"), of(["", "h", "/a", ""]));
+        assert_eq!(parts("///a"), of(["", "", "///a", ""]));
+        assert_eq!(parts("mailto:a@b.c"), of(["mailto", "", "", ""]));
+        assert_eq!(parts("a"), Err("parse \"a\": invalid URI for request".into()));
+        assert!(check("//a b/").is_ok() && parse("//a b/").is_err(), "a path first, a host then");
+    }
 }

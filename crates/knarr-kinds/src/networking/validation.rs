@@ -1,7 +1,7 @@
 //! What the kinds of `networking.k8s.io` may say (upstream: `pkg/apis/networking/validation`).
 
 use knarr_core::field::{Error, ErrorList};
-use knarr_core::{Value, ValueExt, names};
+use knarr_core::{Value, ValueExt, ip, names};
 
 use crate::at::At;
 use crate::core::service::validation::host_name;
@@ -141,7 +141,7 @@ pub fn ingress(root: &At, old: Option<&Value>, e: &mut ErrorList) {
     }
     for rule in rules.items() {
         let host = rule.get("host");
-        if rules::parse_ip_sloppy(host.str()).is_some() {
+        if ip::parse_sloppy(host.str()).is_some() {
             e.push(host.invalid("must be a DNS name, not an IP address"));
         }
         host_or_wildcard(&host, e);

@@ -123,7 +123,7 @@ pub(super) fn seconds(given: &str) -> Result<String, String> {
     if is_canonical_time(given.as_bytes()) {
         return Ok(given.to_owned());
     }
-    parse(given, "2006-01-02T15:04:05Z07:00").map(time::format)
+    time::read(given, time::RFC3339).map(time::format)
 }
 
 /// Whether a time is already what it would become. Says no where it would have to know the calendar.
@@ -150,70 +150,7 @@ fn is_canonical_time(t: &[u8]) -> bool {
 /// # Errors
 /// The words of Go's `time.Parse`.
 pub(super) fn micros(given: &str) -> Result<String, String> {
-    parse(given, "2006-01-02T15:04:05.000000Z07:00").map(time::format_micro)
-}
-
-/// Follows `time.Parse` element by element to the first that does not fit.
-fn parse(given: &str, layout: &str) -> Result<jiff::Timestamp, String> {
-    let fail =
-        |rest: &str, element: &str| format!("parsing time {} as {}: cannot parse {} as {}", quoted(given), quoted(layout), quoted(rest), quoted(element));
-    let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", quoted(given));
-    let mut rest = given;
-    let elements = [
-        ("", "2006", 0, 9999, ""),
-        ("-", "01", 1, 12, "month"),
-        ("-", "02", 0, 99, ""),
-        ("T", "15", 0, 23, "hour"),
-        (":", "04", 0, 59, "minute"),
-        (":", "05", 0, 59, "second"),
-    ];
-    for (literal, element, min, max, name) in elements {
-        rest = rest.strip_prefix(literal).ok_or_else(|| fail(rest, literal))?;
-        let digits = rest.get(..element.len()).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| fail(rest, element))?;
-        let n: u32 = digits.parse().map_err(|_| fail(rest, element))?;
-        if n < min || n > max {
-            return Err(out_of_range(name));
-        }
-        rest = &rest[element.len()..];
-    }
-    if layout.contains(".000000") {
-        let fraction = rest.get(..7).filter(|f| f.starts_with('.') && f[1..].bytes().all(|b| b.is_ascii_digit()));
-        rest = &rest[fraction.ok_or_else(|| fail(rest, ".000000"))?.len()..];
-    } else if let Some(fraction) = rest.strip_prefix(['.', ',']) {
-        let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-        rest = if digits > 0 { &fraction[digits..] } else { rest };
-    }
-    let zone = zone(rest).ok_or_else(|| fail(rest, "Z07:00"))?;
-    if zone.len() < rest.len() {
-        return Err(format!("parsing time {}: extra text: {}", quoted(given), quoted(&rest[zone.len()..])));
-    }
-    time::parse(&given.replace(',', ".")).ok_or_else(|| out_of_range("day"))
-}
-
-/// A text in quotes as package `time` writes it: what is not printable ASCII in hexadecimal, byte by byte.
-fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for b in text.bytes() {
-        match b {
-            b'"' | b'\\' => out.extend(['\\', char::from(b)]),
-            b' '..=b'~' | 0x7f => out.push(char::from(b)),
-            _ => out.push_str(&format!("\\x{b:02x}")),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// The zone that a text begins with.
-fn zone(rest: &str) -> Option<&str> {
-    if rest.starts_with('Z') {
-        return rest.get(..1);
-    }
-    rest.get(..6).filter(|z| {
-        let b = z.as_bytes();
-        matches!(b[0], b'+' | b'-') && b[3] == b':' && [1, 2, 4, 5].iter().all(|i| b[*i].is_ascii_digit())
-    })
+    time::read(given, time::RFC3339_MICRO).map(time::format_micro)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 mod correlate;
 mod expressions;
 mod field_path;
-mod formats;
 mod prune;
 mod schema;
 mod validate;

@@ -4,12 +4,10 @@
 use knarr_core::{
     Value, ValueExt,
     field::{Error, ErrorList, Path},
+    formats,
 };
 
-use super::{
-    formats,
-    schema::{Additional, ListType, Rules, Schema},
-};
+use super::schema::{Additional, ListType, Rules, Schema};
 
 /// Validates an object. What did not change since `old` may stay as wrong as it was.
 pub fn validate(object: &Value, old: Option<&Value>, schema: &Schema) -> ErrorList {

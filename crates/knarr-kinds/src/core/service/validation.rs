@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use knarr_core::field::{Error, ErrorList, Path};
-use knarr_core::{Value, ValueExt, names};
+use knarr_core::{Value, ValueExt, ip, names};
 
 use super::allocation::needs_health_check_node_port;
 use super::is_externally_accessible;
@@ -168,14 +168,14 @@ fn cluster_ips(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     if !addresses(&list, old, e) {
         return;
     }
-    if list.len() > 1 && !rules::is_dual_stack(list.strings().filter_map(rules::parse_ip_sloppy)) {
+    if list.len() > 1 && !rules::is_dual_stack(list.strings().filter_map(ip::parse_sloppy)) {
         e.push(list.invalid(ONE_PER_FAMILY));
     }
     if is_headless(spec.value()) {
         return;
     }
     for (i, (ip, family)) in list.items().zip(families.strings()).enumerate() {
-        let is_v6 = matches!(rules::parse_ip_sloppy(ip.str()), Some(IpAddr::V6(_)));
+        let is_v6 = matches!(ip::parse_sloppy(ip.str()), Some(IpAddr::V6(_)));
         if (family == "IPv4" && is_v6) || (family == "IPv6" && !is_v6) {
             e.push(ip.invalid(format!("expected an {family} value as indicated by `ipFamilies[{i}]`")));
         }
@@ -394,7 +394,7 @@ pub fn status(root: &At, old: &Value, e: &mut ErrorList) {
 /// A name that is no address.
 pub fn host_name(name: &At, e: &mut ErrorList) {
     name.optional_name(e, names::is_dns1123_subdomain);
-    if rules::parse_ip_sloppy(name.str()).is_some() {
+    if ip::parse_sloppy(name.str()).is_some() {
         e.push(name.invalid("must be a DNS name, not an IP address"));
     }
 }

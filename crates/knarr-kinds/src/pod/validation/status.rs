@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use knarr_core::field::{Error, ErrorList};
-use knarr_core::{Value, ValueExt, names};
+use knarr_core::{Value, ValueExt, ip, names};
 
 use super::annotations;
 use crate::at::At;
@@ -189,8 +189,8 @@ fn addresses(status: &At, old: &Value, list_field: &'static str, single_field: &
         }
     }
     if list.len() > 1 {
-        let ips: Vec<IpAddr> = list.items().filter_map(|a| rules::parse_ip_sloppy(a.str_of("ip"))).collect();
-        if let Some((i, bad)) = list.items().enumerate().find(|(_, a)| rules::parse_ip_sloppy(a.str_of("ip")).is_none()) {
+        let ips: Vec<IpAddr> = list.items().filter_map(|a| ip::parse_sloppy(a.str_of("ip"))).collect();
+        if let Some((i, bad)) = list.items().enumerate().find(|(_, a)| ip::parse_sloppy(a.str_of("ip")).is_none()) {
             e.push(Error::internal(&list.path(), format!("failed to check for dual stack with error:invalid IP[{i}]: {}", bad.str_of("ip"))));
         }
         if ips.len() < list.len() || !rules::is_dual_stack(ips.into_iter()) || list.len() > 2 {
