@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use knarr_core::hex;
 use sha2::{Digest, Sha256};
 
 use crate::tools;
@@ -50,7 +51,7 @@ fn digest(root: &Path) -> Result<String> {
             all.update(part);
         }
     }
-    Ok(all.finalize().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")))
+    Ok(hex::encode(all.finalize()))
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

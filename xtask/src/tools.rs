@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use knarr_core::hex;
 use sha2::{Digest, Sha256};
 
 /// The workspace's root.
@@ -149,7 +150,7 @@ pub fn profile() -> Result<PathBuf> {
 /// The name tells the contents, so that another profile is another flag to cargo, which would not look into the file.
 fn unpacked(profile: &Path) -> Result<PathBuf> {
     let packed = std::fs::read(profile)?;
-    let digest = Sha256::digest(&packed).iter().take(8).fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let digest = hex::encode(&Sha256::digest(&packed)[..8]);
     let to = target().join(format!("release-{digest}.profdata"));
     if !to.is_file() {
         std::fs::create_dir_all(target())?;
