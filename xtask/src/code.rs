@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::tools;
 
-/// What the program is built of. Tests of a whole crate are not part of it.
+/// What the program is built of. Tests of a whole crate are not part of it, nor is what only tests call.
 const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "crates"];
-const NO_PART: &[&str] = &["tests", "examples", "benches"];
+const NO_PART: &[&str] = &["tests", "examples", "benches", "testing.rs"];
 
 /// Where the number lies for the code that this build profile was taken of.
 fn kept(profile: &Path) -> PathBuf {
@@ -83,6 +83,7 @@ mod tests {
         };
         let mut seen = vec![put("Cargo.lock", "a"), put("crates/x/src/lib.rs", "ab"), put("crates/x/src/lib.rs", "a"), put("crates/x/src/lib.rsb", "")];
         assert_eq!(put("crates/x/tests/it.rs", "of no weight"), *seen.last().unwrap());
+        assert_eq!(put("crates/x/src/testing.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("README.md", "of no weight"), *seen.last().unwrap());
         seen.sort_unstable();
         seen.dedup();

@@ -1,7 +1,7 @@
 //! An etcd for tests, of this crate and of those above it: a process of its own on a free port, gone with its files when it is
 //! dropped. `KNARR_ETCD` names the program (`cargo xtask test` builds and names it).
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use knarr_core::clock::Env;
+use tokio::net::TcpSocket;
 
 use super::{EtcdEngine, Options};
 use crate::{Engine, MemoryEngine, Storage};
@@ -129,13 +130,53 @@ fn free_ports() -> [u16; 2] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Processes that run side by side begin apart.
     let next = || FIRST + (std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT) as u16;
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    [(); 2].map(|()| (0..COUNT).map(|_| next()).find(is_free).expect("a free port"))
+    [(); 2].map(|()| (0..COUNT).map(|_| next()).find(|port| is_free(*port)).expect("a free port"))
+}
+
+/// Takes the port for a moment, and does not listen on it: a program that another test starts just then holds all that is open
+/// until it runs, and a port on which it listened so long would be taken for that of an etcd that answers.
+fn is_free(port: u16) -> bool {
+    let take = || {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    take().is_ok()
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
         std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_was_asked_for_answers_nobody() {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        Command::new("true").status().expect("a program can be started");
+                    }
+                });
+            }
+            let answers = (0..2_000).flat_map(|_| free_ports()).filter(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok()).count();
+            stop.store(true, Relaxed);
+            assert_eq!(answers, 0);
+        });
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_not_free() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert!(!is_free(taken.local_addr().unwrap().port()));
     }
 }
