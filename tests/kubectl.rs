@@ -294,6 +294,29 @@ fn debugs(cluster: &Cluster, programs: &Programs) {
     cluster.kubectl(&["delete", "pod", "--wait", "--grace-period=0", "--force", "debugged", "copied"]);
 }
 
+/// Objects that are nested as deep as JSON may be go through both programs and the server, whose threads have the stack for them.
+fn deep(programs: &Programs) {
+    const LEVELS: usize = 9_990;
+    let file = programs.home.path().join("deep.json");
+    let data = format!("{}1{}", "[".repeat(LEVELS), "]".repeat(LEVELS));
+    let revision = |revision: usize| {
+        format!(r#"{{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{{"name":"deep"}},"revision":{revision},"data":{{"deep":{data}}}}}"#)
+    };
+    for (number, ours) in [(1, false), (2, true)] {
+        std::fs::write(&file, revision(number)).expect("a file");
+        let run = |args: &[&str]| {
+            let program = if ours { programs.ours() } else { Command::new(&programs.stock) };
+            let output = programs.prepared(program).args(args).stdin(Stdio::null()).output().expect("it runs");
+            assert!(output.status.success(), "ours: {ours}, {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        run(&["apply", "--server-side", "--force-conflicts", "-f", &file.display().to_string()]);
+        let shown: String = run(&["get", "controllerrevision", "deep", "-o", "json"]).split_whitespace().collect();
+        assert!(shown.contains(&data), "ours: {ours}, {} bytes", shown.len());
+        assert_eq!(run(&["get", "controllerrevisions", "-o", "name"]), "controllerrevision.apps/deep\n");
+    }
+}
+
 #[test]
 fn the_built_in_kubectl_answers_as_the_stock_one_does() {
     let cluster = Cluster::start("kubectl", 1);
@@ -309,6 +332,8 @@ fn the_built_in_kubectl_answers_as_the_stock_one_does() {
     wait_for("events of the pods", || cluster.kubectl(&["get", "events"]).contains("FailedScheduling"));
     proxies(&programs);
     debugs(&cluster, &programs);
+    deep(&programs);
+    cluster.kubectl(&["delete", "controllerrevision", "deep"]);
     let table = std::fs::read_to_string(folder.join("cases.txt")).expect("the table");
     let (writes, reads): (Vec<_>, Vec<_>) = table.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).map(Case::read).partition(|c| c.writes);
     let (programs, total) = (&programs, writes.len() + reads.len());

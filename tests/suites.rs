@@ -3,7 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use knarr_core::{Value, go, yaml};
+use knarr_core::{Value, deep, go, yaml};
 use knarr_schema::codec;
 
 /// A name and what is wrong there.
@@ -13,10 +13,7 @@ type Difference = (String, String);
 fn differences(lines: &str, in_words: bool, read: impl Fn(&[u8]) -> Result<Value, String>) -> Vec<Difference> {
     let mut found = Vec::new();
     for line in lines.lines() {
-        let Ok(line) = serde_json::from_str::<Value>(line) else {
-            found.push((line.split('"').nth(3).unwrap_or_default().to_owned(), "is nested deeper than is read here".to_owned()));
-            continue;
-        };
+        let line = codec::parse_json(line.as_bytes()).expect("JSON");
         let text = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let mut input = STANDARD.decode(text("input")).expect("base64");
         if let Some(times) = line.get("times").and_then(Value::as_u64) {
@@ -45,14 +42,12 @@ fn differences(lines: &str, in_words: bool, read: impl Fn(&[u8]) -> Result<Value
 
 #[test]
 fn json_is_read_as_upstream_reads_it() {
-    let found = differences(include_str!("suites/json.jsonl"), false, codec::parse_json);
-    // Upstream reads 10,000 levels, we 256: a tree that deep could not even be dropped on the stack of a thread.
-    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["i_structure_500_nested_arrays.json"], "{found:#?}");
+    let found = deep::run(|| differences(include_str!("suites/json.jsonl"), false, codec::parse_json));
+    assert!(found.is_empty(), "{} differences: {found:#?}", found.len());
 }
 
 #[test]
 fn yaml_is_read_as_upstream_reads_it() {
-    let found = differences(include_str!("suites/yaml.jsonl"), true, |input| yaml::parse(&String::from_utf8_lossy(input)));
+    let found = deep::run(|| differences(include_str!("suites/yaml.jsonl"), true, |input| yaml::parse(&String::from_utf8_lossy(input))));
     assert!(found.is_empty(), "{} differences: {found:#?}", found.len());
 }

@@ -10,7 +10,7 @@ use knarr_apiserver::{
     ServerBuilder,
     admission::{self, Objects},
     authn::{Authenticator, Credentials, MASTERS, User},
-    http::{Limits, serve},
+    http::{Limits, Tls, serve},
     pki::Pki,
     stored::Stored,
 };
@@ -33,7 +33,7 @@ impl Authenticator for Everybody {
 }
 
 /// A certificate for this machine out of the folder's own authority.
-fn tls(folder: &Path, port: u16, env: &Env) -> std::result::Result<Arc<ServerConfig>, Failure> {
+fn tls(folder: &Path, port: u16, env: &Env) -> std::result::Result<Tls, Failure> {
     let pki = Pki::load_or_create(&folder.join("pki"), env.now())?;
     let identity = pki.serving(&["localhost".into()], &[[127, 0, 0, 1].into()], env.now())?;
     let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -49,7 +49,7 @@ fn tls(folder: &Path, port: u16, env: &Env) -> std::result::Result<Arc<ServerCon
         "contexts": [{"name": "serve", "context": {"cluster": "serve", "user": "serve"}}],
     });
     std::fs::write(folder.join("kubeconfig"), kubeconfig.to_string())?;
-    Ok(Arc::new(tls))
+    Ok(Arc::new(tls).into())
 }
 
 #[tokio::main]

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use knarr_client::kubeconfig::{Kubeconfig, Overrides};
 use knarr_client::tls::{Config, TlsTransport};
 use knarr_core::{Status, Value, ValueExt, field::go_quote};
+use knarr_schema::codec;
 
 /// Longest wait for a provider (upstream: 30 s).
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,8 +147,7 @@ impl ReviewHook {
             let why = Status::from_json(&body).map_or_else(|| format!("the server responded with the status code {code}"), |s| s.message);
             return Err(Failed { why, passes: matches!(code, 429 | 500 | 504) || head.headers.contains_key(header::RETRY_AFTER) });
         }
-        let answer: Value =
-            serde_json::from_slice(&body).map_err(|e| Failed { why: format!("couldn't get version/kind; json parse error: {e}"), passes: false })?;
+        let answer = codec::parse_json(&body).map_err(|e| Failed { why: format!("couldn't get version/kind; json parse error: {e}"), passes: false })?;
         let same = |key: &str| answer.str_at(&[key]) == review.str_at(&[key]);
         if same("kind") && same("apiVersion") {
             return Ok(answer);

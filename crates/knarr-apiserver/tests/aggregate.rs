@@ -109,7 +109,7 @@ async fn other() -> (SocketAddr, String) {
     server.transport(User { name: "admin".into(), groups: vec![MASTERS.into()], ..User::default() }).call(create).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(server, listener, Some(Arc::new(tls)), Limits::default()));
+    tokio::spawn(serve(server, listener, Some(Arc::new(tls).into()), Limits::default()));
     (address, pki.ca.certificate)
 }
 

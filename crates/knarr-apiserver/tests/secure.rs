@@ -63,7 +63,7 @@ async fn alices_connection_to(folder: &Path, config: Config, limits: Limits) -> 
     let server = ServerBuilder::new(storage).config(config).env(env.clone()).authenticator(authenticator).authorizer(Arc::new(authz::Union(vec![]))).build();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(server, listener, Some(Arc::new(tls)), limits));
+    tokio::spawn(serve(server, listener, Some(Arc::new(tls).into()), limits));
 
     let leaf = Leaf { common_name: "alice", organization: Some("dev"), dns_names: &[], addresses: &[], client: true, server: false };
     let alice = pki.leaf("alice", &leaf, env.now()).unwrap();

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 use knarr_apiserver::{
     Config,
-    authn::{MASTERS, User},
-    bootstrap::{self, FrontProxy},
+    authn::{FrontProxy, MASTERS, User},
+    bootstrap,
     http::{Cors, transport_security},
 };
 use knarr_core::{api::Transport, json};

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod deep;
 pub mod field;
 pub mod formats;
 pub mod go;

@@ -41,7 +41,11 @@ pub struct Target<'a> {
 ///
 /// # Panics
 /// An input makes it fail.
-pub fn fuzz(target: Target<'_>, mut once: impl FnMut(&[u8]) -> String) {
+pub fn fuzz(target: Target<'_>, once: impl FnMut(&[u8]) -> String + Send) {
+    knarr_core::deep::run(|| feed(target, once));
+}
+
+fn feed(target: Target<'_>, mut once: impl FnMut(&[u8]) -> String) {
     let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<f64>().expect("a number"));
     let length = Duration::from_secs_f64(number("KNARR_FUZZ_SECONDS").unwrap_or(SECONDS_DEFAULT));
     let mut random = StdRng::seed_from_u64(number("KNARR_FUZZ_SEED").unwrap_or(1.0) as u64);

@@ -24,6 +24,7 @@ pub(crate) mod wire;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use knarr_core::deep::DEPTH_MAX;
 use knarr_core::{Encoding, GroupVersionKind, Map, Object, Result, Status, Value, ValueExt as _};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
@@ -34,9 +35,9 @@ use self::wire::Back;
 use crate::registry::Resource;
 use crate::types::{self, Type, TypeId};
 
-/// How deep trees and messages may be nested. Go allows JSON 10,000 levels; a tree that deep could not even be dropped on the
-/// stack of a thread. The deepest legitimate objects are JSON schemas of some 50 levels.
-const DEPTH_MAX: usize = 256;
+/// How deep trees at rest may be nested: the path of a field in `managedFields` is as long as the object is deep, and stands a few
+/// levels below its root. What was taken is also read again.
+const DEPTH_MAX_AT_REST: usize = DEPTH_MAX + 16;
 
 /// The one type that is part of itself.
 fn schema_props() -> &'static Type {
@@ -148,8 +149,19 @@ pub fn parse_json_strict(body: &[u8]) -> std::result::Result<Decoded, String> {
 }
 
 fn parsed(body: &[u8], strict: bool) -> std::result::Result<Decoded, String> {
-    match decode::untyped(&String::from_utf8_lossy(body), strict) {
+    match decode::untyped(&String::from_utf8_lossy(body), strict, DEPTH_MAX) {
         Ok(read) => Ok(Decoded { value: read.tree, warnings: read.strict_errors }),
+        Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
+    }
+}
+
+/// Reads JSON that we have written, to rest or to be sent: with `managedFields` it may be a little deeper than what clients may send.
+///
+/// # Errors
+/// As [`parse_json`].
+pub fn parse_at_rest(json: &[u8]) -> std::result::Result<Value, String> {
+    match decode::untyped(&String::from_utf8_lossy(json), false, DEPTH_MAX_AT_REST) {
+        Ok(read) => Ok(read.tree),
         Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
     }
 }
@@ -157,19 +169,6 @@ fn parsed(body: &[u8], strict: bool) -> std::result::Result<Decoded, String> {
 /// Whether the whole text is JSON (Go's `json.Valid`).
 pub fn is_json(body: &[u8]) -> bool {
     read::validate(&String::from_utf8_lossy(body)).is_ok()
-}
-
-/// Whether a tree that [`parse_json`] or a custom resource's [`decode_json`] gave is nested deeper than trees may be. Go reads
-/// 10,000 levels; what such a body holds may be pruned before anybody minds.
-pub fn is_too_deep(tree: &Value) -> bool {
-    fn deeper(tree: &Value, left: usize) -> bool {
-        match tree {
-            Value::Object(map) => left == 0 || map.values().any(|v| deeper(v, left - 1)),
-            Value::Array(items) => left == 0 || items.iter().any(|v| deeper(v, left - 1)),
-            _ => false,
-        }
-    }
-    deeper(tree, DEPTH_MAX)
 }
 
 /// Fills in the defaults that the table declares: those that are not zero, or zero on a pointer. Goes into structs that
@@ -315,7 +314,7 @@ pub fn write_metadata_json(object: &Object, out: &mut Vec<u8>) {
 /// `InternalError` for bytes that cannot be read.
 pub fn to_value(object: &Object) -> Result<Value> {
     match object.encoding {
-        Encoding::Json => parse_json(&object.bytes).map_err(unreadable),
+        Encoding::Json => parse_at_rest(&object.bytes).map_err(unreadable),
         Encoding::Protobuf => to_typed(object),
     }
 }
@@ -334,7 +333,7 @@ pub fn to_typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
 
 fn at_rest(object: &Object) -> Result<typed::Node<'_>> {
     match object.encoding {
-        Encoding::Json => parse_json(&object.bytes).map(typed::Node::tree).map_err(unreadable),
+        Encoding::Json => parse_at_rest(&object.bytes).map(typed::Node::tree).map_err(unreadable),
         Encoding::Protobuf => Envelope::open(&object.bytes).and_then(|envelope| typed::Node::object(&envelope)).map_err(unreadable),
     }
 }

@@ -145,7 +145,7 @@ fn kind(served: &Served, subresource: &str) -> GroupVersionKind {
 fn delete_options(call: &Call) -> Value {
     let sent = match &call.input {
         Input::Tree(tree) => tree.clone(),
-        Input::Encoded { media: crate::http::Media::Json, bytes } => serde_json::from_slice(bytes).unwrap_or_default(),
+        Input::Encoded { media: crate::http::Media::Json, bytes } => codec::parse_json(bytes).unwrap_or_default(),
         Input::Encoded { media: crate::http::Media::Protobuf, bytes } => codec::decode_protobuf(bytes).map(|(_, value)| value).unwrap_or_default(),
         Input::Encoded { media: crate::http::Media::Cbor, bytes } => codec::decode_cbor(bytes).unwrap_or_default(),
         _ => Value::Null,

@@ -192,7 +192,7 @@ impl Record {
     }
 
     fn without_managed_fields(&self, json: Bytes) -> Bytes {
-        let tree = || serde_json::from_slice::<Value>(&json).ok();
+        let tree = || codec::parse_at_rest(&json).ok();
         let Some(mut object) = self.ruling.omit_managed_fields.then(tree).flatten() else { return json };
         object.remove(&["metadata", "managedFields"]);
         for (list, inner) in [("items", &[][..]), ("rows", &["object"][..])] {

@@ -23,7 +23,7 @@ use knarr_core::{Result, Status};
 pub use bootstrap_token::BootstrapTokens;
 pub use keys::PublicKey;
 pub use legacy_tokens::{LegacyClaims, Use, Uses, say_since, write_down};
-pub use request_header::RequestHeaders;
+pub use request_header::{FrontProxy, RequestHeaders};
 pub use service_account::{BoundObject, Claims, Found, Lifetimes, ObjectLookup, ServiceAccountAuthenticator, ServiceAccountKey, TokenRequest};
 pub use token_file::TokenFile;
 pub use webhook::WebhookTokens;

@@ -1,6 +1,8 @@
 //! A front proxy's word for who asks: headers of a connection whose certificate the front proxy's CA has signed
 //! (upstream: `authentication/request/headerrequest`).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName};
 use knarr_core::Result;
@@ -12,9 +14,11 @@ use crate::request::percent_decode;
 /// Headers by which proxies tell the user. They are taken off every request, whoever has sent them.
 const STANDARD: [&str; 4] = ["x-remote-user", "x-remote-uid", "x-remote-group", "x-remote-extra-"];
 
-/// What is read, and of whom (`--requestheader-*`).
-pub struct RequestHeaders {
-    pub signed_by: SignedBy,
+/// A front proxy: whose certificate it has, and what is read of it (`--requestheader-*`).
+#[derive(Clone, Debug, Default)]
+pub struct FrontProxy {
+    /// PEM of its authority.
+    pub ca: String,
     /// Common names that may speak for others; none: every certificate of the CA.
     pub allowed_names: Vec<String>,
     pub username_headers: Vec<String>,
@@ -23,35 +27,55 @@ pub struct RequestHeaders {
     pub extra_prefixes: Vec<String>,
 }
 
-impl RequestHeaders {
-    /// The headers that kubeadm's clusters have.
-    pub fn standard(signed_by: SignedBy, allowed_names: Vec<String>) -> Self {
+impl FrontProxy {
+    /// With the headers that kubeadm's clusters have.
+    pub fn standard(ca: String, allowed_names: Vec<String>) -> Self {
         let one = |name: &str| vec![name.to_owned()];
         let [user, uid, group, extra] = STANDARD;
-        Self { signed_by, allowed_names, username_headers: one(user), uid_headers: one(uid), group_headers: one(group), extra_prefixes: one(extra) }
+        Self { ca, allowed_names, username_headers: one(user), uid_headers: one(uid), group_headers: one(group), extra_prefixes: one(extra) }
+    }
+
+    /// All of its headers, in lower case.
+    pub fn headers(&self) -> impl Iterator<Item = String> {
+        let all = [&self.username_headers, &self.uid_headers, &self.group_headers, &self.extra_prefixes];
+        all.into_iter().flatten().map(|name| name.to_ascii_lowercase())
+    }
+}
+
+/// Believes a front proxy.
+pub struct RequestHeaders {
+    signed_by: Arc<SignedBy>,
+    proxy: FrontProxy,
+}
+
+impl RequestHeaders {
+    /// `signed_by` tells who has a certificate of the proxy's CA.
+    pub fn new(signed_by: Arc<SignedBy>, proxy: FrontProxy) -> Self {
+        Self { signed_by, proxy }
     }
 
     fn may_speak(&self, certificates: &[Vec<u8>]) -> bool {
-        let named = || certificates.first().and_then(|leaf| common_name(leaf)).is_some_and(|name| self.allowed_names.contains(&name));
-        self.signed_by.has_signed(certificates) && (self.allowed_names.is_empty() || named())
+        let allowed = &self.proxy.allowed_names;
+        let named = || certificates.first().and_then(|leaf| common_name(leaf)).is_some_and(|name| allowed.contains(&name));
+        self.signed_by.has_signed(certificates) && (allowed.is_empty() || named())
     }
 }
 
 #[async_trait]
 impl Authenticator for RequestHeaders {
     async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>> {
-        let Some(user) = told(self, credentials.headers) else { return Ok(None) };
+        let Some(user) = told(&self.proxy, credentials.headers) else { return Ok(None) };
         Ok(self.may_speak(credentials.peer_certificates).then_some(user))
     }
 }
 
 /// The user that headers name; none without a name.
-fn told(config: &RequestHeaders, headers: &HeaderMap) -> Option<User> {
+fn told(proxy: &FrontProxy, headers: &HeaderMap) -> Option<User> {
     let texts = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).filter(|v| !v.is_empty()).map(str::to_owned).collect::<Vec<_>>();
     let first = |names: &[String]| names.iter().find_map(|n| headers.get(n).and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty())).map(str::to_owned);
-    let mut user = User { name: first(&config.username_headers)?, uid: first(&config.uid_headers).unwrap_or_default(), ..User::default() };
-    user.groups = config.group_headers.iter().flat_map(|name| texts(name)).collect();
-    for prefix in config.extra_prefixes.iter().map(|p| p.to_ascii_lowercase()) {
+    let mut user = User { name: first(&proxy.username_headers)?, uid: first(&proxy.uid_headers).unwrap_or_default(), ..User::default() };
+    user.groups = proxy.group_headers.iter().flat_map(|name| texts(name)).collect();
+    for prefix in proxy.extra_prefixes.iter().map(|p| p.to_ascii_lowercase()) {
         for (name, value) in headers {
             if let Some(key) = name.as_str().strip_prefix(&prefix) {
                 let value = value.to_str().unwrap_or_default().to_owned();
@@ -95,9 +119,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let env = Env::system();
         let pki = Pki::load_or_create(folder.path(), env.now()).unwrap();
-        let signed_by = || SignedBy::new(&pki.front_proxy_ca.certificate, env.clone()).unwrap();
+        let signed_by = Arc::new(SignedBy::new(&pki.front_proxy_ca.certificate, env.clone()).unwrap());
         let ask = async |allowed: &[&str], chain: &[Vec<u8>]| {
-            let proxy = RequestHeaders::standard(signed_by(), allowed.iter().map(|n| (*n).to_owned()).collect());
+            let proxy = FrontProxy::standard(String::new(), allowed.iter().map(|n| (*n).to_owned()).collect());
+            let proxy = RequestHeaders::new(signed_by.clone(), proxy);
             let headers = headers();
             proxy.authenticate(&Credentials { headers: &headers, peer_certificates: chain, path: "/" }).await.unwrap()
         };

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use knarr_core::{Result, clock::Env};
 use parking_lot::Mutex;
@@ -25,23 +26,42 @@ type Fingerprint = [u8; 32];
 /// Which clients' certificates a bundle of CAs has signed. TLS lets in whom any CA of the server has signed; authenticators must
 /// tell them apart.
 pub struct SignedBy {
-    verifier: Arc<dyn ClientCertVerifier>,
+    bundle: ArcSwap<Bundle>,
     env: Env,
+}
+
+struct Bundle {
+    verifier: Arc<dyn ClientCertVerifier>,
     /// By the leaf: until when it holds (seconds since 1970), or nothing if it is of somebody else.
     known: Mutex<HashMap<Fingerprint, Option<i64>>>,
 }
 
-impl SignedBy {
-    /// # Errors
-    /// Text that holds no certificates.
-    pub fn new(ca_pem: &str, env: Env) -> std::result::Result<Self, String> {
+impl Bundle {
+    fn new(ca_pem: &str) -> std::result::Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate.map_err(|e| format!("client CA: {e}"))?).map_err(|e| format!("client CA: {e}"))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| format!("client CA: {e}"))?;
-        Ok(Self { verifier, env, known: Mutex::default() })
+        Ok(Self { verifier, known: Mutex::default() })
+    }
+}
+
+impl SignedBy {
+    /// # Errors
+    /// Text that holds no certificates.
+    pub fn new(ca_pem: &str, env: Env) -> std::result::Result<Self, String> {
+        Ok(Self { bundle: ArcSwap::from_pointee(Bundle::new(ca_pem)?), env })
+    }
+
+    /// Other CAs count from now on, also for connections that are open.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the CAs from before go on to count.
+    pub fn set(&self, ca_pem: &str) -> std::result::Result<(), String> {
+        self.bundle.store(Arc::new(Bundle::new(ca_pem)?));
+        Ok(())
     }
 
     /// Whether this chain, leaf first, is one of ours and holds now.
@@ -50,19 +70,21 @@ impl SignedBy {
     }
 
     fn has_signed_leaf(&self, certificates: &[Vec<u8>], leaf: &[u8], key: Fingerprint) -> bool {
-        let now = self.env.now().as_second();
-        if let Some(known) = self.known.lock().get(&key) {
+        let (bundle, now) = (self.bundle.load(), self.env.now().as_second());
+        if let Some(known) = bundle.known.lock().get(&key) {
             return known.is_some_and(|end| now <= end);
         }
-        let end = self.verify(certificates, now).then(|| expires(leaf)).flatten();
-        let mut known = self.known.lock();
+        let end = bundle.verify(certificates, now).then(|| expires(leaf)).flatten();
+        let mut known = bundle.known.lock();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
         known.insert(key, end);
         end.is_some()
     }
+}
 
+impl Bundle {
     fn verify(&self, certificates: &[Vec<u8>], now: i64) -> bool {
         let chain: Vec<CertificateDer<'_>> = certificates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
         let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or_default()));
@@ -73,7 +95,7 @@ impl SignedBy {
 /// Takes certificates for users: those that TLS has let in, or of them those that one bundle of CAs has signed.
 #[derive(Default)]
 pub struct ClientCertificates {
-    signed_by: Option<SignedBy>,
+    signed_by: Option<Arc<SignedBy>>,
     /// What was read of the certificates of open connections, by where they lie: each request of a connection shows the same bytes.
     read: Mutex<HashMap<usize, Arc<Leaf>>>,
 }
@@ -87,8 +109,8 @@ struct Leaf {
 
 impl ClientCertificates {
     /// Of these CAs alone, where TLS knows others too.
-    pub fn of(signed_by: SignedBy) -> Self {
-        Self { signed_by: Some(signed_by), read: Mutex::default() }
+    pub fn of(signed_by: impl Into<Arc<SignedBy>>) -> Self {
+        Self { signed_by: Some(signed_by.into()), read: Mutex::default() }
     }
 
     fn leaf(&self, der: &[u8]) -> Arc<Leaf> {

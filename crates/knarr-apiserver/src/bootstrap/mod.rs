@@ -13,6 +13,7 @@ use knarr_core::api::{PatchType, Reply, Request, Transport, Verb};
 use knarr_core::{GroupVersionResource, Result, Status, Value, ValueExt, json};
 use knarr_schema::registry::Registry;
 
+use crate::authn::FrontProxy;
 use crate::flowcontrol::ensure as flow_control;
 
 const OBJECTS: &str = include_str!("../../data/bootstrap.jsonl");
@@ -35,18 +36,6 @@ pub struct Config {
     pub node_port: Option<u16>,
     /// Whether the server's own address is written down as the endpoint of that Service (`--endpoint-reconciler-type`).
     pub endpoints: bool,
-}
-
-/// A front proxy, as `--requestheader-*` describe it.
-#[derive(Clone, Debug, Default)]
-pub struct FrontProxy {
-    /// PEM of its authority.
-    pub ca: String,
-    pub allowed_names: Vec<String>,
-    pub username_headers: Vec<String>,
-    pub uid_headers: Vec<String>,
-    pub group_headers: Vec<String>,
-    pub extra_prefixes: Vec<String>,
 }
 
 /// The rules of the cluster role `system:node`, for the node authorizer.
@@ -72,7 +61,7 @@ pub async fn run(transport: &Arc<dyn Transport>, registry: &Registry, config: &C
     try_join_all(first.into_iter().map(|o| ensure(transport, registry, o))).await?;
     try_join_all(rest.into_iter().chain(own).map(|o| ensure(transport, registry, o))).await?;
     if !config.client_ca.is_empty() || config.front_proxy.is_some() {
-        put(transport, registry, authentication(config)?).await?;
+        tell_of_authentication(transport, registry, &config.client_ca, config.front_proxy.as_ref()).await?;
     }
     flow_control::run(transport).await?;
     ensure(transport, registry, kubernetes_service(config)).await?;
@@ -160,14 +149,22 @@ fn storage_class() -> Value {
         "provisioner": "knarr.io/local", "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer"})
 }
 
+/// Tells extension servers which CAs clients have here, and what a front proxy must show.
+///
+/// # Errors
+/// What the pipeline says.
+pub async fn tell_of_authentication(transport: &Arc<dyn Transport>, registry: &Registry, client_ca: &str, front_proxy: Option<&FrontProxy>) -> Result<()> {
+    put(transport, registry, authentication(client_ca, front_proxy)?).await
+}
+
 /// What extension servers need to check who asks (`kube-system/extension-apiserver-authentication`; upstream: `getConfigMapDataFor`).
-fn authentication(config: &Config) -> Result<Value> {
+fn authentication(client_ca: &str, front_proxy: Option<&FrontProxy>) -> Result<Value> {
     let list = |items: &[String]| serde_json::to_string(items).map_err(Status::internal);
     let mut data = json!({});
-    if !config.client_ca.is_empty() {
-        data.set(&["client-ca-file"], config.client_ca.as_str());
+    if !client_ca.is_empty() {
+        data.set(&["client-ca-file"], client_ca);
     }
-    if let Some(proxy) = &config.front_proxy {
+    if let Some(proxy) = front_proxy {
         data.set(&["requestheader-client-ca-file"], proxy.ca.as_str());
         data.set(&["requestheader-allowed-names"], list(&proxy.allowed_names)?);
         data.set(&["requestheader-username-headers"], list(&proxy.username_headers)?);

@@ -128,9 +128,6 @@ impl CustomStrategy {
             object.set(&["metadata"], conformed.value);
         }
         unknown.extend(prune(object, self.schema()).iter().map(|path| format!("unknown field {}", field::go_quote(path))));
-        if codec::is_too_deep(object) {
-            return Err(refuse("exceeded max depth"));
-        }
         match validation {
             FieldValidation::Strict if !unknown.is_empty() => Err(refuse(&format!("strict decoding error: {}", unknown.join(", ")))),
             FieldValidation::Ignore => Ok(Vec::new()),

@@ -40,7 +40,7 @@ impl Format {
 /// does not.
 pub fn text(mut json: Vec<u8>, accepted: &Accepted) -> Bytes {
     if matches!(accepted.media, Media::Yaml | Media::Cbor)
-        && let Ok(value) = serde_json::from_slice::<Value>(&json)
+        && let Ok(value) = codec::parse_at_rest(&json)
     {
         return if accepted.media == Media::Cbor { codec::encode_cbor(&value).into() } else { knarr_core::yaml::to_string(&value).into() };
     }
@@ -326,7 +326,7 @@ pub fn event(served: &Served, event_type: EventType, object_: &Object, format: &
         Some(_) => metadata::put_json(&mut out, object_, format.accepted.version),
     }
     if cbor {
-        let tree: Value = serde_json::from_slice(&out).map_err(Status::internal)?;
+        let tree = codec::parse_at_rest(&out).map_err(Status::internal)?;
         return Ok(codec::encode_cbor_event(event_type.as_str(), &tree).into());
     }
     out.extend_from_slice(b"}\n");

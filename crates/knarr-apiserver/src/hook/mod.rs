@@ -10,6 +10,7 @@ use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use knarr_core::{Reason, Status, Value, ValueExt, field};
+use knarr_schema::codec;
 use parking_lot::Mutex;
 
 use crate::{admission::Objects, spans};
@@ -164,7 +165,7 @@ async fn read(answer: Response<Incoming>) -> Result<Value, String> {
     if !status.is_success() {
         return Err(refusal(status.as_u16(), &body));
     }
-    serde_json::from_slice(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
+    codec::parse_json(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
 }
 
 /// What upstream's client makes of an answer that is no success (`apierrors.NewGenericServerResponse`).

@@ -2,6 +2,7 @@
 
 use std::{io, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use arc_swap::ArcSwap;
 use futures::future::Either;
 use http::{Request, Response, Version};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -72,13 +73,34 @@ const HTTP2: &[u8] = b"h2";
 /// After an error of `accept` (out of descriptors) this long passes before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How TLS is spoken with clients, and may be spoken otherwise with those that come later.
+#[derive(Clone)]
+pub struct Tls(Arc<ArcSwap<ServerConfig>>);
+
+impl Tls {
+    /// Counts for connections that are still to come.
+    pub fn set(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
+    }
+
+    /// For the next connection.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
+    }
+}
+
+impl From<Arc<ServerConfig>> for Tls {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self(Arc::new(ArcSwap::new(config)))
+    }
+}
+
 /// Serves connections until the server is stopped, then lets those that are open finish. Without `tls` it speaks plain HTTP.
 ///
 /// # Errors
 /// When the listener itself fails.
-pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<ServerConfig>>, limits: Limits) -> io::Result<()> {
+pub async fn serve(server: Server, listener: TcpListener, tls: Option<Tls>, limits: Limits) -> io::Result<()> {
     let stop = server.inner.shutdown.clone();
-    let acceptor = tls.map(TlsAcceptor::from);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -87,7 +109,8 @@ pub async fn serve(server: Server, listener: TcpListener, tls: Option<Arc<Server
         };
         match accepted {
             Ok((tcp, _)) => {
-                let one = connection(server.clone(), tcp, acceptor.clone(), limits, stop.clone());
+                let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
+                let one = connection(server.clone(), tcp, acceptor, limits, stop.clone());
                 connections.spawn(one);
             }
             Err(error) => {

@@ -22,7 +22,7 @@ mod zpages;
 pub use body::{BODY_BYTES_MAX, Body, BoxError, RequestBody};
 pub use cors::{Cors, transport_security};
 pub use edge::Peer;
-pub use listen::{Limits, serve};
+pub use listen::{Limits, Tls, serve};
 mod media_type;
 pub use negotiate::{Accepted, Codecs, Convert, Media, Offers, Router, accept, unsupported, unsupported_patch};
 pub use respond::GZIP_BYTES_MIN;

@@ -16,7 +16,8 @@ use knarr_apiserver::{
     authn::{Authenticator, Credentials, MASTERS, User},
     http::{Limits, serve},
 };
-use knarr_core::{Result, Value, clock::Env, json};
+use knarr_core::{Result, Value, clock::Env, deep, json};
+use knarr_schema::codec;
 use knarr_store::Storage;
 use knarr_store::etcd::testing::{self, Etcd};
 use tokio::net::TcpListener;
@@ -165,7 +166,7 @@ impl Lines {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).unwrap());
+                return Some(codec::parse_json(&line).unwrap());
             }
             let frame = self.body.frame().await?.unwrap();
             self.buffer.extend_from_slice(frame.data_ref().unwrap());
@@ -179,6 +180,14 @@ impl Lines {
             Some(event) => format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or("-")),
         }
     }
+}
+
+/// Does it on a thread with the stack that those of a server have.
+pub fn with_deep_stack(work: impl AsyncFnOnce() + Send) {
+    deep::run(|| {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.thread_stack_size(deep::STACK_BYTES).enable_all().build().unwrap().block_on(work());
+    });
 }
 
 pub fn config_map(name: &str, data: Value) -> Value {

@@ -60,17 +60,7 @@ fn of<'a>(args: &[Value<'a>], f: impl FnOnce(&Url) -> Value<'a>) -> Res<'a> {
 /// Why it is none, in Go's words.
 pub fn parse(text: &str) -> Result<Url, String> {
     check(text)?;
-    uri::check_with_fragment(text).map_err(|why| error(text, &why))?;
-    let text_before = text.split_once('#').map_or(text, |(before, _)| before);
-    let (scheme, rest) = uri::split_scheme(text_before).unwrap_or(("", text_before));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (host, path) = match rest.strip_prefix("//") {
-        Some(authority) if !scheme.is_empty() || !authority.starts_with('/') => authority.split_at(authority.find('/').unwrap_or(authority.len())),
-        _ if rest.starts_with('/') => ("", rest),
-        // What has neither host nor path.
-        _ => ("", ""),
-    };
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let uri::Uri { scheme, host, path, query } = uri::parse(text).map_err(|why| error(text, &why))?;
     Ok(Url { text: text.to_owned(), scheme: scheme.to_ascii_lowercase(), host: host.to_owned(), path: path.to_owned(), query: query.to_owned() })
 }
 

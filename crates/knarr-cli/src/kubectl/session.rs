@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use knarr_client::kubeconfig::{self, Kubeconfig, Overrides};
 use knarr_client::{Client, TlsTransport};
 use knarr_core::{Reason, Status, Value};
+use knarr_schema::codec;
 
 use super::failure::{Failure, Result};
 use super::flags::{Flag, Flags, int, many, switch, text, time};
@@ -184,7 +185,7 @@ impl Session {
     async fn json(&self, method: Method, path: &str, content_type: Option<&str>, accept: &str, body: Option<&Value>) -> Result<Value> {
         let bytes = body.map(ToString::to_string).unwrap_or_default();
         let answer = self.send(method, path, body.and(content_type), accept, bytes).await?;
-        serde_json::from_slice(&answer).map_err(|e| format!("{path}: {e}").into())
+        codec::parse_json(&answer).map_err(|e| format!("{path}: {e}").into())
     }
 
     /// A GET whose answer is JSON.
@@ -244,7 +245,7 @@ impl Session {
                     if line.iter().all(u8::is_ascii_whitespace) {
                         continue;
                     }
-                    let event = serde_json::from_slice(&line).map_err(|e| Failure::from(e.to_string()));
+                    let event = codec::parse_json(&line).map_err(Failure::from);
                     return Some((event, (frames, buffer)));
                 }
                 match frames.next().await {

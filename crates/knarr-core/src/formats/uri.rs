@@ -9,31 +9,45 @@ use crate::field::go_quote;
 /// # Errors
 /// Why it is none.
 pub fn check(text: &str) -> Result<(), String> {
-    let (scheme, path) = parts(text)?;
+    let (scheme, path, _) = cut(text)?;
     match path.strip_prefix("//").filter(|_| !scheme.is_empty()) {
         _ if !path.starts_with('/') => Ok(()),
-        Some(after) => check_after_slashes(scheme, after),
+        Some(after) => after_slashes(scheme, after).map(drop),
         None => check_escapes(path),
     }
 }
 
-/// The same, where a host may come without a scheme, and a fragment after all (`url.Parse` of what [`check`] takes).
+/// A URI in its parts, none of them unescaped. What has neither host nor path (`mailto:a@b.c`) is left without both.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Uri<'a> {
+    pub scheme: &'a str,
+    /// With the port, and without a user.
+    pub host: &'a str,
+    pub path: &'a str,
+    pub query: &'a str,
+}
+
+/// Reads what [`check`] takes, where a host may come without a scheme, and a fragment after all (`url.Parse`).
 ///
 /// # Errors
 /// Why it is none.
-pub fn check_with_fragment(text: &str) -> Result<(), String> {
+pub fn parse(text: &str) -> Result<Uri<'_>, String> {
     let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
-    let (scheme, path) = parts(text)?;
-    match path.strip_prefix("//").filter(|after| !scheme.is_empty() || !after.starts_with('/')) {
-        _ if !path.starts_with('/') => {}
-        Some(after) => check_after_slashes(scheme, after)?,
-        None => check_escapes(path)?,
-    }
-    check_escapes(fragment)
+    let (scheme, rest, query) = cut(text)?;
+    let (host, path) = match rest.strip_prefix("//").filter(|after| !scheme.is_empty() || !after.starts_with('/')) {
+        _ if !rest.starts_with('/') => ("", ""),
+        Some(after) => after_slashes(scheme, after)?,
+        None => {
+            check_escapes(rest)?;
+            ("", rest)
+        }
+    };
+    check_escapes(fragment)?;
+    Ok(Uri { scheme, host, path, query })
 }
 
-/// The scheme, which may be missing, and what comes before the query.
-fn parts(text: &str) -> Result<(&str, &str), String> {
+/// The scheme, which may be missing, what comes before the query, and the query.
+fn cut(text: &str) -> Result<(&str, &str, &str), String> {
     if text.bytes().any(|b| b.is_ascii_control()) {
         return Err("net/url: invalid control character in URL".into());
     }
@@ -41,15 +55,15 @@ fn parts(text: &str) -> Result<(&str, &str), String> {
         return Err("empty url".into());
     }
     let (scheme, rest) = split_scheme(text).ok_or("missing protocol scheme")?;
-    let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if scheme.is_empty() && !path.starts_with('/') && text != "*" {
         return Err("invalid URI for request".into());
     }
-    Ok((scheme, path))
+    Ok((scheme, path, query))
 }
 
 /// The scheme, if there is one, and the rest; `None` when a colon stands first.
-pub fn split_scheme(text: &str) -> Option<(&str, &str)> {
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
     let end = text.bytes().position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')));
     match end {
         Some(0) if text.starts_with(':') => None,
@@ -58,13 +72,14 @@ pub fn split_scheme(text: &str) -> Option<(&str, &str)> {
     }
 }
 
-fn check_after_slashes(scheme: &str, text: &str) -> Result<(), String> {
+/// The host and the path.
+fn after_slashes<'a>(scheme: &str, text: &'a str) -> Result<(&'a str, &'a str), String> {
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
-    match authority.rsplit_once('@') {
-        Some((user, host)) => check_host(scheme, host).and_then(|()| check_user(user))?,
-        None => check_host(scheme, authority)?,
-    }
-    check_escapes(path)
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    check_host(scheme, host)?;
+    check_user(user)?;
+    check_escapes(path)?;
+    Ok((host, path))
 }
 
 fn check_user(user: &str) -> Result<(), String> {
@@ -185,8 +200,9 @@ mod tests {
         for good in ["*", "mailto:a@b.c", "http:", "//a b/", "/?a=%zz", "foo://a:1:2/"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        assert_eq!(check_with_fragment("//a b/"), Err("invalid character \" \" in host name".into()));
-        assert_eq!(check_with_fragment("http://a/#%zz"), Err("invalid URL escape \"%zz\"".into()));
-        assert_eq!(check_with_fragment("mailto:a@b.c#d"), Ok(()));
+        assert_eq!(parse("//a b/"), Err("invalid character \" \" in host name".into()));
+        assert_eq!(parse("http://a/#%zz"), Err("invalid URL escape \"%zz\"".into()));
+        assert_eq!(parse("mailto:a@b.c#d"), Ok(Uri { scheme: "mailto", host: "", path: "", query: "" }));
+        assert_eq!(parse("a://u:p@h:1/b?c#d"), Ok(Uri { scheme: "a", host: "h:1", path: "/b", query: "c" }));
     }
 }

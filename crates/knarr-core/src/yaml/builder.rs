@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::Document;
 use super::parser::{Event, Kind, Properties};
 use super::resolve::{self, Scalar};
-use super::{Document, complaint};
+use crate::deep::DEPTH_MAX;
 
-/// Deepest nesting: more than any object may have. goyaml reads 10,000 levels.
-const DEPTH_MAX: usize = 300;
 /// Bytes of text that aliases may repeat in all, and anchors keep: a long text is one node, and could be repeated without end.
 const ALIASED_BYTES_MAX: usize = 64 << 20;
 /// What anchors around anchors may take in all: more than any document needs whose aliases goyaml would follow.
@@ -39,6 +38,8 @@ struct Open<'a> {
     is_merged: bool,
     /// The entries of a map that is or may be merged; of a list of such maps those of each.
     entries: Vec<Vec<Entry>>,
+    /// How deep what is in it is nested, at most.
+    levels: usize,
 }
 
 /// What a map was told, be it overwritten or not.
@@ -103,11 +104,13 @@ struct Node {
     by_alias: bool,
     refused: Option<Refusal>,
     entries: Vec<Vec<Entry>>,
+    /// How deep it is nested, at most: 0 for a scalar.
+    levels: usize,
 }
 
 impl Node {
     fn new(value: Scalar, line: usize) -> Self {
-        Self { value, line, is_merge: false, by_alias: false, refused: None, entries: Vec::new() }
+        Self { value, line, is_merge: false, by_alias: false, refused: None, entries: Vec::new(), levels: 0 }
     }
 
     /// What JSON has for it.
@@ -181,8 +184,8 @@ impl<'a> Builder<'a> {
             }
             Kind::DocumentEnd => return self.finish().map(Some),
             Kind::Scalar { text, properties, plain } => self.scalar(text, &properties, plain, line),
-            Kind::SequenceStart(anchor) => self.push(anchor, Items::List(Vec::new()), line)?,
-            Kind::MappingStart(anchor) => self.push(anchor, Items::Map { map: Map::new(), key: None }, line)?,
+            Kind::SequenceStart(anchor) => self.push(anchor, Items::List(Vec::new()), line),
+            Kind::MappingStart(anchor) => self.push(anchor, Items::Map { map: Map::new(), key: None }, line),
             Kind::SequenceEnd | Kind::MappingEnd => self.close(),
             Kind::Alias(anchor) => self.alias(anchor, line)?,
             Kind::StreamEnd => {}
@@ -204,10 +207,7 @@ impl<'a> Builder<'a> {
         self.trouble.get_or_insert_with(|| why.into());
     }
 
-    fn push(&mut self, anchor: Option<&'a str>, items: Items, line: usize) -> Result<(), String> {
-        if self.open.len() >= DEPTH_MAX {
-            return Err(complaint::of_scanner(line - 1, "exceeded max depth of 10000"));
-        }
+    fn push(&mut self, anchor: Option<&'a str>, items: Items, line: usize) {
         let before = self.decoded;
         self.decoded.nodes += 1;
         // An anchor of this name that stood before is no longer meant, also within.
@@ -215,8 +215,7 @@ impl<'a> Builder<'a> {
         let is_merged = self.is_merging();
         let is_kept = is_merged || anchor.is_some_and(|(name, _)| self.aliases.contains(name));
         let entries = if is_kept && matches!(items, Items::Map { .. }) { vec![Vec::new()] } else { Vec::new() };
-        self.open.push(Open { anchor, line, before, duplicates_before: self.duplicates.len(), items, refused: BTreeMap::new(), is_merged, entries });
-        Ok(())
+        self.open.push(Open { anchor, line, before, duplicates_before: self.duplicates.len(), items, refused: BTreeMap::new(), is_merged, entries, levels: 0 });
     }
 
     /// From here on aliases of this name mean what begins here. Tells the number of the anchor.
@@ -284,8 +283,13 @@ impl<'a> Builder<'a> {
             }
             Some((_, Meaning::Lost)) => return Ok(()),
         };
-        let decoded = anchored.decoded;
+        let (decoded, levels) = (anchored.decoded, anchored.node.levels);
         if self.trouble.is_some() {
+            return Ok(());
+        }
+        // Each anchor can hold an alias at its bottom: a few would be deeper together than any text may be.
+        if self.open.len() + levels > DEPTH_MAX {
+            self.fail(format!("exceeded max depth of {DEPTH_MAX}"));
             return Ok(());
         }
         self.decoded.nodes += decoded.nodes;
@@ -314,13 +318,13 @@ impl<'a> Builder<'a> {
     }
 
     fn close(&mut self) {
-        let Some(Open { anchor, line, before, duplicates_before, items, refused, entries, .. }) = self.open.pop() else { return };
+        let Some(Open { anchor, line, before, duplicates_before, items, refused, entries, levels, .. }) = self.open.pop() else { return };
         let value = Scalar::Value(match items {
             Items::List(items) => Value::Array(items),
             Items::Map { map, .. } => Value::Object(map),
         });
         let refused = refused.into_values().min_by_key(Refusal::is_late);
-        let node = Node { refused, entries, ..Node::new(value, line) };
+        let node = Node { refused, entries, levels: levels + 1, ..Node::new(value, line) };
         if let Some(anchor) = anchor.filter(|(name, _)| self.aliases.contains(name)) {
             let decoded = Decoded { nodes: self.decoded.nodes - before.nodes, bytes: self.decoded.bytes - before.bytes };
             let duplicates = self.duplicates.get(duplicates_before..).unwrap_or_default().to_vec();
@@ -338,6 +342,7 @@ impl<'a> Builder<'a> {
             (self.root, self.refused) = node.into_json();
             return;
         };
+        open.levels = open.levels.max(node.levels);
         match &mut open.items {
             Items::Map { key: key @ None, .. } if node.is_merge => *key = Some(Key::Merge),
             Items::Map { key: None, .. } => self.key(node),

@@ -72,6 +72,7 @@ fn read(text: &str, first_only: bool) -> Result<Vec<Document>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deep;
     use serde_json::json;
 
     fn check(yaml: &str, wanted: Value) {
@@ -103,6 +104,20 @@ mod tests {
         check("a: 18446744073709551615", json!({"a": 18446744073709551615u64}));
         check("a: !!str 5", json!({"a": "5"}));
         check("a: |\n  x\n  y\n", json!({"a": "x\ny\n"}));
+    }
+
+    #[test]
+    fn texts_are_nested_as_deep_as_goyaml_reads_them() {
+        let lists = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+        let blocks = |depth: usize| (0..depth).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
+        deep::run(|| {
+            assert_eq!(deep::depth(&parse(&lists(10_000, "")).unwrap()), 10_000);
+            assert_eq!(parse(&lists(10_001, "")).unwrap_err(), "yaml: exceeded max depth of 10000");
+            assert_eq!(deep::depth(&parse(&blocks(2_000)).unwrap()), 2_000);
+            // Each holds the one before at its bottom.
+            let chain = (1..40).map(|i| format!("a{i}: &a{i} {}\n", lists(1_000, &format!("*a{}", i - 1)))).collect::<String>();
+            assert_eq!(parse(&format!("a0: &a0 {}\n{chain}", lists(1_000, ""))).unwrap_err(), "yaml: exceeded max depth of 10000");
+        });
     }
 
     #[test]

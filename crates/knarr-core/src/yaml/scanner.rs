@@ -10,9 +10,8 @@ mod scalars;
 use std::collections::VecDeque;
 
 use super::reader::Reader;
+use crate::deep::DEPTH_MAX;
 
-/// As deep as flow collections, and blocks, may be nested.
-const DEPTH_MAX: usize = 10_000;
 /// As far from its beginning as the colon of a key may be.
 const KEY_LENGTH_MAX: usize = 1024;
 

@@ -11,6 +11,7 @@ use super::schema::Schema;
 use super::set::Set;
 use super::track::{changes, is_known_version, never_owned, record, take_from_all};
 use super::{MANAGED_FIELDS, Manager, managed_list, validate, zero};
+use crate::codec;
 use crate::registry::{Resource, reset_fields};
 
 /// Who owns the fields that were there before anybody applied.
@@ -204,7 +205,7 @@ impl<'a> Applying<'a> {
 
     /// The fields of the last client-side configuration that are still as it wanted them.
     fn allowed(&self) -> Option<Set<'static>> {
-        let last: Value = serde_json::from_str(self.live.str_at(LAST_APPLIED)?).ok()?;
+        let last = codec::parse_json(self.live.str_at(LAST_APPLIED)?.as_bytes()).ok()?;
         if last.str_at(&["apiVersion"]) != Some(self.resource.api_version().as_str()) || !validate::validate(self.schema(), &last).is_empty() {
             return None;
         }

@@ -37,17 +37,20 @@ impl<'a> Comparison<'a> {
     }
 }
 
+/// So many levels are asked whether they are equal before they are walked through: each asks all that lies below it.
+const ASKED_LEVELS_MAX: usize = 32;
+
 /// Compares two objects of a type.
 pub fn compare<'a>(schema: Schema<'a>, left: &'a Value, right: &'a Value) -> Comparison<'a> {
-    step(schema, Some(left), Some(right))
+    step(schema, Some(left), Some(right), 0)
 }
 
-fn step<'a>(schema: Schema<'a>, left: Option<&'a Value>, right: Option<&'a Value>) -> Comparison<'a> {
+fn step<'a>(schema: Schema<'a>, left: Option<&'a Value>, right: Option<&'a Value>, level: usize) -> Comparison<'a> {
     // Most of an object does not change, and plain equality is several times faster than the walk.
-    if left.is_some() && left == right {
+    if level < ASKED_LEVELS_MAX && left.is_some() && left == right {
         return Comparison::default();
     }
-    let mut walk = Walk { left, right, out: Comparison::default() };
+    let mut walk = Walk { left, right, below: level + 1, out: Comparison::default() };
     let is_leaf = match (left, right) {
         (Some(l), Some(r)) => {
             let (was, is) = (schema.kind(left), schema.kind(right));
@@ -68,6 +71,8 @@ fn step<'a>(schema: Schema<'a>, left: Option<&'a Value>, right: Option<&'a Value
 struct Walk<'a> {
     left: Option<&'a Value>,
     right: Option<&'a Value>,
+    /// The level of what lies below.
+    below: usize,
     out: Comparison<'a>,
 }
 
@@ -128,7 +133,7 @@ impl<'a> Walk<'a> {
             if schema.is_managed_fields() {
                 continue;
             }
-            let child = step(schema, l, r);
+            let child = step(schema, l, r, self.below);
             if !child.is_same() {
                 self.out.insert(&Element::Field(name.as_str().into()), child);
             }
@@ -152,7 +157,7 @@ impl<'a> Walk<'a> {
     fn items(&mut self, list: &List<'a>, element: &Element<'a>, left: &[&'a Value], right: &[&'a Value]) {
         let first = |side: &[&'a Value]| side.first().copied();
         match (left.len(), right.len()) {
-            (0..=1, 0..=1) => self.out.insert(element, step(list.item, first(left), first(right))),
+            (0..=1, 0..=1) => self.out.insert(element, step(list.item, first(left), first(right), self.below)),
             (2.., 2..) => {
                 if left.len() != right.len() || !left.iter().zip(right).all(|(l, r)| is_equal(l, r)) {
                     self.out.modified.insert(element.clone(), Set::leaf());
@@ -160,13 +165,13 @@ impl<'a> Walk<'a> {
             }
             (2.., _) => {
                 if let Some(only) = first(right) {
-                    self.out.insert(element, step(list.item, None, Some(only)));
+                    self.out.insert(element, step(list.item, None, Some(only), self.below));
                 }
                 self.out.removed.insert(element.clone(), Set::leaf());
             }
             (_, 2..) => {
                 if let Some(only) = first(left) {
-                    self.out.insert(element, step(list.item, Some(only), None));
+                    self.out.insert(element, step(list.item, Some(only), None, self.below));
                 }
                 self.out.added.insert(element.clone(), Set::leaf());
             }

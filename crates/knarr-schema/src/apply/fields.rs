@@ -7,6 +7,7 @@ use knarr_core::field::go_quote;
 use knarr_core::{Map, Value};
 
 use super::set::{Element, Set};
+use crate::codec;
 
 /// Reads a `fieldsV1`. Elements of kinds that are not known are dropped, as upstream does.
 ///
@@ -83,7 +84,7 @@ fn canonical(text: &str, is_object: bool) -> Result<Cow<'_, str>, String> {
     if plain && single && text.matches('"').count() == if is_object { if text.ends_with("\"}") { 4 } else { 2 } } else { 2 } {
         return Ok(text.into());
     }
-    let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let value = codec::parse_json(text.as_bytes())?;
     if is_object && !value.is_object() {
         return Err(format!("not an object: {text}"));
     }
@@ -155,7 +156,7 @@ fn print_value(value: &Value) -> String {
 }
 
 fn read(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_default()
+    codec::parse_json(text.as_bytes()).unwrap_or_default()
 }
 
 /// The order of paths in messages: upstream compares numbers as numbers, where our sets compare texts.

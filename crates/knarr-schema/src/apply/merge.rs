@@ -63,17 +63,18 @@ fn has_items(value: &Value) -> bool {
 }
 
 fn maps(map: &MapType<'_>, left: &Value, right: &Value) -> Option<Value> {
-    let mut out = left.as_object().cloned().unwrap_or_default();
-    for (name, value) in right.as_object().into_iter().flatten() {
-        let merged = match (out.get(name), map.field(name)) {
+    let nothing = Map::new();
+    let (left, right) = (left.as_object().unwrap_or(&nothing), right.as_object().unwrap_or(&nothing));
+    // Each part is copied once, however deep it lies.
+    let kept = left.iter().filter(|(name, _)| !right.contains_key(*name)).map(|(name, value)| (name.clone(), value.clone()));
+    let merged = right.iter().filter_map(|(name, value)| {
+        let merged = match (left.get(name), map.field(name)) {
             (Some(there), Some((schema, _))) => both(schema, there, value),
             _ => Some(value.clone()),
         };
-        match merged {
-            Some(merged) => drop(out.insert(name.clone(), merged)),
-            None => drop(out.remove(name)),
-        }
-    }
+        merged.map(|merged| (name.clone(), merged))
+    });
+    let out: Map<String, Value> = kept.chain(merged).collect();
     (!out.is_empty()).then_some(Value::Object(out))
 }
 

@@ -13,7 +13,7 @@ pub type Errors = Vec<(String, String)>;
 
 pub fn validate(schema: Schema<'_>, value: &Value) -> Errors {
     let mut errors = Errors::new();
-    check(schema, value, String::new(), &mut errors);
+    check(schema, value, &mut String::new(), &mut errors);
     errors
 }
 
@@ -26,14 +26,14 @@ pub fn message(errors: &Errors) -> String {
     }
 }
 
-fn check(schema: Schema<'_>, value: &Value, path: String, errors: &mut Errors) {
+fn check(schema: Schema<'_>, value: &Value, path: &mut String, errors: &mut Errors) {
     match (schema.kind(Some(value)), value) {
         (_, Value::Null) => {}
-        (Kind::Scalar(scalar), value) => errors.extend(scalar_error(scalar, value).map(|what| (path, what))),
-        (Kind::List(list), Value::Array(items)) => check_items(&list, items, &path, errors),
-        (Kind::List(_), other) => errors.push((path, format!("expected list, got &{{{}}}", go_v(other)))),
-        (Kind::Map(map), Value::Object(entries)) => check_entries(&map, entries, &path, errors),
-        (Kind::Map(_), other) => errors.push((path, format!("expected map, got &{{{}}}", go_v(other)))),
+        (Kind::Scalar(scalar), value) => errors.extend(scalar_error(scalar, value).map(|what| (path.clone(), what))),
+        (Kind::List(list), Value::Array(items)) => check_items(&list, items, path, errors),
+        (Kind::List(_), other) => errors.push((path.clone(), format!("expected list, got &{{{}}}", go_v(other)))),
+        (Kind::Map(map), Value::Object(entries)) => check_entries(&map, entries, path, errors),
+        (Kind::Map(_), other) => errors.push((path.clone(), format!("expected map, got &{{{}}}", go_v(other)))),
     }
 }
 
@@ -48,29 +48,34 @@ fn scalar_error(scalar: Scalar, value: &Value) -> Option<String> {
     }
 }
 
-fn check_items(list: &List<'_>, items: &[Value], path: &str, errors: &mut Errors) {
-    let mut seen = BTreeSet::new();
+fn check_items(list: &List<'_>, items: &[Value], path: &mut String, errors: &mut Errors) {
+    let (mut seen, length) = (BTreeSet::new(), path.len());
     for (i, item) in items.iter().enumerate() {
         let element = if list.is_atomic() { Ok(Element::Index(i.to_string().into())) } else { list.element(item) };
         let element = match element {
             Ok(element) => element,
-            Err(why) => return errors.push((path.to_owned(), format!("element {i}: {why}"))),
+            Err(why) => return errors.push((path.clone(), format!("element {i}: {why}"))),
         };
         let step = print_element(&element);
-        check(list.item, item, format!("{path}{step}"), errors);
+        path.push_str(&step);
+        check(list.item, item, path, errors);
+        path.truncate(length);
         if !seen.insert(element) {
-            errors.push((path.to_owned(), format!("duplicate entries for key {step}")));
+            errors.push((path.clone(), format!("duplicate entries for key {step}")));
         }
     }
 }
 
-fn check_entries(map: &MapType<'_>, entries: &Map<String, Value>, path: &str, errors: &mut Errors) {
+fn check_entries(map: &MapType<'_>, entries: &Map<String, Value>, path: &mut String, errors: &mut Errors) {
+    let length = path.len();
     for (name, value) in entries {
-        let path = format!("{path}.{name}");
+        path.push('.');
+        path.push_str(name);
         match map.field(name) {
             Some((schema, _)) => check(schema, value, path, errors),
-            None => errors.push((path, "field not declared in schema".into())),
+            None => errors.push((path.clone(), "field not declared in schema".into())),
         }
+        path.truncate(length);
     }
 }
 

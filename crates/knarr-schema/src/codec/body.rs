@@ -27,7 +27,7 @@ pub(super) fn decode(wanted: Wanted<'_>, body: &[u8], validation: FieldValidatio
     let id = if wanted.custom { None } else { types::of_kind(&wanted.kind.group, &wanted.kind.version, &wanted.kind.kind) };
     let outcome = match id {
         Some(id) => decode::typed(&text, types::get(id), strict),
-        None => decode::untyped(&text, strict),
+        None => decode::untyped(&text, strict, super::DEPTH_MAX),
     };
     match outcome {
         Ok(read) if read.tree.is_object() && has_kind(&read.tree, wanted) => accept(read, wanted, validation),

@@ -221,7 +221,7 @@ fn seconds(value: &Value) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use knarr_core::json;
+    use knarr_core::{deep, json};
 
     use super::*;
 
@@ -307,7 +307,17 @@ mod tests {
             assert_eq!(read(text).unwrap_err(), wanted, "{text}");
         }
         assert!(read("62c328").is_err(), "a text string that is no UTF-8");
-        assert!(decode_cbor(&[0x81; 100_000]).unwrap_err().contains("max nested level"));
+    }
+
+    #[test]
+    fn what_is_nested_as_deep_as_json_may_be_is_read() {
+        let nested = |depth: usize| [vec![0x81; depth], vec![1]].concat();
+        deep::run(|| {
+            assert_eq!(deep::depth(&decode_cbor(&nested(10_000)).unwrap()), 10_000);
+            for depth in [10_001, 100_000] {
+                assert_eq!(decode_cbor(&nested(depth)).unwrap_err(), "cbor: exceeded max nested level 10000");
+            }
+        });
     }
 
     #[test]

@@ -61,8 +61,8 @@ pub(super) struct Decoder<'a> {
     scanner: Scanner<'a>,
     path: Vec<Step<'a>>,
     depth: usize,
-    /// Whether what is nested too deep to be kept is read over. A tree of no known type may still lose it.
-    cuts: bool,
+    /// How deep the text may be nested.
+    depth_max: usize,
     /// Whether unknown and duplicate fields are told here.
     strict: bool,
     strict_errors: Vec<String>,
@@ -78,7 +78,7 @@ pub(super) struct Read {
 
 /// Decodes the JSON of a type.
 pub(super) fn typed(text: &str, t: &'static Type, strict: bool) -> Result<Read> {
-    read(text, strict, false, |decoder| match decoder.scanner.peek() {
+    read(text, strict, DEPTH_MAX, |decoder| match decoder.scanner.peek() {
         b'{' => decoder.object(t, Map::new()),
         b'n' => decoder.untouched(t),
         _ => {
@@ -88,13 +88,13 @@ pub(super) fn typed(text: &str, t: &'static Type, strict: bool) -> Result<Read> 
     })
 }
 
-/// Decodes JSON of no known type. What is nested too deep is told by [`super::is_too_deep`] only: nobody may want it.
-pub(super) fn untyped(text: &str, strict: bool) -> Result<Read> {
-    read(text, strict, true, Decoder::any)
+/// Decodes JSON of no known type.
+pub(super) fn untyped(text: &str, strict: bool, depth_max: usize) -> Result<Read> {
+    read(text, strict, depth_max, Decoder::any)
 }
 
-fn read<'a>(text: &'a str, strict: bool, cuts: bool, value: impl FnOnce(&mut Decoder<'a>) -> Result<Value>) -> Result<Read> {
-    let mut decoder = Decoder { scanner: Scanner::new(text), path: Vec::new(), depth: 0, cuts, strict, strict_errors: Vec::new(), type_error: None };
+fn read<'a>(text: &'a str, strict: bool, depth_max: usize, value: impl FnOnce(&mut Decoder<'a>) -> Result<Value>) -> Result<Read> {
+    let mut decoder = Decoder { scanner: Scanner::new(text), path: Vec::new(), depth: 0, depth_max, strict, strict_errors: Vec::new(), type_error: None };
     let tree = value(&mut decoder)?;
     decoder.scanner.end()?;
     match decoder.type_error {
@@ -106,7 +106,7 @@ fn read<'a>(text: &'a str, strict: bool, cuts: bool, value: impl FnOnce(&mut Dec
 impl<'a> Decoder<'a> {
     fn enter(&mut self) -> Result<()> {
         self.depth += 1;
-        if self.depth > DEPTH_MAX {
+        if self.depth > self.depth_max {
             self.scanner.error("exceeded max depth")?;
         }
         self.scanner.open();
@@ -153,7 +153,7 @@ impl<'a> Decoder<'a> {
                 None if t.has_type_meta() && (key == "kind" || key == "apiVersion") => self.type_meta(t, &key, &mut map)?,
                 None => {
                     self.tell("unknown", &key);
-                    self.scanner.skip()?;
+                    self.scanner.skip_below(self.depth)?;
                 }
             }
         }
@@ -327,7 +327,7 @@ impl<'a> Decoder<'a> {
         let mut bytes: Vec<u8> = Vec::new();
         while self.scanner.item(bytes.is_empty())? {
             let next = self.scanner.peek();
-            let literal = self.scanner.skip()?;
+            let literal = self.scanner.skip_below(self.depth)?;
             if next != b'n' && literal.parse::<u8>().is_err() {
                 let number = format!("number {literal}");
                 let given = if matches!(next, b'-' | b'0'..=b'9') { &number } else { described(next) };
@@ -344,7 +344,7 @@ impl<'a> Decoder<'a> {
     fn special(&mut self, shape: &'static Shape, next: u8) -> Result<Option<Value>> {
         match (shape, next) {
             (Shape::Quantity, _) => {
-                let raw = self.scanner.skip()?;
+                let raw = self.scanner.skip_below(self.depth)?;
                 let text = raw.strip_prefix('"').and_then(|s| s.strip_suffix('"')).unwrap_or(raw);
                 canonical::quantity(text).map(|q| Some(q.into())).map_err(Stop::Value)
             }
@@ -375,7 +375,7 @@ impl<'a> Decoder<'a> {
             }
             (Shape::SchemaOrStrings, b'[') => self.inner(|d| d.list(&Shape::String)).map(Some),
             // Anything else leaves these as they are.
-            (Shape::SchemaOrArray | Shape::SchemaOrStrings, _) => self.scanner.skip().map(|_| None).map_err(Stop::from),
+            (Shape::SchemaOrArray | Shape::SchemaOrStrings, _) => self.scanner.skip_below(self.depth).map(|_| None).map_err(Stop::from),
             _ => self.refuse(described(next), &Shape::String),
         }
     }
@@ -401,10 +401,6 @@ impl<'a> Decoder<'a> {
 
     fn any(&mut self) -> Result<Value> {
         match self.scanner.peek() {
-            b'{' | b'[' if self.cuts && self.depth == DEPTH_MAX => {
-                self.scanner.skip_below(self.depth)?;
-                Ok(too_deep())
-            }
             b'{' => {
                 self.enter()?;
                 let mut map = Map::new();
@@ -497,7 +493,7 @@ impl<'a> Decoder<'a> {
     /// Reads over a value that its field cannot hold, and remembers the first.
     fn mismatch(&mut self, shape: &Shape) -> Result<Option<Value>> {
         let next = self.scanner.peek();
-        self.scanner.skip()?;
+        self.scanner.skip_below(self.depth)?;
         self.wrong_type(described(next), shape);
         Ok(None)
     }
@@ -590,11 +586,6 @@ pub(super) fn described(first: u8) -> &'static str {
         b't' | b'f' => "bool",
         _ => "number",
     }
-}
-
-/// Stands for what was read over: it is too deep itself, for all who look at it.
-fn too_deep() -> Value {
-    Value::Array(vec![Value::Array(Vec::new())])
 }
 
 /// `PodSpec`.

@@ -1,14 +1,17 @@
 //! What a client's JSON becomes, and what it is told when it is wrong.
 
-use knarr_core::json;
+use knarr_core::{deep, json};
 
 use super::*;
 use crate::registry::Registry;
 
+fn resource(plural: &str) -> &'static Resource {
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
+    REGISTRY.all().iter().find(|r| r.plural == plural).unwrap()
+}
+
 fn decode(plural: &str, body: &str, validation: FieldValidation) -> Result<Decoded> {
-    let registry = Registry::builtin();
-    let resource = registry.all().iter().find(|r| r.plural == plural).unwrap();
-    decode_json(resource, body.as_bytes(), validation)
+    decode_json(resource(plural), body.as_bytes(), validation)
 }
 
 #[track_caller]
@@ -171,29 +174,42 @@ fn custom_resources_keep_everything_and_tell_duplicates() {
     assert_eq!(missing.message, r#"the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{"a":1}' ({"a":1})"#);
 }
 
-#[test]
-fn deep_bodies_neither_overflow_nor_pass() {
-    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        for depth in [600, 9_000, 100_000] {
-            let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
-            for body in [format!(r#"{{"spec":{{"unknown":{nested}}}}}"#), format!(r#"{{"spec":{nested}}}"#), nested] {
-                drop((decode("pods", &body, FieldValidation::Strict), decode("controllerrevisions", &format!("{{\"data\":{body}}}"), FieldValidation::Warn)));
-            }
-        }
-    }
-    let deep = format!("{{\"data\":{}1{}}}", "[".repeat(600), "]".repeat(600));
-    let kind = "ControllerRevision";
-    refused("controllerrevisions", &deep, &format!("{kind} in version \"v1\" cannot be handled as a {kind}: invalid character '[' exceeded max depth"));
+/// A value within so many lists or objects.
+fn nested(open: &str, depth: usize) -> String {
+    let close = if open == "[" { "]" } else { "}" };
+    format!("{}1{}", open.repeat(depth), close.repeat(depth))
 }
 
 #[test]
-fn what_is_too_deep_to_be_kept_is_known_by_its_tree() {
-    let nested = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
-    for (depth, deep) in [(255, false), (256, true), (9_999, true)] {
-        assert_eq!(is_too_deep(&parse_json(nested(depth).as_bytes()).unwrap()), deep, "{depth}");
-    }
-    assert_eq!(parse_json(nested(10_000).as_bytes()).unwrap_err(), "invalid character '[' exceeded max depth");
-    assert!(is_json(nested(9_999).as_bytes()) && !is_json(b"[1,]"));
+fn bodies_are_nested_as_deep_as_go_reads_them() {
+    deep::run(|| {
+        for open in ["[", "{\"a\":"] {
+            for (depth, is_read) in [(9_998, true), (9_999, false), (100_000, false)] {
+                let unknown = format!(r#"{{"spec":{{"unknown":{}}}}}"#, nested(open, depth));
+                let kept = format!("{{\"data\":{}}}", nested(open, depth + 1));
+                for (kind, body) in [("pods", unknown), ("controllerrevisions", kept)] {
+                    let read = decode(kind, &body, FieldValidation::Ignore);
+                    assert_eq!(read.is_ok(), is_read, "{kind} {open} {depth}");
+                    assert_eq!((parse_json(body.as_bytes()).is_ok(), is_json(body.as_bytes())), (is_read, is_read), "{open} {depth}");
+                    if let Ok(read) = read {
+                        assert!(!encode_stored(resource(kind), &read.value).unwrap().is_empty());
+                    }
+                }
+            }
+        }
+        let error = decode("controllerrevisions", &format!("{{\"data\":{}}}", nested("[", 10_000)), FieldValidation::Strict).unwrap_err();
+        assert_eq!(error.code, 400);
+        assert!(error.message.contains("couldn't get version/kind; json parse error: invalid character '[' exceeded max depth"), "{}", error.message);
+    });
+}
+
+#[test]
+fn what_was_written_with_managed_fields_is_read_again() {
+    deep::run(|| {
+        let json = nested("{\"f:a\":", DEPTH_MAX + 4);
+        assert_eq!(parse_json(json.as_bytes()).unwrap_err(), "invalid character '{' exceeded max depth");
+        assert_eq!(deep::depth(&parse_at_rest(json.as_bytes()).unwrap()), DEPTH_MAX + 4);
+    });
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
+use knarr_core::deep::DEPTH_MAX;
 use knarr_core::field::go_quote;
-
-/// How deep values may be nested that are skipped, as in Go.
-const SKIP_DEPTH_MAX: usize = 10_000;
 
 /// Bytes that end the plain part of a string: quote, backslash and control characters.
 static STOPS: [bool; 256] = {
@@ -268,7 +266,7 @@ impl<'a> Scanner<'a> {
                 Some(false) if !self.item(fresh)? => _ = open.pop(),
                 _ => match self.peek() {
                     bracket @ (b'{' | b'[') => {
-                        if depth + open.len() >= SKIP_DEPTH_MAX {
+                        if depth + open.len() >= DEPTH_MAX {
                             return self.error("exceeded max depth");
                         }
                         self.open();

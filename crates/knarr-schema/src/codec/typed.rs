@@ -237,7 +237,7 @@ fn raw(raw: &[u8], depth: usize) -> Result<Event<'_>, Error> {
     if raw.starts_with(MAGIC) {
         return Node::enveloped(&Envelope::open(raw)?, depth + 1)?.event();
     }
-    super::parse_json(raw).map(of_tree).map_err(Error)
+    super::parse_at_rest(raw).map(of_tree).map_err(Error)
 }
 
 fn repeated<'a>(items: Repeated<'a>, field: &'static Field, depth: usize) -> Result<Event<'a>, Error> {

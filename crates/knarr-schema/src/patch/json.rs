@@ -1,6 +1,7 @@
 //! RFC 6902, with the habits of upstream's library (`evanphx/json-patch` v4): negative indices count from the end, an absent
 //! value is null.
 
+use knarr_core::deep::{self, DEPTH_MAX};
 use knarr_core::{Map, Reason, Result, Status, Value, ValueExt as _};
 
 /// As in kube-apiserver.
@@ -17,12 +18,11 @@ pub fn apply(target: &Value, patch: &Value) -> Result<Value> {
         let message = format!("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", operations.len());
         return Err(Status::too_large(message));
     }
-    let mut document = target.clone();
-    let mut copied = 0;
+    let mut work = Work { document: target.clone(), copied: 0, levels: deep::depth(target).max(deep::depth(patch)) };
     for operation in operations {
-        run(&mut document, operation, &mut copied).ok_or_else(unappliable)?;
+        work.run(operation).ok_or_else(unappliable)?;
     }
-    Ok(document)
+    Ok(work.document)
 }
 
 fn not_a(value: &Value, go_type: &str) -> Status {
@@ -41,35 +41,62 @@ fn unappliable() -> Status {
     Status::new(422, Reason::Invalid, "the server rejected our request due to an error in our request").with_details(Default::default())
 }
 
-/// One operation; `None` when it does not apply.
-fn run(document: &mut Value, operation: &Value, copied: &mut usize) -> Option<()> {
-    let path = operation.str_at(&["path"])?;
-    let value = || operation.get("value").cloned().unwrap_or_default();
-    match operation.str_at(&["op"])? {
-        "add" => add(document, path, value()),
-        "remove" => remove(document, path).map(drop),
-        "replace" => {
-            *find(document, path)? = value();
-            Some(())
-        }
-        "move" => {
-            let moved = remove(document, operation.str_at(&["from"])?)?;
-            add(document, path, moved)
-        }
-        "copy" => {
-            let value = find(document, operation.str_at(&["from"])?)?.clone();
-            *copied += value.to_string().len();
-            if *copied > COPY_BYTES_MAX {
-                return None;
+/// A patch under way.
+struct Work {
+    document: Value,
+    /// Bytes that were copied so far.
+    copied: usize,
+    /// Neither the document nor a value of the patch is nested deeper.
+    levels: usize,
+}
+
+impl Work {
+    /// One operation; `None` when it does not apply.
+    fn run(&mut self, operation: &Value) -> Option<()> {
+        let path = operation.str_at(&["path"])?;
+        let value = || operation.get("value").cloned().unwrap_or_default();
+        match operation.str_at(&["op"])? {
+            "add" => self.add(path, value()),
+            "remove" => remove(&mut self.document, path).map(drop),
+            "replace" => {
+                let value = value();
+                self.make_room(path, &value)?;
+                *find(&mut self.document, path)? = value;
+                Some(())
             }
-            add(document, path, value)
+            "move" => {
+                let moved = remove(&mut self.document, operation.str_at(&["from"])?)?;
+                self.add(path, moved)
+            }
+            "copy" => {
+                let value = find(&mut self.document, operation.str_at(&["from"])?)?.clone();
+                self.copied += value.to_string().len();
+                if self.copied > COPY_BYTES_MAX {
+                    return None;
+                }
+                self.add(path, value)
+            }
+            "test" => {
+                let wanted = value();
+                let there = find(&mut self.document, path).map(|v| &*v);
+                (there.unwrap_or(&Value::Null) == &wanted).then_some(())
+            }
+            _ => None,
         }
-        "test" => {
-            let wanted = value();
-            let there = find(document, path).map(|v| &*v);
-            (there.unwrap_or(&Value::Null) == &wanted).then_some(())
-        }
-        _ => None,
+    }
+
+    fn add(&mut self, path: &str, value: Value) -> Option<()> {
+        self.make_room(path, &value)?;
+        add(&mut self.document, path, value)
+    }
+
+    /// `None` when the document would be nested deeper with the value there than any may be: copies into copies double the depth.
+    fn make_room(&mut self, path: &str, value: &Value) -> Option<()> {
+        let above = path.matches('/').count();
+        // What is moved for the first time is not walked through.
+        let levels = if above + self.levels <= DEPTH_MAX { above + self.levels } else { above + deep::depth(value) };
+        self.levels = self.levels.max(levels);
+        (levels <= DEPTH_MAX).then_some(())
     }
 }
 

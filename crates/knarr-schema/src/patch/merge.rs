@@ -8,21 +8,26 @@ use crate::codec::{self, skim};
 
 pub fn apply(target: &Value, patch: &Value) -> Value {
     let (Value::Object(target), Value::Object(patch)) = (target, patch) else { return without_nulls(patch) };
-    let mut out = target.clone();
-    for (key, value) in patch {
-        if value.is_null() {
-            out.remove(key);
-        } else {
-            let merged = out.get(key).map_or_else(|| without_nulls(value), |there| apply(there, value));
-            out.insert(key.clone(), merged);
-        }
-    }
-    Value::Object(out)
+    // Each part is copied once, however deep the patch goes.
+    let kept = target.iter().filter(|(key, _)| !patch.contains_key(*key)).map(|(key, there)| (key.clone(), there.clone()));
+    let given = patch.iter().filter(|(_, value)| !value.is_null());
+    let merged = given.map(|(key, value)| (key.clone(), target.get(key).map_or_else(|| without_nulls(value), |there| apply(there, value))));
+    Value::Object(kept.chain(merged).collect())
 }
+
+/// How deep [`text`] keeps the order that was written: each level is put together of what lies below it.
+const TEXT_LEVELS_MAX: usize = 64;
 
 /// The JSON of what [`apply`] makes of an object, as upstream's library writes it: objects that the patch goes into have sorted
 /// keys, all else stays as it was written.
 pub fn text(target: &[u8], patch: &Value) -> Vec<u8> {
+    text_above(TEXT_LEVELS_MAX, target, patch)
+}
+
+fn text_above(levels: usize, target: &[u8], patch: &Value) -> Vec<u8> {
+    if levels == 0 {
+        return codec::encode_untyped(&apply(&codec::parse_at_rest(target).unwrap_or_default(), patch));
+    }
     let Value::Object(patch) = patch else { return codec::encode_untyped(patch) };
     let mut members: BTreeMap<Vec<u8>, Vec<u8>> = skim::members(target, 0).map(|m| (m.key.to_vec(), m.value(target).to_vec())).collect();
     for (key, value) in patch {
@@ -33,7 +38,7 @@ pub fn text(target: &[u8], patch: &Value) -> Vec<u8> {
             continue;
         }
         let merged = match members.get(&key) {
-            Some(there) if there.starts_with(b"{") && value.is_object() => text(there, value),
+            Some(there) if there.starts_with(b"{") && value.is_object() => text_above(levels - 1, there, value),
             _ => codec::encode_untyped(&without_nulls(value)),
         };
         members.insert(key, merged);

@@ -1,6 +1,6 @@
 //! Patches as upstream's tests show them: text in, text out.
 
-use knarr_core::{Status, Value, json};
+use knarr_core::{Status, Value, deep, json};
 
 use super::*;
 use crate::types;
@@ -63,6 +63,37 @@ fn copies_of_a_json_patch_are_bounded() {
     let copy = |n: usize| json_patch(&target, &(0..n).map(|_| json!({"op": "copy", "from": "/big", "path": "/list/-"})).collect());
     assert!(copy(2).is_ok());
     assert_eq!(copy(4).unwrap_err().code, 422);
+}
+
+/// Ten copies would make 10,240 levels of ten.
+#[test]
+fn a_json_patch_does_not_nest_copies_without_end() {
+    let patch = |copies: usize| {
+        let operations = (0..copies).scan(10_usize, |levels, _| {
+            let path = "/a".repeat(*levels);
+            *levels *= 2;
+            Some(json!({"op": "copy", "from": "", "path": path}))
+        });
+        let target = (0..10).fold(json!({}), |inner, _| json!({ "a": inner }));
+        json_patch(&target, &operations.collect())
+    };
+    deep::run(|| {
+        assert_eq!(deep::depth(&patch(3).unwrap()), 81);
+        assert_eq!(patch(10).unwrap_err().code, 422);
+    });
+}
+
+#[test]
+fn a_json_patch_moves_what_is_deep_as_long_as_it_fits() {
+    deep::run(|| {
+        let target = json!({"a": {}, "deep": (0..9_990).fold(json!(1), |inner, _| Value::Array(vec![inner]))});
+        let moved = |path: &str| json_patch(&target, &json!([{"op": "move", "from": "/deep", "path": path}]));
+        assert!(moved("/a/x").is_ok());
+        let away = (0..20).fold(String::from("/a"), |path, _| path + "/b");
+        let operations = (3..=away.len() / 2).map(|steps| json!({"op": "add", "path": away[..2 * steps - 2], "value": {}}));
+        let patch: Value = operations.chain([json!({"op": "move", "from": "/deep", "path": away})]).collect();
+        assert_eq!(json_patch(&target, &patch).unwrap_err().code, 422);
+    });
 }
 
 #[test]

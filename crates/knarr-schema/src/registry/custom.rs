@@ -11,6 +11,8 @@ use flate2::write::DeflateEncoder;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use crate::codec;
+
 /// `spec.versions[].schema.openAPIV3Schema`.
 pub struct CustomSchema {
     /// JSON, deflated; absent where the definition has no schema.
@@ -26,7 +28,7 @@ impl CustomSchema {
         let mut text = Vec::with_capacity(packed.len() * 8);
         // What was packed here is unpacked and read.
         match DeflateDecoder::new(&**packed).read_to_end(&mut text) {
-            Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
+            Ok(_) => codec::parse_json(&text).unwrap_or_default(),
             Err(_) => Value::Null,
         }
     }

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use knarr_apiserver::Server;
 use knarr_apiserver::admission::{self, DefaultTolerationSeconds, Objects, Plugin};
 use knarr_apiserver::authn::jwt::config::{Configuration as Authentication, OidcFlags};
 use knarr_apiserver::authn::jwt::{ALGORITHMS, JwtAuthenticators, Settings};
-use knarr_apiserver::authn::{self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, RequestHeaders, SignedBy, TokenFile, WebhookTokens};
+use knarr_apiserver::authn::{
+    self, Anonymous, Authenticator, ClientCertificates, ForOwnAudiences, FrontProxy, RequestHeaders, SignedBy, TokenFile, WebhookTokens,
+};
 use knarr_apiserver::authz::config::{Configuration as Authorization, WebhookFlags, duration};
 use knarr_apiserver::authz::{self, Authorizer};
-use knarr_apiserver::bootstrap;
 use knarr_apiserver::outside::ReviewHook;
 use knarr_cli::cluster::failure::{Exit, Failure, Result};
 use knarr_core::clock::Env;
@@ -61,17 +63,14 @@ pub const FLAGS: &[&str] = &[
 /// How long a token webhook may take (upstream: `defaultRequestTimeout`).
 const TOKEN_WEBHOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A front proxy whose word counts without a flag that names one.
-pub struct FrontProxy {
-    pub ca: String,
-    pub allowed_names: Vec<String>,
-}
-
 /// What the server has of its own.
 pub struct Own {
     pub env: Env,
     /// PEM; empty: nobody comes by certificate.
     pub client_ca: String,
+    /// Where it was read, if it may change.
+    pub client_ca_file: Option<PathBuf>,
+    /// The front proxy that is believed without a flag that names one.
     pub front_proxy: Option<FrontProxy>,
     /// Authenticators of the cluster's own tokens, in order.
     pub tokens: Vec<Arc<dyn Authenticator>>,
@@ -87,15 +86,36 @@ pub struct Own {
 pub struct Access {
     pub authenticator: Arc<authn::Union>,
     pub authorizer: Arc<authz::Union>,
-    /// PEM of all CAs whose certificates TLS must let in.
-    pub client_cas: String,
+    pub trusted: Trusted,
     /// Headers that no handler may see.
     pub front_proxy_headers: Vec<String>,
-    /// The front proxy that is believed, as others are told of it.
-    pub front_proxy: Option<bootstrap::FrontProxy>,
+    /// Files of CAs, what they held, and who goes by them.
+    ca_files: Vec<(PathBuf, String, Arc<SignedBy>, Place)>,
     authentication_file: Option<(PathBuf, String, Arc<JwtAuthenticators>)>,
     authorization_file: Option<(PathBuf, String, Locals)>,
 }
+
+/// Whose certificates count, as others are told of it.
+#[derive(Clone, Debug, Default)]
+pub struct Trusted {
+    /// PEM; empty: nobody comes by certificate.
+    pub client_ca: String,
+    pub front_proxy: Option<FrontProxy>,
+}
+
+impl Trusted {
+    /// PEM of all CAs whose certificates TLS must let in.
+    pub fn all(&self) -> String {
+        let proxy = self.front_proxy.as_ref().map_or("", |proxy| &proxy.ca);
+        format!("{}\n{proxy}", self.client_ca).trim().to_owned()
+    }
+}
+
+/// Where a CA stands.
+type Place = fn(&mut Trusted) -> Option<&mut String>;
+
+/// What is done when other CAs count.
+pub type Renewed = Arc<dyn Fn(Trusted) -> BoxFuture<'static, std::result::Result<(), String>> + Send + Sync>;
 
 type Locals = (BTreeMap<&'static str, Arc<dyn Authorizer>>, BTreeSet<String>);
 
@@ -164,18 +184,24 @@ impl Access {
         let (authorization, authorization_file) = authorization(flags, &own)?;
         let (jwt, anonymous, authentication_file) = authentication(flags, &own, authorization.local_types().contains("AlwaysAllow"))?;
         let authorizer = authorization.build(&own.authorizers).map_err(usage)?;
-        let proxy = front_proxy(flags, &own)?;
-        let front_proxy_ca = proxy.as_ref().map(|(ca, _)| ca.clone()).unwrap_or_default();
-        let headers = proxy.iter().flat_map(|(_, p)| [&p.username_headers, &p.uid_headers, &p.group_headers, &p.extra_prefixes]).flatten();
-        let front_proxy_headers = headers.map(|h| h.to_ascii_lowercase()).collect();
-        let front_proxy = proxy.as_ref().map(|(ca, headers)| told_of(ca, headers));
+        let trusted = Trusted { client_ca: own.client_ca.clone(), front_proxy: front_proxy(flags, &own)? };
+        let mut ca_files: Vec<(PathBuf, String, Arc<SignedBy>, Place)> = Vec::new();
         let mut chain: Vec<Arc<dyn Authenticator>> = Vec::new();
-        if !own.client_ca.is_empty() {
-            let by_certificate = if proxy.is_some() { ClientCertificates::of(signed_by(&own.client_ca, &own.env)?) } else { ClientCertificates::default() };
-            chain.push(Arc::new(by_certificate));
+        if let Some(proxy) = &trusted.front_proxy {
+            let signed_by = signed_by(&proxy.ca, &own.env)?;
+            if let Some(path) = flags.get("requestheader-client-ca-file") {
+                ca_files.push((path.into(), proxy.ca.clone(), signed_by.clone(), |trusted| trusted.front_proxy.as_mut().map(|proxy| &mut proxy.ca)));
+            }
+            chain.push(Arc::new(RequestHeaders::new(signed_by, proxy.clone())));
         }
-        if let Some((_, proxy)) = proxy {
-            chain.insert(0, Arc::new(proxy));
+        if !own.client_ca.is_empty() {
+            let signed_by = signed_by(&own.client_ca, &own.env)?;
+            if let Some(path) = own.client_ca_file {
+                ca_files.push((path, own.client_ca.clone(), signed_by.clone(), |trusted| Some(&mut trusted.client_ca)));
+            }
+            // Where TLS lets in nobody else, and never will, it need not be asked again.
+            let only = trusted.front_proxy.is_none() && ca_files.is_empty();
+            chain.push(Arc::new(if only { ClientCertificates::default() } else { ClientCertificates::of(signed_by) }));
         }
         if let Some(path) = flags.get("token-auth-file") {
             let file = TokenFile::parse(&read(path)?).map_err(|e| usage(format!("--token-auth-file: {e}")))?;
@@ -189,16 +215,27 @@ impl Access {
         Ok(Self {
             authenticator: Arc::new(authn::Union::new(chain, anonymous)),
             authorizer: Arc::new(authorizer),
-            client_cas: format!("{}\n{front_proxy_ca}", own.client_ca).trim().to_owned(),
-            front_proxy_headers,
-            front_proxy,
+            front_proxy_headers: trusted.front_proxy.iter().flat_map(FrontProxy::headers).collect(),
+            trusted,
+            ca_files,
             authentication_file: authentication_file.map(|(path, text)| (path, text, jwt)),
             authorization_file: authorization_file.map(|(path, text)| (path, text, (own.authorizers, authorization.local_types()))),
         })
     }
 
-    /// Reads the files again as they change, until the server stops.
-    pub fn follow(self, server: &Server) {
+    /// Reads the files again as they change, until the server stops. Others are to go by changed CAs as well, which `renewed` sees to.
+    pub fn follow(self, server: &Server, renewed: Renewed) {
+        let trusted = Arc::new(tokio::sync::Mutex::new(self.trusted));
+        for (path, text, signed_by, place) in self.ca_files {
+            let (trusted, renewed) = (trusted.clone(), renewed.clone());
+            let apply = async move |text: String| {
+                signed_by.set(&text)?;
+                let mut trusted = trusted.lock().await;
+                place(&mut trusted).into_iter().for_each(|ca| ca.clone_from(&text));
+                renewed(trusted.clone()).await
+            };
+            tokio::spawn(follow(path, text, apply));
+        }
         if let Some((path, text, jwt)) = self.authentication_file {
             tokio::spawn(follow(path, text, async move |text: String| jwt.reload(&text).await));
         }
@@ -244,37 +281,21 @@ pub(super) async fn follow(path: PathBuf, mut known: String, apply: impl AsyncFn
     }
 }
 
-fn signed_by(ca: &str, env: &Env) -> Result<SignedBy> {
-    SignedBy::new(ca, env.clone()).map_err(usage)
+fn signed_by(ca: &str, env: &Env) -> Result<Arc<SignedBy>> {
+    SignedBy::new(ca, env.clone()).map(Arc::new).map_err(usage)
 }
 
-fn front_proxy(flags: &Flags, own: &Own) -> Result<Option<(String, RequestHeaders)>> {
+fn front_proxy(flags: &Flags, own: &Own) -> Result<Option<FrontProxy>> {
+    let Some(path) = flags.get("requestheader-client-ca-file") else { return Ok(own.front_proxy.clone()) };
     let list = |name: &str| owned(flags.list(name));
-    if let Some(path) = flags.get("requestheader-client-ca-file") {
-        let ca = read(path)?;
-        let proxy = RequestHeaders {
-            signed_by: signed_by(&ca, &own.env)?,
-            allowed_names: list("requestheader-allowed-names"),
-            username_headers: list("requestheader-username-headers"),
-            uid_headers: list("requestheader-uid-headers"),
-            group_headers: list("requestheader-group-headers"),
-            extra_prefixes: list("requestheader-extra-headers-prefix"),
-        };
-        return Ok(Some((ca, proxy)));
-    }
-    let Some(proxy) = &own.front_proxy else { return Ok(None) };
-    Ok(Some((proxy.ca.clone(), RequestHeaders::standard(signed_by(&proxy.ca, &own.env)?, proxy.allowed_names.clone()))))
-}
-
-fn told_of(ca: &str, headers: &RequestHeaders) -> bootstrap::FrontProxy {
-    bootstrap::FrontProxy {
-        ca: ca.to_owned(),
-        allowed_names: headers.allowed_names.clone(),
-        username_headers: headers.username_headers.clone(),
-        uid_headers: headers.uid_headers.clone(),
-        group_headers: headers.group_headers.clone(),
-        extra_prefixes: headers.extra_prefixes.clone(),
-    }
+    Ok(Some(FrontProxy {
+        ca: read(path)?,
+        allowed_names: list("requestheader-allowed-names"),
+        username_headers: list("requestheader-username-headers"),
+        uid_headers: list("requestheader-uid-headers"),
+        group_headers: list("requestheader-group-headers"),
+        extra_prefixes: list("requestheader-extra-headers-prefix"),
+    }))
 }
 
 type FileText = Option<(PathBuf, String)>;
@@ -371,6 +392,7 @@ mod tests {
         Own {
             env: Env::system(),
             client_ca: String::new(),
+            client_ca_file: None,
             front_proxy: None,
             tokens: Vec::new(),
             audiences: vec!["api".into()],

@@ -28,6 +28,7 @@ use super::audit;
 use super::encryption::Encryption;
 use super::flags::{Flags, Known};
 use super::gates::Gates;
+use super::listening::{self, Listening};
 use super::service_accounts::{self, ServiceAccounts};
 use super::verdicts::{self, Verdict};
 use super::{etcd, server, serving, telemetry, tls};
@@ -81,7 +82,7 @@ pub fn run(args: &[String]) -> Result<()> {
     for gate in Gates::of(&flags)?.1 {
         tracing::info!(gate, "this gate changes nothing here");
     }
-    super::until_it_ends(super::runtime(2)?, serve_until_stopped(&flags))
+    super::until_it_ends(super::runtime(2)?, || serve_until_stopped(&flags))
 }
 
 async fn serve_until_stopped(flags: &Flags) -> Result<()> {
@@ -99,19 +100,19 @@ async fn serve_until_stopped(flags: &Flags) -> Result<()> {
     let ready = Arc::new(AtomicBool::new(false));
     let probe = ready.clone();
     server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
-    let client_cas = Some(access.client_cas.as_str()).filter(|cas| !cas.is_empty());
     let identity = identity(flags, address.ip(), &env)?;
     let shown = Shown::new(&identity).map_err(Failure::program)?;
-    let config = spoken.server(shown.clone(), client_cas)?;
-    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config };
+    let listening = Listening::new(spoken, shown.clone(), access.trusted.all())?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.trusted.front_proxy.clone(), ..bootstrap_config };
     let (_, certificate, key) = identity_files(flags);
     if certificate.exists() {
         tls::follow(&shown, &certificate, &key, identity);
     }
-    access.follow(&server);
-    encryption.follow();
     let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
-    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), limits));
+    listening.follow();
+    access.follow(&server, listening::renewal(&listening, &server, &own));
+    encryption.follow();
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(listening.tls()), limits));
     bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     authn::say_since(&own, env.now()).await.map_err(Failure::program)?;
     ready.store(true, Ordering::Release);
@@ -197,6 +198,7 @@ async fn build(flags: &Flags, storage: &Arc<Storage>, env: &Env, client_ca: Stri
     let own = Own {
         env: env.clone(),
         client_ca,
+        client_ca_file: flags.get("client-ca-file").map(PathBuf::from),
         front_proxy: None,
         tokens,
         audiences,

@@ -11,6 +11,7 @@ mod guard;
 mod joined;
 mod keys;
 pub mod kube_apiserver;
+mod listening;
 mod names;
 mod network;
 mod renewal;
@@ -40,6 +41,7 @@ use knarr_cli::cluster::process::{self, Home, Tenure};
 use knarr_cli::cluster::supervise;
 use knarr_cli::kubectl::command::Verb;
 use knarr_core::clock::Env;
+use knarr_core::deep;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `KNARR_LOG` says otherwise.
@@ -49,7 +51,7 @@ const LOG_DEFAULT: &str = "info";
 pub fn server(data: &Path, index: usize) -> Result<()> {
     let role = supervise::server_role(index);
     let (cluster, _tenure) = begin(data, &role)?;
-    until_it_ends(runtime(2)?, server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
+    until_it_ends(runtime(2)?, || server::run(&cluster, || look_after_others(&cluster, &role, Home::default())))
 }
 
 /// Looks after the others, and answers names beside the agents.
@@ -95,7 +97,7 @@ pub fn shim(args: &[OsString]) -> ExitCode {
 pub fn kubectl(root: &'static Verb, args: &[OsString]) -> ExitCode {
     let args: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     match runtime(1) {
-        Ok(runtime) => until_it_ends(runtime, knarr_cli::kubectl::main(root, args)),
+        Ok(runtime) => until_it_ends(runtime, || knarr_cli::kubectl::main(root, args)),
         Err(failure) => {
             eprintln!("{failure}");
             ExitCode::FAILURE
@@ -140,14 +142,16 @@ fn look_after_others(cluster: &Cluster, own: &str, home: Home) {
 /// When a process has long done what is done at its start alone.
 const STARTED_AFTER: Duration = Duration::from_secs(20);
 
+/// For a role that holds what clients send.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::program)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_stack_size(deep::STACK_BYTES).enable_all().build().map_err(Failure::program)
 }
 
-/// Runs what a process is there for. Once that is over nothing is waited for that still goes on beside it: a webhook that has not answered yet,
+/// Runs what a process is there for, with as much stack as its other threads have. Once that is over nothing is waited for that still goes on beside it: a webhook that has not answered yet,
 /// or a read of standard input, would hold the process up for as long as it may take.
-fn until_it_ends<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
-    let done = runtime.block_on(work);
+fn until_it_ends<F: Future<Output: Send>>(runtime: tokio::runtime::Runtime, work: impl FnOnce() -> F + Send) -> F::Output {
+    let done = deep::run(|| runtime.block_on(work()));
     runtime.shutdown_background();
     done
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, ServiceAccountAuthenticator, ServiceAccountKey, User};
+use knarr_apiserver::authn::{self, Authenticator, BootstrapTokens, FrontProxy, ServiceAccountAuthenticator, ServiceAccountKey, User};
 use knarr_apiserver::authz::node::NodeAuthorizer;
 use knarr_apiserver::authz::rbac::Rbac;
 use knarr_apiserver::authz::{self, Authorizer};
@@ -30,12 +30,13 @@ use knarr_store::{Engine, EtcdEngine, Sealer, SecretSealer, Storage};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{self, Access, FrontProxy, Own};
+use super::access::{self, Access, Own};
 use super::audit;
 use super::encryption::Encryption;
 use super::flags::{Flags, Known};
 use super::gates::Gates;
 use super::keys::Keys;
+use super::listening::{self, Listening};
 use super::renewal::keep_fresh;
 use super::service_accounts::{self, ServiceAccounts};
 use super::{serving, telemetry, tls, verdicts};
@@ -60,15 +61,16 @@ pub async fn run(cluster: &Cluster, ready: impl FnOnce()) -> Result<()> {
     let listener = listen(cluster).await?;
     let shown = serving(cluster, &pki, &env)?;
     admin(&pki, &env)?;
-    let config = tls::Spoken::of(&flags)?.server(shown, Some(&access.client_cas))?;
-    let bootstrap_config = bootstrap::Config { front_proxy: access.front_proxy.clone(), ..bootstrap_config(cluster, &flags, &pki)? };
-    access.follow(&server);
+    let listening = Listening::new(tls::Spoken::of(&flags)?, shown, access.trusted.all())?;
+    let bootstrap_config = bootstrap::Config { front_proxy: access.trusted.front_proxy.clone(), ..bootstrap_config(cluster, &flags, &pki)? };
+    let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
+    listening.follow();
+    access.follow(&server, listening::renewal(&listening, &server, &own));
     encryption.follow();
     let bootstrapped = Arc::new(AtomicBool::new(false));
     let probe = bootstrapped.clone();
     server.health().add_start("poststarthook/rbac/bootstrap-roles", move || if probe.load(Ordering::Acquire) { Ok(()) } else { Err("not finished".into()) });
-    let serving = tokio::spawn(serve(server.clone(), listener, Some(config), serving::limits(&flags, Limits::default())?));
-    let own: Arc<dyn Transport> = Arc::new(server.transport(User { groups: vec![authn::MASTERS.into()], ..User::component("system:apiserver") }));
+    let serving = tokio::spawn(serve(server.clone(), listener, Some(listening.tls()), serving::limits(&flags, Limits::default())?));
     bootstrap::run(&own, &server.registry(), &bootstrap_config).await.map_err(Failure::program)?;
     let published = token::published(cluster, pki.ca.certificate.as_bytes());
     bootstrap::publish(&own, &server.registry(), published.kept, published.made).await.map_err(Failure::program)?;
@@ -159,7 +161,8 @@ async fn build(
     let own = Own {
         env: env.clone(),
         client_ca: pki.ca.certificate.clone(),
-        front_proxy: Some(FrontProxy { ca: pki.front_proxy_ca.certificate.clone(), allowed_names: vec![FRONT_PROXY.to_owned()] }),
+        client_ca_file: None,
+        front_proxy: Some(FrontProxy::standard(pki.front_proxy_ca.certificate.clone(), vec![FRONT_PROXY.to_owned()])),
         tokens,
         audiences,
         issuers: accounts.issuers.clone(),

@@ -48,8 +48,8 @@ const CURVES_MISSING: [(u16, &str); 4] = [(25, "CurveP521"), (4587, "SecP256r1ML
 pub struct Spoken {
     versions: Vec<&'static SupportedProtocolVersion>,
     provider: CryptoProvider,
-    /// Certificates with the names for which they are shown.
-    named: Vec<(Identity, Vec<String>)>,
+    /// Files of certificates that are shown for names.
+    named: Vec<NamedCertKey>,
     http2: bool,
 }
 
@@ -68,20 +68,26 @@ impl Spoken {
         }
         let curves = curves(flags)?;
         provider.kx_groups.retain(|group| curves.is_empty() || curves.contains(&u16::from(group.name())));
-        let named = flags.all("tls-sni-cert-key").map(named).collect::<Result<_>>()?;
+        let named = flags.all("tls-sni-cert-key").map(named).collect::<Result<Vec<_>>>()?;
         Ok(Self { versions, provider, named, http2 })
     }
 
-    /// The API server's own configuration; see [`server`].
+    /// The files that [`Self::server`] reads.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.named.iter().flat_map(|named| [Path::new(&named.certificate), Path::new(&named.key)])
+    }
+
+    /// The API server's own configuration, with what the files hold now; see [`server`].
     ///
     /// # Errors
-    /// A certificate or key that is none, a CA that is none.
+    /// A certificate or key that is none, a CA that is none, files that cannot be read.
     pub fn server(&self, shown: Arc<Shown>, client_ca: Option<&str>) -> Result<Arc<ServerConfig>> {
         let alpn: &[&str] = if self.http2 { &["h2", "http/1.1"] } else { &["http/1.1"] };
         if self.named.is_empty() {
             return configured(self.provider.clone(), &self.versions, shown, client_ca, alpn);
         }
-        let by_name = ByName::new(&self.named, shown).map_err(|why| refused(format!("--tls-sni-cert-key: {why}")))?;
+        let named = self.named.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let by_name = ByName::new(&named, shown).map_err(|why| refused(format!("--tls-sni-cert-key: {why}")))?;
         configured(self.provider.clone(), &self.versions, Arc::new(by_name), client_ca, alpn)
     }
 }
@@ -147,13 +153,17 @@ fn curves(flags: &Flags) -> Result<Vec<u16>> {
     Ok(curves)
 }
 
-fn named(value: &str) -> Result<(Identity, Vec<String>)> {
-    let NamedCertKey { certificate, key, names } = NamedCertKey::parse(value).map_err(refused)?;
-    if let Some(address) = names.iter().find(|name| name.parse::<IpAddr>().is_ok()) {
+fn named(value: &str) -> Result<NamedCertKey> {
+    let named = NamedCertKey::parse(value).map_err(refused)?;
+    if let Some(address) = named.names.iter().find(|name| name.parse::<IpAddr>().is_ok()) {
         return Err(refused(format!("--tls-sni-cert-key: {address}: clients ask for names, and by addresses no certificate is chosen here")));
     }
+    Ok(named)
+}
+
+fn read(named: &NamedCertKey) -> Result<(Identity, Vec<String>)> {
     let read = |path: &str| std::fs::read_to_string(path).map_err(|e| Failure::file(Path::new(path), &e));
-    Ok((Identity { certificate: read(&certificate)?, key: read(&key)? }, names))
+    Ok((Identity { certificate: read(&named.certificate)?, key: read(&named.key)? }, named.names.clone()))
 }
 
 /// Shows what two files hold, whenever one of them changes (upstream: `DynamicCertKeyPairContent`). As long as they do not belong together, what
@@ -225,7 +235,7 @@ fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use knarr_apiserver::pki::{Leaf, Pki};
 
     use super::super::flags::Known;
@@ -270,7 +280,6 @@ mod tests {
             ("tls-curve-preferences=4588", "4588 (X25519MLKEM768) is not spoken here; there are 23 (CurveP256)"),
             ("tls-curve-preferences=7", "curve preference 7 is not supported"),
             ("tls-sni-cert-key=a,b:127.0.0.1", "by addresses no certificate is chosen here"),
-            ("tls-sni-cert-key=/no/a,/no/b", "/no/a"),
         ] {
             let cause = spoken(&[arg]).unwrap_err();
             assert!(cause.contains(why), "{arg}: {cause}");
@@ -294,8 +303,12 @@ mod tests {
     /// The certificate that a client sees who asks for a name; none where the two do not agree.
     fn seen(server: Arc<ServerConfig>, ca: &str, name: &'static str, versions: &[&'static SupportedProtocolVersion]) -> Option<Vec<u8>> {
         let client = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider())).with_protocol_versions(versions).unwrap();
-        let client = client.with_root_certificates(roots(ca).unwrap()).with_no_client_auth();
-        let mut client = rustls::ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
+        shake_hands(Arc::new(client.with_root_certificates(roots(ca).unwrap()).with_no_client_auth()), server, name)
+    }
+
+    /// The same of any client.
+    pub fn shake_hands(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &'static str) -> Option<Vec<u8>> {
+        let mut client = rustls::ClientConnection::new(client, name.try_into().unwrap()).unwrap();
         let mut server = rustls::ServerConnection::new(server).unwrap();
         while client.is_handshaking() || server.is_handshaking() {
             hand_over(&mut client, &mut server)?;

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use knarr_core::{Status, Value, ValueExt, field, json};
+use knarr_schema::codec;
 
 use super::configuration::Webhook;
 use crate::admission::{
@@ -111,7 +112,7 @@ fn decode(encoded: &str, patch_type: Option<&str>) -> Result<Value, String> {
     }
     let undecodable = |why: String| format!("received undecodable patch in webhook response: {why}");
     let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|e| undecodable(e.to_string()))?;
-    let patch: Value = serde_json::from_slice(&bytes).map_err(|e| undecodable(e.to_string()))?;
+    let patch = codec::parse_json(&bytes).map_err(undecodable)?;
     if patch.is_array() { Ok(patch) } else { Err(undecodable("json: cannot unmarshal object into Go value of type jsonpatch.Patch".into())) }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use knarr_core::{Value, ValueExt, json};
-use knarr_schema::patch;
+use knarr_schema::{codec, patch};
 
 use super::change::{MERGE, STRATEGIC, is_empty, type_of};
 use super::options::{ALL, DRY_RUN, FIELD_MANAGER, SELECTOR, VALIDATE};
@@ -282,7 +282,7 @@ pub fn annotate(object: &mut Value) {
 }
 
 fn last_applied(object: &Value) -> Option<Value> {
-    object.str_at(&["metadata", "annotations", LAST_APPLIED]).and_then(|t| serde_json::from_str(t).ok())
+    object.str_at(&["metadata", "annotations", LAST_APPLIED]).and_then(|t| codec::parse_json(t.as_bytes()).ok())
 }
 
 /// What must change so that `current` has everything of `wanted`, and nothing that was applied before and is wanted no more.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use http::Method;
 use knarr_core::{Value, ValueExt};
+use knarr_schema::codec;
 
 use super::options::ALL_NAMESPACES;
 use crate::kubectl::command::{Context, Verb};
@@ -79,7 +80,7 @@ async fn run(cx: &Context) -> Result<()> {
 async fn dump(cx: &Context, folder: Option<&str>, written: &mut usize, name: &str, path: &str) -> Result<Value> {
     let flags = &cx.flags;
     let raw = cx.session()?.send(Method::GET, path, None, JSON, "").await?;
-    let mut listed: Value = serde_json::from_slice(&raw).map_err(|e| format!("{path}: {e}"))?;
+    let mut listed = codec::parse_json(&raw).map_err(|e| format!("{path}: {e}"))?;
     // An empty list has no items at all, for clients that read it as upstream's do.
     if listed.list_at(&["items"]).is_empty() {
         listed["items"] = Value::Null;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use knarr_core::{Value, ValueExt};
+use knarr_core::{Value, ValueExt, formats};
 use regex::Regex;
 
 /// What `additionalProperties` says.
@@ -216,39 +216,10 @@ pub fn is_known_format(format: &str, of_type: &str) -> bool {
 /// Formats of strings are compared without dashes; those of other types are two each
 /// (upstream: `StripUnsupportedFormatsPostProcessorForVersion`).
 fn is_supported_format(format: &str, types: &[String]) -> bool {
-    const STRINGS: [&str; 27] = [
-        "bsonobjectid",
-        "uri",
-        "email",
-        "hostname",
-        "ipv4",
-        "ipv6",
-        "cidr",
-        "mac",
-        "uuid",
-        "uuid3",
-        "uuid4",
-        "uuid5",
-        "isbn",
-        "isbn10",
-        "isbn13",
-        "creditcard",
-        "ssn",
-        "hexcolor",
-        "rgbcolor",
-        "byte",
-        "password",
-        "date",
-        "duration",
-        "datetime",
-        "k8sshortname",
-        "k8slongname",
-        "",
-    ];
     match types {
         [one] if one == "integer" => matches!(format, "int32" | "int64"),
         [one] if one == "number" => matches!(format, "float" | "double"),
         [one] if one != "string" => false,
-        _ => STRINGS.contains(&format.replace('-', "").as_str()),
+        _ => format.replace('-', "").is_empty() || formats::is_known(format),
     }
 }
