@@ -362,6 +362,38 @@ fn objects_may_be_as_deep_as_go_reads_them() {
     });
 }
 
+/// A schema of so many levels, each of which has the next as a property.
+fn nested_schema(levels: usize) -> String {
+    let open = r#"{"type":"object","properties":{"a":"#;
+    format!(r#"{}{{"type":"string"}}{}"#, open.repeat(levels), "}}".repeat(levels))
+}
+
+#[test]
+fn a_schema_may_be_nested_as_deep_as_its_definition() {
+    with_deep_stack(async || {
+        let cluster = Cluster::start().await;
+        let levels = 4_990;
+        let definition = format!(
+            r#"{{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1","metadata":{{"name":"widgets.example.com"}},"spec":{{
+            "group":"example.com","scope":"Namespaced","names":{{"kind":"Widget","plural":"widgets"}},
+            "versions":[{{"name":"v1","served":true,"storage":true,"schema":{{"openAPIV3Schema":{}}}}}]}}}}"#,
+            nested_schema(levels)
+        );
+        assert_eq!(cluster.send("POST", DEFINITIONS, &[("content-type", "application/json")], definition).await.code, 201);
+        let path = "/apis/example.com/v1/namespaces/default/widgets";
+        until(&cluster, path, 200).await;
+        let widget = |rest: &str| format!(r#"{{"kind":"Widget","apiVersion":"example.com/v1","metadata":{{"name":"a"}},"a":{rest}}}"#);
+        let within = |bottom: &str| nested("{\"a\":", levels - 1).replacen('1', bottom, 1);
+        let made = async |bottom: &str| cluster.send("POST", path, &[("content-type", "application/json")], widget(&within(bottom))).await.code;
+        assert_eq!((made("1").await, made("\"x\"").await), (422, 201), "the schema counts at the bottom");
+        let applied = cluster.patch(&format!("{path}/a?fieldManager=m&force=true"), "application/apply-patch+yaml", &widget(&within("\"y\""))).await;
+        assert_eq!(applied.code, 200);
+        for document in ["/openapi/v2", "/openapi/v3/apis/example.com/v1"] {
+            assert_eq!(cluster.get(document).await.code, 200, "{document}");
+        }
+    });
+}
+
 /// What is done once for each level, and not for all below it, ends soon.
 #[test]
 fn what_is_both_deep_and_wide_takes_its_length_only() {
