@@ -373,6 +373,10 @@ fn malformed(body: &str) -> Vec<String> {
         r#"{"a":"#.repeat(20_000),
         "a: &a [x]\nb: [*a,*a]".into(),
         "k8s\0".into(),
+        // The object itself is the first of the 10,000 levels that are read.
+        with(&format!("\"deep\":{}1{}", "[".repeat(9_999), "]".repeat(9_999))),
+        with(&format!("\"deep\":{}1{}", "[".repeat(10_000), "]".repeat(10_000))),
+        with(&format!("\"deep\":{}1{}", r#"{"a":"#.repeat(9_999), "}".repeat(9_999))),
     ]
 }
 
