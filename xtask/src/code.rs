@@ -12,6 +12,8 @@ use crate::tools;
 /// What the program is built of. Tests of a whole crate are not part of it, nor is what only tests call.
 const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "crates"];
 const NO_PART: &[&str] = &["tests", "examples", "benches", "testing.rs"];
+/// Modules of tests that lie in a file of their own: `tests.rs`, `decode_tests.rs`.
+const NO_PART_ENDS: &str = "tests.rs";
 
 /// Where the number lies for the code that this build profile was taken of.
 fn kept(profile: &Path) -> PathBuf {
@@ -61,7 +63,8 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     }
     for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
         let entry = entry?;
-        if !NO_PART.iter().any(|no| entry.file_name() == *no) {
+        let name = entry.file_name();
+        if !NO_PART.iter().any(|no| name == *no) && !name.to_string_lossy().ends_with(NO_PART_ENDS) {
             collect(&entry.path(), files)?;
         }
     }
@@ -84,6 +87,7 @@ mod tests {
         let mut seen = vec![put("Cargo.lock", "a"), put("crates/x/src/lib.rs", "ab"), put("crates/x/src/lib.rs", "a"), put("crates/x/src/lib.rsb", "")];
         assert_eq!(put("crates/x/tests/it.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("crates/x/src/testing.rs", "of no weight"), *seen.last().unwrap());
+        assert_eq!(put("crates/x/src/codec/decode_tests.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("README.md", "of no weight"), *seen.last().unwrap());
         seen.sort_unstable();
         seen.dedup();

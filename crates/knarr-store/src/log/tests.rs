@@ -562,7 +562,9 @@ async fn fuzz_files_of_the_store() {
         [&[i as u8], &contents[name][..end]].concat()
     });
     let target = knarr_fuzz::Target { name: "files of the store", form: knarr_fuzz::Form::Bytes, seeds: seeds.collect(), words: &["rfnk", "\0\0\0\0"] };
+    let runtime = tokio::runtime::Handle::current();
     knarr_fuzz::fuzz(target, |input| {
+        let _within = runtime.enter();
         let Some((file, bytes)) = input.split_first() else { return String::new() };
         let name = &names[usize::from(*file) % names.len()];
         let damaged = disk.restart(Faults::default());
@@ -599,7 +601,9 @@ async fn fuzz_records_of_the_store() {
     // The first frame's body, and all of them.
     let seeds = vec![[&[2], &whole[64 + 48..end]].concat(), [&[1], &whole[64 + 48..whole.len().min(64 + 48 + 64)]].concat()];
     let target = knarr_fuzz::Target { name: "records of the store", form: knarr_fuzz::Form::Bytes, seeds, words: &["pods", "default/a", "\u{7f}"] };
+    let runtime = tokio::runtime::Handle::current();
     knarr_fuzz::fuzz(target, |input| {
+        let _within = runtime.enter();
         let Some((count, body)) = input.split_first() else { return String::new() };
         let disk = FaultyDisk::new(Faults::default());
         let header = FileHeader { magic: LOG_MAGIC, revision: 1, time_ms: 1, seed: 99 };
