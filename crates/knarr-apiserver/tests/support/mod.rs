@@ -3,7 +3,7 @@
 
 pub mod outside;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -135,6 +135,17 @@ impl Cluster {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "").await
+    }
+
+    /// Asks until the code of the answer is as wanted.
+    pub async fn until(&self, path: &str, code: u16) {
+        for _ in 0..2000 {
+            if self.get(path).await.code == code {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("{path}: {}", self.get(path).await.text());
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
