@@ -172,7 +172,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             // Watches that end with a server that was killed say the same again and again.
             let logs = self.knarr(&["logs", "--tail", "2000"]);
-            logs.lines().filter(|line| !line.contains("list or watch failed")).for_each(|line| eprintln!("{line}"));
+            let guard = self.log("guard");
+            logs.lines().chain(["==> guard <=="]).chain(guard.lines()).filter(|line| !line.contains("list or watch failed")).for_each(|line| eprintln!("{line}"));
         }
         self.knarr(&["delete"]);
     }
@@ -215,10 +216,15 @@ pub fn containers(cluster: &Cluster) -> BTreeSet<String> {
 }
 
 /// Asks again until the condition holds.
-pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, holds: impl FnMut() -> bool) {
+    wait_or_tell(what, holds, String::new);
+}
+
+/// Waits, and tells more when it was in vain.
+pub fn wait_or_tell(what: &str, mut holds: impl FnMut() -> bool, tell: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < until, "waited in vain for {what}");
+        assert!(Instant::now() < until, "waited in vain for {what}\n{}", tell());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use knarr_sys::process::{open_pidfd, send_signal};
 
-use super::{Cluster, wait_for};
+use super::{Cluster, wait_or_tell};
 
 /// Clock ticks of `/proc` in a second: the same on every Linux.
 const TICKS: u64 = 100;
@@ -58,8 +58,21 @@ impl Processes {
     /// Waits until each is there again.
     pub fn wait_for_all(&self) {
         for name in &self.wanted {
-            wait_for(&format!("{name} to be there again"), || self.living_by_name().iter().any(|(living, _)| living == name));
+            let is_there = || self.living_by_name().iter().any(|(living, _)| living == name);
+            wait_or_tell(&format!("{name} to be there again"), is_there, || self.remains_of(name));
         }
+    }
+
+    /// What is known of a role that does not come back: its pid file, and the threads of whoever that names. A process is there, and holds what
+    /// it had locked, until the last of them has ended.
+    fn remains_of(&self, role: &str) -> String {
+        let file = std::fs::read_to_string(self.run.join(format!("{role}.pid"))).unwrap_or_else(|e| format!("no pid file: {e}\n"));
+        let threads = PathBuf::from(format!("/proc/{}/task", file.split(' ').next().unwrap_or_default()));
+        let threads = std::fs::read_dir(&threads).into_iter().flatten().flatten().map(|thread| {
+            let told = ["stat", "wchan", "stack"].map(|what| std::fs::read_to_string(thread.path().join(what)).unwrap_or_else(|e| e.to_string()));
+            told.join("\n")
+        });
+        format!("{role}.pid: {file}{}", threads.collect::<Vec<_>>().join("\n"))
     }
 
     pub fn living(&self) -> Vec<Process> {
