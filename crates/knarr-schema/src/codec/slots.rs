@@ -86,11 +86,11 @@ impl<'a> Repeated<'a> {
     }
 }
 
-/// Key and value of a map's entry.
+/// Key and value of an entry of a map of `item`s. Where an entry has no value, bytes are there and empty in Go (`mapvalue := []byte{}`).
 #[inline]
-pub(super) fn entry(wire: Wire<'_>) -> Result<(&[u8], Option<Wire<'_>>), Malformed> {
+pub(super) fn entry<'a>(item: &Shape, wire: Wire<'a>) -> Result<(&'a [u8], Option<Wire<'a>>), Malformed> {
     let mut reader = Reader::new(wire.bytes()?);
-    let (mut key, mut value) = (&[][..], None);
+    let (mut key, mut value) = (&[][..], matches!(item, Shape::Bytes).then_some(Wire::Bytes(&[])));
     while let Some((number, wire)) = reader.next()? {
         match number {
             1 => key = wire.bytes()?,
@@ -102,10 +102,10 @@ pub(super) fn entry(wire: Wire<'_>) -> Result<(&[u8], Option<Wire<'_>>), Malform
 }
 
 /// The entries of a map, sorted by key; of two with one key the last. They come sorted from every writer we know.
-pub(super) fn sorted_entries<'a>(mut entries: Repeated<'a>) -> Result<Vec<(&'a [u8], Option<Wire<'a>>)>, Malformed> {
+pub(super) fn sorted_entries<'a>(item: &Shape, mut entries: Repeated<'a>) -> Result<Vec<(&'a [u8], Option<Wire<'a>>)>, Malformed> {
     let mut found: Vec<(&[u8], Option<Wire<'_>>)> = Vec::new();
     while let Some(wire) = entries.next()? {
-        found.push(entry(wire)?);
+        found.push(entry(item, wire)?);
     }
     if !found.is_sorted_by(|a, b| a.0 < b.0) {
         found.reverse();

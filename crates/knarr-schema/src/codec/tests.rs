@@ -270,3 +270,21 @@ fn a_time_that_is_there_but_zero_is_written_as_it_came() {
     assert_eq!(String::from_utf8(text).unwrap(), String::from_utf8(encode_json(&zero)).unwrap());
     assert!(String::from_utf8(encode_json(&zero)).unwrap().contains(r#""deletionTimestamp":null"#));
 }
+
+/// Upstream: where an entry of a map has no value, the generated `Unmarshal` leaves empty bytes (`mapvalue := []byte{}`), not none.
+#[test]
+fn an_entry_without_a_value_has_empty_bytes() {
+    let tree = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "binaryData": {"b": "", "c": "YQ=="}, "data": {"d": ""}});
+    let mut bytes = encode_protobuf(&tree).unwrap();
+    for entry in [b"\x0a\x01b\x12\0", b"\x0a\x01d\x12\0"] {
+        let at = bytes.windows(entry.len()).position(|found| found == entry).unwrap();
+        // What was the value is a field that nobody knows.
+        bytes[at + 3] = 0x1a;
+    }
+    let read = decode_protobuf(&bytes).unwrap().1;
+    assert_eq!((&read["binaryData"], &read["data"]), (&tree["binaryData"], &tree["data"]));
+    let (object, mut text) = (with_resource_version(&bytes, 1), Vec::new());
+    write_json(&object, &mut text);
+    assert!(String::from_utf8(text).unwrap().contains(r#""data":{"d":""},"binaryData":{"b":"","c":"YQ=="}"#));
+    assert_eq!(to_value(&object).unwrap()["binaryData"], tree["binaryData"]);
+}

@@ -130,10 +130,10 @@ impl<'o> Writer<'o> {
         let mut unsorted = entries.clone();
         let mut last: Option<&[u8]> = None;
         while let Some(wire) = unsorted.next()? {
-            let (key, value) = slots::entry(wire)?;
+            let (key, value) = slots::entry(item, wire)?;
             if last.is_some_and(|last| last >= key) {
                 self.out.truncate(start);
-                for (key, value) in slots::sorted_entries(entries)? {
+                for (key, value) in slots::sorted_entries(item, entries)? {
                     self.entry(item, key, value)?;
                 }
                 break;

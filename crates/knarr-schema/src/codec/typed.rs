@@ -244,7 +244,7 @@ fn repeated<'a>(items: Repeated<'a>, field: &'static Field, depth: usize) -> Res
     match &field.shape {
         Shape::List(item) => Ok(Event::Seq(Sequence { items: Items::Repeated(items, item, field), depth })),
         Shape::Map(item) => {
-            let fields = Fields::Entries(slots::sorted_entries(items)?.into_iter(), item);
+            let fields = Fields::Entries(slots::sorted_entries(item, items)?.into_iter(), item);
             Ok(Event::Map(Members { fields, depth, pending: None }))
         }
         _ => Err(Malformed::WireType.into()),

@@ -50,7 +50,7 @@ fn meta_of_protobuf(bytes: &[u8]) -> Result<MetaView<'_>, Malformed> {
             (7, Wire::Varint(n)) => view.generation = n as i64,
             (9, Wire::Bytes(_)) => view.deleting = true,
             (11, Wire::Bytes(_)) => {
-                let (key, value) = slots::entry(wire)?;
+                let (key, value) = slots::entry(&Shape::String, wire)?;
                 view.labels.push((text(key), text(value.map_or(Ok(&[][..]), Wire::bytes)?)));
             }
             (13, Wire::Bytes(b)) => view.owners.push((text(last_bytes(b, 4)?), last_varint(b, 6)? != 0)),
@@ -158,7 +158,7 @@ fn in_map(message: &[u8], field: &Field, item: &Shape, wanted: &str) -> Result<O
     let mut reader = Reader::new(message);
     while let Some((number, wire)) = reader.next()? {
         if number == field.number
-            && let (key, Some(value)) = slots::entry(wire)?
+            && let (key, Some(value)) = slots::entry(item, wire)?
             && key == wanted.as_bytes()
         {
             return scalar_text(item, value);
