@@ -171,9 +171,8 @@ impl Drop for Cluster {
         }
         if std::thread::panicking() {
             // Watches that end with a server that was killed say the same again and again.
-            let logs = self.knarr(&["logs", "--tail", "2000"]);
-            let guard = self.log("guard");
-            logs.lines().chain(["==> guard <=="]).chain(guard.lines()).filter(|line| !line.contains("list or watch failed")).for_each(|line| eprintln!("{line}"));
+            let logs = format!("{}==> guard <==\n{}", self.knarr(&["logs", "--tail", "2000"]), self.log("guard"));
+            logs.lines().filter(|line| !line.contains("list or watch failed")).for_each(|line| eprintln!("{line}"));
         }
         self.knarr(&["delete"]);
     }

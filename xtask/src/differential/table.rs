@@ -79,6 +79,7 @@ struct Plain {
     path: String,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// JSON, or a text that is sent as it is.
     body: Option<Value>,
 }
 
@@ -163,7 +164,7 @@ impl Tables {
             method: plain.method.clone(),
             path: plain.path.clone(),
             headers: plain.headers.clone(),
-            body: plain.body.as_ref().map(Value::to_string),
+            body: plain.body.as_ref().map(|body| body.as_str().map_or_else(|| body.to_string(), str::to_owned)),
             capture: BTreeMap::new(),
             until: None,
         };
