@@ -11,7 +11,7 @@ use crate::tools;
 
 /// What the program is built of. Tests of a whole crate are not part of it, nor is what only tests call.
 const PARTS: &[&str] = &["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "crates"];
-const NO_PART: &[&str] = &["tests", "examples", "benches", "testing.rs"];
+const NO_PART: &[&str] = &["tests", "examples", "benches", "testing.rs", "knarr-fuzz"];
 /// Modules of tests that lie in a file of their own: `tests.rs`, `decode_tests.rs`.
 const NO_PART_ENDS: &str = "tests.rs";
 
@@ -87,6 +87,7 @@ mod tests {
         let mut seen = vec![put("Cargo.lock", "a"), put("crates/x/src/lib.rs", "ab"), put("crates/x/src/lib.rs", "a"), put("crates/x/src/lib.rsb", "")];
         assert_eq!(put("crates/x/tests/it.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("crates/x/src/testing.rs", "of no weight"), *seen.last().unwrap());
+        assert_eq!(put("crates/knarr-fuzz/src/lib.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("crates/x/src/codec/decode_tests.rs", "of no weight"), *seen.last().unwrap());
         assert_eq!(put("README.md", "of no weight"), *seen.last().unwrap());
         seen.sort_unstable();

@@ -9,6 +9,14 @@ use crate::tools;
 /// crate to crate would have most of it built three times.
 const PLACES: &[&str] = &["--package", "knarr", "--test", "fuzz", "--package", "knarr-store", "--package", "knarr-net", "--lib"];
 
+/// Counters at each branch (`knarr-fuzz`'s `coverage`). A program that is linked beside the targets has nobody whom it could tell of them; it is not run.
+const COUNTERS: &[&str] = &[
+    "passes=sancov-module",
+    "llvm-args=-sanitizer-coverage-level=3",
+    "llvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "link-arg=-Wl,--unresolved-symbols=ignore-all",
+];
+
 #[derive(clap::Args)]
 pub struct Options {
     /// For each target
@@ -30,6 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("--seed {seed} repeats this run");
     let mut cargo = tools::cargo()?;
     cargo.args(["test", "--profile", "fuzz"]).args(PLACES).args(["--", "--nocapture", "--test-threads", &options.at_once.to_string(), &options.only]);
+    tools::with_flags(&mut cargo, COUNTERS);
     cargo.env("KNARR_FUZZ_SECONDS", options.seconds.to_string()).env("KNARR_FUZZ_SEED", seed.to_string());
     tools::run(&mut cargo)
 }

@@ -1,5 +1,6 @@
 //! How Go prints, quotes and compares values: kubectl's output is Go's in many places.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::time::Duration;
 
@@ -283,6 +284,19 @@ pub fn escape_terminal(text: &str) -> String {
     text.replace('\x1b', "^[").replace('\r', "\\r")
 }
 
+/// Bytes as a text: where they are no UTF-8, each byte is a replacement character of its own, as Go has it when it goes through a string.
+pub fn utf8(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + 16);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,5 +353,14 @@ mod tests {
         }
         assert_eq!(json_compact(&json!("a<b&")), "\"a\\u003cb\\u0026\"");
         assert_eq!(unquote("a\\n\\\"", '"').as_deref(), Some("a\n\""));
+    }
+
+    // Asked of Go: `[]rune(string)`.
+    #[test]
+    fn each_byte_that_is_no_text_is_replaced() {
+        for (bytes, wanted) in [(&b"a\xff\xfeb"[..], "a\u{fffd}\u{fffd}b"), (b"\xe1\xbe\xf4\x85Y", "\u{fffd}\u{fffd}\u{fffd}\u{fffd}Y"), ("é".as_bytes(), "é")]
+        {
+            assert_eq!(utf8(bytes), wanted);
+        }
     }
 }

@@ -64,6 +64,11 @@ impl Quantity {
         if self.nanos % NANO == 0 { i64::try_from(self.nanos / NANO).ok() } else { None }
     }
 
+    /// Whether nothing of it is a part of a unit.
+    pub fn is_whole(&self) -> bool {
+        self.nanos % NANO == 0
+    }
+
     /// About so many units (upstream: `AsApproximateFloat64`).
     pub fn as_f64(&self) -> f64 {
         self.nanos as f64 / NANO as f64
@@ -333,5 +338,8 @@ mod tests {
         assert_eq!((q.value(), q.millis()), (2, 1500));
         assert_eq!((Quantity::from_i64(2) - q).to_string(), "500m");
         assert!("1Gi".parse::<Quantity>().unwrap() > "1G".parse().unwrap());
+        for (text, is_whole) in [("2", true), ("1500m", false), ("1n", false), ("9223372036854775807", true), ("100Ei", true), ("1e19", true), ("1e99", true)] {
+            assert_eq!(text.parse::<Quantity>().unwrap().is_whole(), is_whole, "{text}");
+        }
     }
 }

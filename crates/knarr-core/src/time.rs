@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, civil, tz::Offset};
+use jiff::{Timestamp, civil};
 
 /// RFC 3339, whole seconds, UTC (`metav1.Time`).
 pub fn format(at: Timestamp) -> String {
@@ -24,9 +24,52 @@ pub const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
 /// With the six decimals that must be there (`metav1.RFC3339Micro`).
 pub const RFC3339_MICRO: &str = "2006-01-02T15:04:05.000000Z07:00";
 
-/// Reads RFC 3339 as Go does: any offset, any number of decimals, after a point or a comma, and hours of one digit.
+/// Reads RFC 3339 as Go does: any offset, any number of decimals, after a point or a comma, and hours of one digit. The last hours of the year
+/// 9999 are one moment.
 pub fn parse(text: &str) -> Option<Timestamp> {
-    read(text, RFC3339).ok()
+    read(text, RFC3339).ok().map(Moment::timestamp)
+}
+
+/// A point in time without an end, as Go has it: `Timestamp` ends some hours before the year 9999 does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    /// Since 1970-01-01, in UTC.
+    pub seconds: i64,
+    /// Forward from these.
+    pub nanos: u32,
+}
+
+impl Moment {
+    /// The nearest that there is.
+    pub fn timestamp(self) -> Timestamp {
+        let end = if self.seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        Timestamp::new(self.seconds, self.nanos as i32).unwrap_or(end)
+    }
+
+    /// Reads what [`parse`] reads, and years with a sign or more than four digits, in which Go writes but does not read times.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (sign, unsigned) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+        let (year, rest) = unsigned.split_once('-')?;
+        if year.len() < 4 || !year.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let year = sign * year.parse::<i64>().ok()?;
+        let same = read(&format!("{:04}-{rest}", year.rem_euclid(YEARS)), RFC3339).ok()?;
+        let cycles = i128::from(year.div_euclid(YEARS)) * i128::from(DAYS_OF_YEARS * 86_400);
+        Some(Self { seconds: i64::try_from(i128::from(same.seconds) + cycles).ok()?, ..same })
+    }
+}
+
+/// After so many years the calendar is the same again.
+const YEARS: i64 = 400;
+const DAYS_OF_YEARS: i64 = 146_097;
+
+/// Days from 1970-01-01 to a day of the Gregorian calendar.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let from_march = year - i64::from(month <= 2);
+    let of_cycle = from_march.rem_euclid(YEARS);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    from_march.div_euclid(YEARS) * DAYS_OF_YEARS + of_cycle * 365 + of_cycle / 4 - of_cycle / 100 + of_year - 719_468
 }
 
 /// What comes before a number of a time, the number in the layout, the least and the most that it may be, and its name.
@@ -42,8 +85,8 @@ const NUMBERS: [(&str, &str, i32, i32, &str); 6] = [
 /// Follows Go's `time.Parse` element by element to the first that does not fit. `layout` is one of the two above.
 ///
 /// # Errors
-/// Go's words. A time that jiff does not have (in the last day of the year 9999) is told to have its day out of range.
-pub fn read(given: &str, layout: &str) -> Result<Timestamp, String> {
+/// Go's words.
+pub fn read(given: &str, layout: &str) -> Result<Moment, String> {
     let fail =
         |rest: &str, element: &str| format!("parsing time {} as {}: cannot parse {} as {}", quoted(given), quoted(layout), quoted(rest), quoted(element));
     let out_of_range = |what: &str| format!("parsing time {}: {what} out of range", quoted(given));
@@ -75,16 +118,17 @@ pub fn read(given: &str, layout: &str) -> Result<Timestamp, String> {
     if !rest.is_empty() {
         return Err(format!("parsing time {}: extra text: {}", quoted(given), quoted(rest)));
     }
-    let [year, rest_of @ ..] = read;
-    let [month, day, hour, minute, second] = rest_of.map(|n| n as i8);
-    let local = civil::DateTime::new(year as i16, month, day, hour, minute, second, nanos).and_then(|local| Offset::UTC.to_timestamp(local));
-    let offset = SignedDuration::from_secs(i64::from(offset.signum() * (hours * 3600 + minutes * 60)));
-    local.and_then(|local| local.checked_sub(offset)).map_err(|_| out_of_range("day"))
+    let [year, month, day, hour, minute, second] = read;
+    civil::Date::new(year as i16, month as i8, day as i8).map_err(|_| out_of_range("day"))?;
+    let offset = i64::from(offset.signum() * (hours * 3600 + minutes * 60));
+    let of_day = i64::from(hour * 3600 + minute * 60 + second);
+    let seconds = days(year.into(), month.into(), day.into()) * 86_400 + of_day - offset;
+    Ok(Moment { seconds, nanos })
 }
 
 /// The nanoseconds that decimals say; what is beyond nine is dropped.
-fn nanos(decimals: &str) -> i32 {
-    decimals.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |nanos, digit| nanos * 10 + i32::from(digit - b'0'))
+fn nanos(decimals: &str) -> u32 {
+    decimals.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |nanos, digit| nanos * 10 + u32::from(digit - b'0'))
 }
 
 /// The zone that a text begins with as a number `±hhmm`, and what follows it.
@@ -197,6 +241,38 @@ mod tests {
         let long = "2026-01-02T03:04:05.1234567Z";
         let wanted = format!("parsing time \"{long}\" as \"{RFC3339_MICRO}\": cannot parse \"7Z\" as \"Z07:00\"");
         assert_eq!(read(long, RFC3339_MICRO), Err(wanted));
+    }
+
+    #[test]
+    fn a_moment_is_the_day_that_the_calendar_says() {
+        let day = civil::Date::new(-9999, 1, 1).unwrap();
+        for at in (0..7_304_484).step_by(97).map(|days| day.checked_add(jiff::ToSpan::days(days)).unwrap()) {
+            let since = at.since(civil::date(1970, 1, 1)).unwrap().get_days();
+            assert_eq!(days(at.year().into(), at.month().into(), at.day().into()), i64::from(since), "{at}");
+        }
+    }
+
+    // Asked of Go.
+    #[test]
+    fn moments_have_no_end() {
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("9999-12-31T23:59:59Z", 253_402_300_799),
+            ("10000-01-01T00:00:00Z", 253_402_300_800),
+            ("292277026596-12-04T15:30:07Z", i64::MAX),
+            ("-0001-12-31T23:59:59Z", -62_167_219_201),
+            ("0000-12-31T23:59:59Z", -62_135_596_801),
+        ] {
+            assert_eq!(Moment::parse(text), Some(Moment { seconds, nanos: 0 }), "{text}");
+        }
+        let latest = parse("9999-12-31T23:59:59.5Z").unwrap();
+        assert_eq!((latest, parse("9999-12-31T23:00:00-14:00")), (Timestamp::MAX, Some(latest)));
+        assert_eq!(Moment { seconds: i64::MIN, nanos: 0 }.timestamp(), Timestamp::MIN);
+        assert!(
+            ["292277026597-12-04T15:30:07Z", "99999999999999999999-01-01T00:00:00Z", "-1-01-01T00:00:00Z", "+2026-01-02T00:00:00Z"]
+                .iter()
+                .all(|t| Moment::parse(t).is_none())
+        );
     }
 
     #[test]

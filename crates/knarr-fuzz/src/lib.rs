@@ -1,17 +1,20 @@
-//! Feeds bad input to decoders and patchers, on a stable compiler and within the ordinary tests: inputs are made from seeds by
-//! cutting, repeating and mixing them, as bytes and, where they are JSON, as trees. What came of an input, in short, tells kinds of
-//! outcome apart; an input with a new one becomes a seed itself, which stands in for the coverage of the usual fuzzers.
+//! Feeds bad input to decoders and patchers, on a stable compiler and within the ordinary tests: inputs are made from seeds and from what was
+//! found since by cutting, repeating and mixing them, as bytes and, where they are JSON or protobuf, as trees. Found is an input that took a new
+//! way through the code, where the build counts these (`coverage`), or of which something new came, in short: what decodes by tables
+//! goes the same ways for all kinds, but does not say the same of them.
 //!
 //! A target fails by a panic (its own assertions are such), by taking more than [`CPU_MAX`] for an input, or by letting the process
 //! grow. The input is made smaller, printed, and kept in a file.
 //!
-//! A fraction of a second for each target by default; `cargo xtask fuzz` builds them optimised, with all checks, and sets `KNARR_FUZZ_SECONDS`. `KNARR_FUZZ_SEED` makes another run,
+//! A fraction of a second for each target by default; `cargo xtask fuzz` builds them optimised, with all checks and counters, and sets `KNARR_FUZZ_SECONDS`. `KNARR_FUZZ_SEED` makes another run,
 //! `KNARR_FUZZ_INPUT` feeds a file that was kept before anything else.
 
+mod coverage;
 mod mutate;
 mod watch;
+mod wire;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -24,8 +27,8 @@ pub use mutate::Form;
 pub const CPU_MAX: Duration = Duration::from_secs(3);
 /// Longest input.
 const BYTES_MAX: usize = 64 << 10;
-/// How many inputs are kept as seeds.
-const CORPUS_MAX: usize = 4000;
+/// How many inputs are kept of each of the two ways to be found.
+const FOUND_MAX: usize = 4000;
 const SECONDS_DEFAULT: f64 = 0.4;
 
 /// What is fed.
@@ -51,38 +54,70 @@ fn feed(target: Target<'_>, mut once: impl FnMut(&[u8]) -> String) {
     let mut random = StdRng::seed_from_u64(number("KNARR_FUZZ_SEED").unwrap_or(1.0) as u64);
     let name = target.name;
     let watcher = watch::Watcher::start(name);
-    let (mut corpus, mut outcomes) = (VecDeque::new(), HashSet::new());
-    let (begun, mut inputs, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
+    let mut coverage = coverage::Coverage::start();
+    let mut corpus = Corpus { seeds: target.seeds, ways: Vec::new(), outcomes: Vec::new() };
+    let mut outcomes = HashSet::new();
+    let (begun, cpu, mut inputs, mut slowest) = (Instant::now(), watch::cpu(), 0_u64, Duration::ZERO);
     let kept = std::env::var_os("KNARR_FUZZ_INPUT").map(|file| std::fs::read(file).expect("the file that was kept"));
-    let mut seeds = kept.into_iter().chain(target.seeds.iter().cloned());
+    let mut first = kept.into_iter().chain(corpus.seeds.clone());
     let mutator = mutate::Mutator { form: target.form, words: target.words };
     loop {
-        let input = match seeds.next() {
+        let input = match first.next() {
             Some(seed) => seed,
             None if begun.elapsed() >= length => break,
-            None => mutator.make(&corpus, &mut random, BYTES_MAX),
+            None => mutator.make(corpus.pick(&mut random), corpus.pick(&mut random), &mut random, BYTES_MAX),
         };
         inputs += 1;
         let began = Instant::now();
         watcher.begin(&input);
+        coverage.iter_mut().for_each(coverage::Coverage::begin);
         let outcome = catch_unwind(AssertUnwindSafe(|| once(&input)));
+        let is_new_way = coverage.as_mut().is_some_and(coverage::Coverage::is_new);
         let too_long = watcher.end(CPU_MAX);
         slowest = slowest.max(began.elapsed());
         match (outcome, too_long) {
             (Ok(outcome), None) => {
-                if outcomes.insert(kind_of(&outcome)) || corpus.is_empty() {
-                    if corpus.len() >= CORPUS_MAX {
-                        let at = random.random_range(0..corpus.len());
-                        corpus.swap_remove_back(at);
-                    }
-                    corpus.push_back(input);
+                let is_new_outcome = outcomes.insert(kind_of(&outcome));
+                if is_new_way {
+                    keep(&mut corpus.ways, input, &mut random);
+                } else if is_new_outcome {
+                    keep(&mut corpus.outcomes, input, &mut random);
                 }
             }
             (Ok(_), Some(cpu)) => fail(name, &format!("takes {cpu:?}"), &input),
             (Err(_), _) => fail(name, "panics", &smaller(&input, &mut once)),
         }
     }
-    println!("{name}: {inputs} inputs, {} kinds of outcome, {:.1} s; the slowest took {slowest:?}", outcomes.len(), begun.elapsed().as_secs_f64());
+    let ways = coverage.map_or_else(String::new, |c| format!(", {} ways", c.ways()));
+    let (length, cpu) = (begun.elapsed().as_secs_f64(), (watch::cpu() - cpu).as_secs_f64());
+    println!("{name}: {inputs} inputs, {} kinds of outcome{ways}, {length:.1} s, {cpu:.1} s of a processor; the slowest took {slowest:?}", outcomes.len());
+}
+
+/// What new inputs are made of.
+struct Corpus {
+    /// They stay: most ways begin at something whole.
+    seeds: Vec<Vec<u8>>,
+    /// Took a new way.
+    ways: Vec<Vec<u8>>,
+    /// Something new came of them.
+    outcomes: Vec<Vec<u8>>,
+}
+
+impl Corpus {
+    /// Each of the three has the same part in what is made, however many it holds.
+    fn pick(&self, random: &mut StdRng) -> &[u8] {
+        let from = [&self.seeds, &self.ways, &self.outcomes][random.random_range(0..3)];
+        let from = if from.is_empty() { &self.seeds } else { from };
+        from.get(random.random_range(0..from.len().max(1))).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Keeps an input, if need be in the place of another.
+fn keep(found: &mut Vec<Vec<u8>>, input: Vec<u8>, random: &mut StdRng) {
+    if found.len() >= FOUND_MAX {
+        found.swap_remove(random.random_range(0..found.len()));
+    }
+    found.push(input);
 }
 
 /// An outcome without what differs from input to input: numbers and what stands in quotes.

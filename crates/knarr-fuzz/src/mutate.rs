@@ -1,17 +1,18 @@
 //! Makes new inputs of old ones.
 
-use std::collections::VecDeque;
-
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value, json};
+
+use crate::wire;
 
 /// How inputs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Bytes,
-    /// Mostly changed as trees.
+    /// Mostly changed as trees, as is protobuf.
     Json,
+    Protobuf,
 }
 
 pub struct Mutator<'a> {
@@ -25,23 +26,31 @@ const TEXTS: &[&str] = &["", " ", "a", "-1", "1e999", "0.1", "null", "é", "\u{0
 const NESTING_MAX: usize = 2000;
 
 impl Mutator<'_> {
-    /// A new input.
-    pub fn make(&self, corpus: &VecDeque<Vec<u8>>, random: &mut StdRng, bytes_max: usize) -> Vec<u8> {
-        let pick = |random: &mut StdRng| corpus.get(random.random_range(0..corpus.len().max(1))).cloned().unwrap_or_default();
-        let (mut input, other) = (pick(random), pick(random));
+    /// A new input of one and parts of another.
+    pub fn make(&self, input: &[u8], other: &[u8], random: &mut StdRng, bytes_max: usize) -> Vec<u8> {
         let rounds = 1 + (random.random::<u32>() % 6);
-        if self.form == Form::Json
-            && random.random_ratio(5, 6)
-            && let Ok(mut tree) = serde_json::from_slice::<Value>(&input)
-        {
-            let other = serde_json::from_slice(&other).unwrap_or(Value::Null);
-            (0..rounds).for_each(|_| self.change_tree(&mut tree, &other, random));
-            input = serde_json::to_vec(&tree).unwrap_or_default();
-        } else {
-            (0..rounds).for_each(|_| self.change_bytes(&mut input, &other, random));
-        }
+        let tree = if random.random_ratio(5, 6) { self.change_as_tree(input, other, rounds, random) } else { None };
+        let mut input = tree.unwrap_or_else(|| {
+            let mut input = input.to_vec();
+            (0..rounds).for_each(|_| self.change_bytes(&mut input, other, random));
+            input
+        });
         input.truncate(bytes_max);
         input
+    }
+
+    /// Nothing if the form has no trees, or the input is none.
+    fn change_as_tree(&self, input: &[u8], other: &[u8], rounds: u32, random: &mut StdRng) -> Option<Vec<u8>> {
+        match self.form {
+            Form::Bytes => None,
+            Form::Protobuf => wire::change(input, other, self.words, rounds, random),
+            Form::Json => {
+                let mut tree = serde_json::from_slice::<Value>(input).ok()?;
+                let other = serde_json::from_slice(other).unwrap_or(Value::Null);
+                (0..rounds).for_each(|_| self.change_tree(&mut tree, &other, random));
+                serde_json::to_vec(&tree).ok()
+            }
+        }
     }
 
     fn change_bytes(&self, input: &mut Vec<u8>, other: &[u8], random: &mut StdRng) {

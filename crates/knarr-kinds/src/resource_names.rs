@@ -68,7 +68,7 @@ fn is_integer(name: &str) -> bool {
 pub fn is_divisible(name: &str, amount: &Value) -> bool {
     let Some(size) = name.strip_prefix("hugepages-") else { return true };
     match (size.parse::<Quantity>(), Quantity::from_json(amount)) {
-        (Ok(size), Some(amount)) if size.value() > 0 && size.millis() % 1000 == 0 => amount.value() % size.value() == 0,
+        (Ok(size), Some(amount)) if size.value() > 0 && size.is_whole() => amount.value() % size.value() == 0,
         _ => false,
     }
 }
@@ -117,7 +117,7 @@ pub fn amount(name: &str, place: &At, e: &mut ErrorList) {
     if amount.is_negative() {
         e.push(place.invalid_as(amount.to_string(), "must be greater than or equal to 0"));
     }
-    if is_integer(name) && amount.millis() % 1000 != 0 {
+    if is_integer(name) && !amount.is_whole() {
         e.push(place.invalid_as(amount.to_string(), "must be an integer"));
     }
 }

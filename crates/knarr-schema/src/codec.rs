@@ -25,8 +25,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use knarr_core::deep::DEPTH_MAX;
-use knarr_core::{Encoding, GroupVersionKind, Map, Object, Result, Status, Value, ValueExt as _};
-use serde::Deserialize as _;
+use knarr_core::{Encoding, GroupVersionKind, Map, Object, Result, Status, Value, ValueExt as _, go};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::cbor::{cbor_length, decode_cbor, encode_cbor, encode_cbor_event};
@@ -149,7 +149,7 @@ pub fn parse_json_strict(body: &[u8]) -> std::result::Result<Decoded, String> {
 }
 
 fn parsed(body: &[u8], strict: bool) -> std::result::Result<Decoded, String> {
-    match decode::untyped(&String::from_utf8_lossy(body), strict, DEPTH_MAX) {
+    match decode::untyped(&go::utf8(body), strict, DEPTH_MAX) {
         Ok(read) => Ok(Decoded { value: read.tree, warnings: read.strict_errors }),
         Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
     }
@@ -160,7 +160,7 @@ fn parsed(body: &[u8], strict: bool) -> std::result::Result<Decoded, String> {
 /// # Errors
 /// As [`parse_json`].
 pub fn parse_at_rest(json: &[u8]) -> std::result::Result<Value, String> {
-    match decode::untyped(&String::from_utf8_lossy(json), false, DEPTH_MAX_AT_REST) {
+    match decode::untyped(&go::utf8(json), false, DEPTH_MAX_AT_REST) {
         Ok(read) => Ok(read.tree),
         Err(decode::Stop::Syntax(why) | decode::Stop::Value(why)) => Err(why),
     }
@@ -177,18 +177,31 @@ pub fn apply_declared_defaults(type_id: TypeId, value: &mut Value) {
     defaults::apply(types::get(type_id), value);
 }
 
-/// Decodes a body in protobuf, envelope included. Gives its kind and the tree.
+/// Decodes a protobuf body of a built-in kind, which its envelope may leave out; fields that are not known are dropped.
+/// What upstream reads as it decodes is brought into its canonical form: quantities.
 ///
 /// # Errors
-/// `BadRequest` for bytes that are no envelope, a kind that is not known, or a message that does not fit it.
+/// `BadRequest` for bytes that cannot be read and for another kind, in upstream's words.
+pub fn decode_protobuf_kind(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    body::protobuf(kind, body)
+}
+
+/// [`decode_options`] of a protobuf body.
+///
+/// # Errors
+/// As there.
+pub fn decode_protobuf_options(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    body::protobuf_options(kind, body)
+}
+
+/// The same of whatever kind the envelope says it holds. Gives the kind and the tree.
+///
+/// # Errors
+/// As [`decode_protobuf_kind`].
 pub fn decode_protobuf(body: &[u8]) -> Result<(GroupVersionKind, Value)> {
-    let bad = |e: &dyn std::fmt::Display| Status::bad_request(e.to_string());
-    let envelope = Envelope::open(body).map_err(|e| bad(&e))?;
-    let (group, version) = envelope.group_version();
-    let kind = GroupVersionKind::new(group, version, envelope.kind);
-    let node = typed::Node::object(&envelope)
-        .map_err(|_| Status::bad_request(format!("no kind {:?} is registered for version {:?} in scheme", kind.kind, kind.api_version())))?;
-    Ok((kind, Value::deserialize(node).map_err(|e| bad(&e))?))
+    let kind = body::protobuf_kind(body);
+    let value = body::protobuf(&kind, body)?;
+    Ok((kind, value))
 }
 
 /// Encodes a tree of a built-in kind (`apiVersion` and `kind` in it say which) with envelope.
@@ -315,7 +328,7 @@ pub fn write_metadata_json(object: &Object, out: &mut Vec<u8>) {
 pub fn to_value(object: &Object) -> Result<Value> {
     match object.encoding {
         Encoding::Json => parse_at_rest(&object.bytes).map_err(unreadable),
-        Encoding::Protobuf => to_typed(object),
+        Encoding::Protobuf => read(object, typed::Node::object),
     }
 }
 
@@ -323,19 +336,21 @@ fn unreadable(why: impl std::fmt::Display) -> Status {
     Status::internal(format!("cannot read an object at rest: {why}"))
 }
 
-/// The object at rest as a typed struct, straight from its bytes (a serde `Deserializer` over protobuf).
+/// The object at rest as a typed struct, straight from its bytes (a serde `Deserializer` over protobuf). A time beyond those of the struct
+/// is the nearest of them.
 ///
 /// # Errors
 /// `InternalError` for bytes that cannot be read or do not fit the struct.
 pub fn to_typed<T: DeserializeOwned>(object: &Object) -> Result<T> {
-    T::deserialize(at_rest(object)?).map_err(unreadable)
+    match object.encoding {
+        Encoding::Json => T::deserialize(parse_at_rest(&object.bytes).map(typed::Node::tree).map_err(unreadable)?).map_err(unreadable),
+        Encoding::Protobuf => read(object, typed::Node::for_struct),
+    }
 }
 
-fn at_rest(object: &Object) -> Result<typed::Node<'_>> {
-    match object.encoding {
-        Encoding::Json => parse_at_rest(&object.bytes).map(typed::Node::tree).map_err(unreadable),
-        Encoding::Protobuf => Envelope::open(&object.bytes).and_then(|envelope| typed::Node::object(&envelope)).map_err(unreadable),
-    }
+/// Reads protobuf at rest as one of the two shows it.
+fn read<'a, T: Deserialize<'a>>(object: &'a Object, show: fn(&Envelope<'a>) -> std::result::Result<typed::Node<'a>, wire::Malformed>) -> Result<T> {
+    T::deserialize(Envelope::open(&object.bytes).and_then(|envelope| show(&envelope)).map_err(unreadable)?).map_err(unreadable)
 }
 
 /// A tree as a typed struct.

@@ -1,10 +1,7 @@
 //! From the body of a request to a tree of the wanted kind.
 
-use knarr_core::{GroupVersionKind, Reason, Result, Status, Value, ValueExt, field, yaml};
-use knarr_schema::{
-    codec::{self, FieldValidation},
-    registry::Resource,
-};
+use knarr_core::{GroupVersionKind, Reason, Result, Status, Value, ValueExt, yaml};
+use knarr_schema::codec::{self, FieldValidation};
 
 use crate::{
     call::{Exchange, Input},
@@ -33,7 +30,9 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
         Input::Encoded { media: Media::Json, bytes } => codec::decode_json(resource, bytes, field_validation(ex))?,
         Input::Encoded { media: Media::Yaml, bytes } => codec::decode_value(resource, &from_yaml(ex, bytes)?, field_validation(ex))?,
         Input::Encoded { media: Media::Cbor, bytes } => codec::decode_value(resource, &from_cbor(&resource.kind, bytes)?, field_validation(ex))?,
-        Input::Encoded { media: Media::Protobuf, bytes } => codec::Decoded { value: from_protobuf(resource, bytes)?, warnings: Vec::new() },
+        Input::Encoded { media: Media::Protobuf, bytes } => {
+            codec::Decoded { value: codec::decode_protobuf_kind(&resource.gvk(), bytes)?, warnings: Vec::new() }
+        }
     };
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
@@ -123,24 +122,6 @@ fn from_cbor(kind: &str, body: &[u8]) -> Result<Value> {
     codec::decode_cbor(body).map_err(|why| codec::unrecognized(kind, &format!("unable to determine group/version/kind: {why}"), body))
 }
 
-fn from_protobuf(resource: &Resource, body: &[u8]) -> Result<Value> {
-    if !body.starts_with(b"k8s\0") {
-        let why = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
-        return Err(codec::unrecognized(&resource.kind, why, body));
-    }
-    let (found, value) = codec::decode_protobuf(body)?;
-    let wanted = resource.gvk();
-    if found.kind != wanted.kind {
-        let version = field::go_quote(&found.version);
-        return Err(Status::bad_request(format!("{} in version {version} cannot be handled as a {}: unknown conversion", found.kind, wanted.kind)));
-    }
-    if found != wanted {
-        let (found, wanted) = (found.group_version(), wanted.group_version());
-        return Err(Status::bad_request(format!("the API version in the data ({found}) does not match the expected API version ({wanted})")));
-    }
-    Ok(value)
-}
-
 /// A body that is some built-in kind beside the resource's own (a binding, an eviction, a scale, delete options). An empty
 /// body is an empty object.
 ///
@@ -152,12 +133,7 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
     }
     let json = match &ex.call.input {
         Input::Encoded { media: Media::Protobuf, bytes } => {
-            let (found, mut value) = codec::decode_protobuf(bytes)?;
-            if found.kind != kind.kind {
-                return Err(Status::bad_request(format!("{} cannot be handled as a {}", found.kind, kind.kind)));
-            }
-            value.set(&["kind"], kind.kind.as_str());
-            value.set(&["apiVersion"], kind.api_version());
+            let value = codec::decode_protobuf_kind(kind, bytes)?;
             ex.record_request(&value);
             return Ok(value);
         }
@@ -178,8 +154,11 @@ pub fn other(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
 /// # Errors
 /// `BadRequest` for a body that cannot be read or is of another kind.
 pub fn options(ex: &Exchange<'_>, kind: &GroupVersionKind) -> Result<Value> {
-    let Input::Encoded { media: Media::Json, bytes } = &ex.call.input else { return other(ex, kind) };
-    let options = codec::decode_options(kind, bytes)?;
+    let options = match &ex.call.input {
+        Input::Encoded { media: Media::Json, bytes } => codec::decode_options(kind, bytes)?,
+        Input::Encoded { media: Media::Protobuf, bytes } if !bytes.is_empty() => codec::decode_protobuf_options(kind, bytes)?,
+        _ => return other(ex, kind),
+    };
     ex.record_request(&options);
     Ok(options)
 }

@@ -265,7 +265,7 @@ fn fractional_bytes_of(lists: &[At], out: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
         for amounts in lists {
             let place = amounts.key(name);
-            if let Some(amount) = place.value().and_then(Quantity::from_json).filter(|q| q.millis() % 1000 != 0) {
+            if let Some(amount) = place.value().and_then(Quantity::from_json).filter(|q| !q.is_whole()) {
                 out.push(format!("{}: fractional byte value \"{amount}\" is invalid, must be an integer", place.path()));
             }
         }

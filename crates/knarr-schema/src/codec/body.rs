@@ -4,10 +4,14 @@
 use std::borrow::Cow;
 
 use knarr_core::field::go_quote;
-use knarr_core::{GroupVersion, GroupVersionKind, Result, Status, Value, ValueExt as _};
+use knarr_core::{GroupVersion, GroupVersionKind, Result, Status, Value, ValueExt as _, go};
+
+use serde::Deserialize as _;
 
 use super::decode::{self, Read, Stop};
+use super::envelope::{Envelope, MAGIC};
 use super::read::Scanner;
+use super::typed::Node;
 use super::{Decoded, FieldValidation, read};
 use crate::types;
 
@@ -22,7 +26,7 @@ pub(super) struct Wanted<'a> {
 }
 
 pub(super) fn decode(wanted: Wanted<'_>, body: &[u8], validation: FieldValidation) -> Result<Decoded> {
-    let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
+    let text = go::utf8(body);
     let strict = validation != FieldValidation::Ignore;
     let id = if wanted.custom { None } else { types::of_kind(&wanted.kind.group, &wanted.kind.version, &wanted.kind.kind) };
     let outcome = match id {
@@ -82,9 +86,7 @@ fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> S
     let given = with_defaults(given, wanted.kind);
     let registered = wanted.custom || types::of_kind(&given.group, &given.version, &given.kind).is_some();
     if !registered {
-        let why =
-            format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", go_quote(&given.kind), go_quote(&given.api_version()));
-        return refused(&given, wanted, &why);
+        return refused(&given, wanted, &unregistered(&given));
     }
     // What is of another kind is read as that kind before it is found to be none of ours.
     let other = (given != *wanted.kind && !wanted.custom).then(|| types::of_kind(&given.group, &given.version, &given.kind)).flatten();
@@ -93,16 +95,59 @@ fn explain(text: &str, body: &[u8], wanted: Wanted<'_>, stop: Option<Stop>) -> S
     }
     match stop {
         Some(Stop::Syntax(why) | Stop::Value(why)) if given == *wanted.kind || wanted.custom => refused(&given, wanted, &why),
-        _ if given.kind == wanted.kind.kind || wanted.custom => Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({})",
-            given.api_version(),
-            wanted.kind.api_version()
-        )),
-        _ => {
-            let internal = if wanted.kind.group.is_empty() { "core" } else { wanted.kind.group.split('.').next().unwrap_or_default() };
-            refused(&given, wanted, &format!("converting ({}.{}) to ({internal}.{}): unknown conversion", given.version, given.kind, wanted.kind.kind))
-        }
+        _ => another(&given, wanted),
     }
+}
+
+/// What can be read, but is not what is wanted here.
+fn another(given: &GroupVersionKind, wanted: Wanted<'_>) -> Status {
+    if given.kind == wanted.kind.kind || wanted.custom {
+        let (given, wanted) = (given.api_version(), wanted.kind.api_version());
+        return Status::bad_request(format!("the API version in the data ({given}) does not match the expected API version ({wanted})"));
+    }
+    let internal = if wanted.kind.group.is_empty() { "core" } else { wanted.kind.group.split('.').next().unwrap_or_default() };
+    refused(given, wanted, &format!("converting ({}.{}) to ({internal}.{}): unknown conversion", given.version, given.kind, wanted.kind.kind))
+}
+
+fn unregistered(given: &GroupVersionKind) -> String {
+    format!("no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"", go_quote(&given.kind), go_quote(&given.api_version()))
+}
+
+/// See [`super::decode_protobuf_kind`].
+pub(super) fn protobuf(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    let wanted = Wanted { kind, custom: false };
+    let (given, message) = opened(body).map_err(|why| unrecognized(&kind.kind, &why, body))?;
+    let given = with_defaults(given, kind);
+    let id = types::of_kind(&given.group, &given.version, &given.kind).ok_or_else(|| refused(&given, wanted, &unregistered(&given)))?;
+    let api_version = given.api_version();
+    let value =
+        Value::deserialize(Node::input(types::get(id), message, (&given.kind, &api_version))).map_err(|why| refused(&given, wanted, &why.to_string()))?;
+    if given == *kind { Ok(value) } else { Err(another(&given, wanted)) }
+}
+
+/// What an envelope says of its message, and the message.
+fn opened(body: &[u8]) -> std::result::Result<(GroupVersionKind, &[u8]), String> {
+    if body == MAGIC {
+        return Err("empty body".to_owned());
+    }
+    let envelope = Envelope::open(body).map_err(|why| why.to_string())?;
+    let (group, version) = envelope.group_version();
+    Ok((GroupVersionKind::new(group, version, envelope.kind), envelope.message))
+}
+
+/// What an envelope says it holds; empty texts for what is none.
+pub(super) fn protobuf_kind(body: &[u8]) -> GroupVersionKind {
+    opened(body).map_or_else(|_| GroupVersionKind::new("", "", ""), |(kind, _)| kind)
+}
+
+/// See [`super::decode_protobuf_options`].
+pub(super) fn protobuf_options(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
+    let (given, message) = opened(body).map_err(Status::bad_request)?;
+    if !given.kind.is_empty() && given.kind != kind.kind {
+        return Err(Status::bad_request(unregistered(&given)));
+    }
+    let id = types::of_kind(&kind.group, &kind.version, &kind.kind).ok_or_else(|| Status::internal(format!("no type {}", kind.kind)))?;
+    Value::deserialize(Node::input(types::get(id), message, (&kind.kind, &kind.api_version()))).map_err(|why| Status::bad_request(why.to_string()))
 }
 
 /// `kind` and `apiVersion` as upstream reads them before all else (`SimpleMetaFactory.Interpret`). What else there is must be JSON.
@@ -143,11 +188,10 @@ fn interpret(text: &str) -> std::result::Result<GroupVersionKind, String> {
 
 /// See [`super::decode_options`].
 pub(super) fn options(kind: &GroupVersionKind, body: &[u8]) -> Result<Value> {
-    let text = String::from_utf8_lossy(body);
+    let text = go::utf8(body);
     let given = interpret(&text).map_err(Status::bad_request)?;
     if !given.kind.is_empty() && given.kind != kind.kind {
-        let (found, version) = (go_quote(&given.kind), go_quote(&given.api_version()));
-        return Err(Status::bad_request(format!("no kind {found} is registered for version {version} in scheme \"pkg/runtime/scheme.go:111\"")));
+        return Err(Status::bad_request(unregistered(&given)));
     }
     let id = types::of_kind(&kind.group, &kind.version, &kind.kind).ok_or_else(|| Status::internal(format!("no type {}", kind.kind)))?;
     match decode::typed(&text, types::get(id), false) {

@@ -346,7 +346,7 @@ impl<'a> Decoder<'a> {
             (Shape::Quantity, _) => {
                 let raw = self.scanner.skip_below(self.depth)?;
                 let text = raw.strip_prefix('"').and_then(|s| s.strip_suffix('"')).unwrap_or(raw);
-                canonical::quantity(text).map(|q| Some(q.into())).map_err(Stop::Value)
+                canonical::quantity(text.trim()).map(|q| Some(q.into())).map_err(Stop::Value)
             }
             (Shape::Time, b'"') => canonical::seconds(&self.scanner.string()?).map(|t| Some(t.into())).map_err(Stop::Value),
             (Shape::MicroTime, b'"') => canonical::micros(&self.scanner.string()?).map(|t| Some(t.into())).map_err(Stop::Value),

@@ -1,6 +1,7 @@
 //! From a tree to protobuf: fields in order of their numbers, value fields always, pointers only when set, lists and maps
 //! only when not empty.
 
+use knarr_core::time::Moment;
 use knarr_core::{Map, Value};
 
 use super::wire::Back;
@@ -125,12 +126,9 @@ fn body(back: &mut Back, shape: &'static Shape, value: Option<&Value>) -> Result
         }
         Shape::Time | Shape::MicroTime => {
             let Some(value) = value else { return Ok(()) };
-            let at = value.as_str().and_then(knarr_core::time::parse).ok_or(Mismatch::new("a time"))?;
-            let (seconds, nanos) = (at.as_second(), at.subsec_nanosecond());
-            // jiff's fraction has the sign of the whole; protobuf counts it forward.
-            let (seconds, nanos) = if nanos < 0 { (seconds - 1, nanos + 1_000_000_000) } else { (seconds, nanos) };
-            back.number(2, if *shape == Shape::MicroTime { i64::from(nanos) as u64 } else { 0 });
-            back.number(1, seconds as u64);
+            let at = value.as_str().and_then(Moment::parse).ok_or(Mismatch::new("a time"))?;
+            back.number(2, if *shape == Shape::MicroTime { at.nanos.into() } else { 0 });
+            back.number(1, at.seconds as u64);
         }
         Shape::Duration => {
             let nanos = value.map_or(Some(0), |v| v.as_str().and_then(scalar::parse_duration)).ok_or(Mismatch::new("a duration"))?;

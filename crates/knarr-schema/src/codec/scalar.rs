@@ -2,12 +2,15 @@
 
 use super::text;
 use super::wire::{Malformed, Reader};
+use crate::types::Shape;
 
 /// Seconds from 0001-01-01, Go's zero time, to 1970-01-01.
 const GO_ZERO: i64 = -62_135_596_800;
 
-/// The two numbers of a `Timestamp` or an `IntOrString`, and what else a small message may hold.
-pub(super) fn seconds_and_nanos(message: &[u8]) -> Result<Option<(i64, u32)>, Malformed> {
+/// A time: seconds from 1970-01-01, and microseconds where it has some. Nothing for Go's zero time, and where there is no message at all.
+///
+/// Upstream's decoders take the seconds only of a `Time`, and cut the nanoseconds of a `MicroTime` (`Time.Unmarshal`, `MicroTime.Unmarshal`).
+pub(super) fn read_time(message: &[u8], shape: &Shape) -> Result<Option<(i64, Option<u32>)>, Malformed> {
     if message.is_empty() {
         return Ok(None);
     }
@@ -16,20 +19,28 @@ pub(super) fn seconds_and_nanos(message: &[u8]) -> Result<Option<(i64, u32)>, Ma
     while let Some((number, value)) = reader.next()? {
         match number {
             1 => seconds = value.varint()? as i64,
-            2 => nanos = value.varint()? as u32,
+            2 => nanos = value.varint()? as i32,
             _ => {}
         }
     }
-    Ok((seconds != GO_ZERO || nanos != 0).then_some((seconds, nanos)))
+    if *shape != Shape::MicroTime {
+        return Ok((seconds != GO_ZERO).then_some((seconds, None)));
+    }
+    let micros = nanos / 1000;
+    let (seconds, micros) = (seconds.saturating_add(i64::from(micros.div_euclid(1_000_000))), micros.rem_euclid(1_000_000) as u32);
+    Ok((seconds != GO_ZERO || micros != 0).then_some((seconds, Some(micros))))
 }
 
-/// Appends RFC 3339 in UTC, with six decimals for a `MicroTime`.
+/// Appends RFC 3339 in UTC, with six decimals for a `MicroTime`. Years beyond four digits are written in as many as they need, as Go does.
 pub(super) fn time(out: &mut Vec<u8>, seconds: i64, micros: Option<u32>) {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
     let (year, month, day) = civil(days);
-    let ([y, e], [a, r]) = (text::two_digits(year / 100), text::two_digits(year));
+    match u32::try_from(year) {
+        Ok(year @ 0..10_000) => [year / 100, year].map(text::two_digits).iter().for_each(|digits| out.extend_from_slice(digits)),
+        _ => out.extend_from_slice(format!("{}{:04}", if year < 0 { "-" } else { "" }, year.abs()).as_bytes()),
+    }
     let [[m, o], [d, i], [h, u], [n, t], [s, c]] = [month, day, of_day / 3600, of_day / 60 % 60, of_day % 60].map(text::two_digits);
-    out.extend_from_slice(&[y, e, a, r, b'-', m, o, b'-', d, i, b'T', h, u, b':', n, t, b':', s, c]);
+    out.extend_from_slice(&[b'-', m, o, b'-', d, i, b'T', h, u, b':', n, t, b':', s, c]);
     if let Some(micros) = micros {
         let [[a, b], [c, d], [e, f]] = [micros / 10_000, micros / 100, micros].map(text::two_digits);
         out.extend_from_slice(&[b'.', a, b, c, d, e, f]);
@@ -37,10 +48,16 @@ pub(super) fn time(out: &mut Vec<u8>, seconds: i64, micros: Option<u32>) {
     out.push(b'Z');
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years outside 0 to 9999, which no
-/// text form holds, are clamped.
-fn civil(days: i64) -> (u32, u32, u32) {
-    let shifted = days.clamp(-719_528, 2_932_896) + 719_468;
+/// The same as a text.
+pub(super) fn time_text(seconds: i64, micros: Option<u32>) -> String {
+    let mut out = Vec::with_capacity(27);
+    time(&mut out, seconds, micros);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+fn civil(days: i64) -> (i64, u32, u32) {
+    let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -48,7 +65,7 @@ fn civil(days: i64) -> (u32, u32, u32) {
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as u32;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 } as u32;
-    ((year_of_era + era * 400 + i64::from(month <= 2)).max(0) as u32, month, day)
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -129,6 +146,7 @@ pub(super) fn parse_duration(given: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::wire::Back;
 
     fn text(write: impl Fn(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -144,7 +162,38 @@ mod tests {
             let seconds = knarr_core::time::parse(at).unwrap().as_second();
             assert_eq!(text(|out| time(out, seconds, None)), at);
         }
-        assert_eq!(text(|out| time(out, 0, Some(1234))), "1970-01-01T00:00:00.001234Z");
+        assert_eq!(time_text(0, Some(1234)), "1970-01-01T00:00:00.001234Z");
+        // Asked of upstream.
+        for (seconds, wanted) in [
+            (i64::MAX, "292277026596-12-04T15:30:07Z"),
+            (1 << 62, "146138514283-06-19T07:45:04Z"),
+            (253_402_300_800, "10000-01-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (-62_167_219_200, "0000-01-01T00:00:00Z"),
+            (-62_167_219_201, "-0001-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(time_text(seconds, None), wanted);
+            assert_eq!(knarr_core::time::Moment::parse(wanted).map(|m| m.seconds), Some(seconds));
+        }
+        time_text(i64::MIN, None);
+    }
+
+    // Asked of upstream.
+    #[test]
+    fn nanoseconds_are_cut_and_carried() {
+        let of = |seconds: i64, nanos: i64| {
+            let mut back = Back::with_capacity(32);
+            back.number(2, nanos as u64);
+            back.number(1, seconds as u64);
+            back.into_vec()
+        };
+        for (seconds, nanos, wanted) in
+            [(5, 2_000_000_000, Some((7, Some(0)))), (5, -1, Some((5, Some(0)))), (5, -1_001, Some((4, Some(999_999)))), (GO_ZERO, 999, None)]
+        {
+            assert_eq!(read_time(&of(seconds, nanos), &Shape::MicroTime), Ok(wanted));
+        }
+        assert_eq!(read_time(&of(5, 7_000), &Shape::Time), Ok(Some((5, None))));
+        assert_eq!(read_time(&of(GO_ZERO, 7_000), &Shape::Time), Ok(None));
     }
 
     #[test]

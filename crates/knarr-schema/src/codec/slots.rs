@@ -38,6 +38,27 @@ pub(super) fn find(t: &'static Type, message: &[u8], slots: &mut [Slot]) -> Resu
     }
 }
 
+/// Sees to it that each occurrence of a known field has its kind on the wire, as upstream's decoders do, also where another one counts.
+pub(super) fn check(t: &'static Type, message: &[u8]) -> Result<(), Malformed> {
+    let mut reader = Reader::new(message);
+    while let Some((number, wire)) = reader.next()? {
+        if t.position_of(number).is_some_and(|position| !fits(&t.fields[position].shape, wire)) {
+            return Err(Malformed::WireType);
+        }
+    }
+    Ok(())
+}
+
+fn fits(shape: &Shape, wire: Wire<'_>) -> bool {
+    match shape {
+        Shape::Bool | Shape::Int32 | Shape::Int64 => matches!(wire, Wire::Varint(_)),
+        Shape::Double => matches!(wire, Wire::Fixed64(_)),
+        // A list of numbers may be packed.
+        Shape::List(item) => matches!(wire, Wire::Bytes(_)) || fits(item, wire),
+        _ => matches!(wire, Wire::Bytes(_)),
+    }
+}
+
 /// The value of a field that is not repeated.
 #[inline(always)]
 pub(super) fn single<'a>(message: &'a [u8], slot: Option<Slot>) -> Result<Option<Wire<'a>>, Malformed> {

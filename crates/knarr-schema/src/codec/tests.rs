@@ -288,3 +288,78 @@ fn an_entry_without_a_value_has_empty_bytes() {
     assert!(String::from_utf8(text).unwrap().contains(r#""data":{"d":""},"binaryData":{"b":"","c":"YQ=="}"#));
     assert_eq!(to_value(&object).unwrap()["binaryData"], tree["binaryData"]);
 }
+
+/// A field with less than 128 bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+}
+
+fn enveloped(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let kind = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+    [b"k8s\0".to_vec(), field(1, &kind), field(2, message)].concat()
+}
+
+/// Upstream: `Quantity.Unmarshal` reads what stands in the message, and refuses what is no quantity; no message is zero.
+#[test]
+fn quantities_of_a_client_are_read_and_brought_into_their_form() {
+    let kind = GroupVersionKind::new("", "v1", "ResourceQuota");
+    let quota = |amount: &[u8]| {
+        let entry = [field(1, b"pods"), field(2, amount)].concat();
+        decode_protobuf_kind(&kind, &enveloped("v1", "ResourceQuota", &field(2, &field(1, &entry))))
+    };
+    for (amount, wanted) in [(&b"\x0a\x03123"[..], "123"), (b"\x0a\x041000", "1k"), (b"\x0a\x031.5", "1500m"), (b"", "0")] {
+        assert_eq!(quota(amount).unwrap()["spec"]["hard"]["pods"], wanted);
+    }
+    for amount in [&b"\x0a\x03abc"[..], b"\x0a\x00", b"\x0a\x02 1", b"\x0a\x03\x00\x1a\x00"] {
+        let why = "ResourceQuota in version \"v1\" cannot be handled as a ResourceQuota: quantities must match the regular expression";
+        let error = quota(amount).unwrap_err();
+        assert!(error.code == 400 && error.message.starts_with(why), "{}", error.message);
+    }
+}
+
+/// Upstream checks what stands on the wire as it comes, and reads managed fields later.
+#[test]
+fn what_does_not_count_is_refused_only_where_upstream_looks_at_it() {
+    let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+    let read = |message: &[u8]| decode_protobuf_kind(&kind, &enveloped("v1", "ConfigMap", message));
+    let metadata = field(1, &field(1, b"a"));
+    // metadata is no number, and data no list of numbers; 99 is no field.
+    for wrong in [&b"\x08\x01"[..], b"\x10\x01"] {
+        let error = read(&[wrong, &metadata].concat()).unwrap_err();
+        assert_eq!((error.code, error.message.ends_with("proto: illegal wireType")), (400, true), "{}", error.message);
+    }
+    assert_eq!(read(&[b"\x98\x06\x01", &metadata[..]].concat()).unwrap()["metadata"]["name"], "a");
+    let manager = |fields: &[u8]| [field(1, b"m"), field(7, &field(1, fields))].concat();
+    let managed = |fields: &[u8]| field(1, &[b"\x8a\x01".to_vec(), field(0, &manager(fields))[1..].to_vec()].concat());
+    assert_eq!(read(&managed(b"{\"f:data\":{}}")).unwrap()["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:data": {}}));
+    assert_eq!(read(&managed(b"{\"f:da")).unwrap()["metadata"]["managedFields"][0]["fieldsV1"], Value::Null);
+}
+
+#[test]
+fn a_protobuf_body_of_another_kind_is_refused_in_upstreams_words() {
+    let wanted = GroupVersionKind::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+    let read = |body: Vec<u8>| decode_protobuf_kind(&wanted, &body).map_err(|e| e.message);
+    for named in [enveloped("autoscaling/v2", "HorizontalPodAutoscaler", b""), enveloped("", "", b""), enveloped("", "HorizontalPodAutoscaler", b"")] {
+        assert_eq!((&read(named.clone()).unwrap()["kind"], &read(named).unwrap()["apiVersion"]), (&json!("HorizontalPodAutoscaler"), &json!("autoscaling/v2")));
+    }
+    let refused = |given: &str, why: &str| Err(format!("{given} cannot be handled as a HorizontalPodAutoscaler: {why}"));
+    let unrecognized = |why: &str| Err(format!("the object provided is unrecognized (must be of type HorizontalPodAutoscaler): {why}"));
+    let prefix = "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]";
+    for (body, error) in [
+        (enveloped("v1", "Pod", b""), refused("Pod in version \"v1\"", "converting (v1.Pod) to (autoscaling.HorizontalPodAutoscaler): unknown conversion")),
+        (enveloped("v1", "Pod", b"\xff"), refused("Pod in version \"v1\"", "unexpected EOF")),
+        (
+            enveloped("v1", "Nope", b""),
+            refused("Nope in version \"v1\"", "no kind \"Nope\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\""),
+        ),
+        (
+            enveloped("autoscaling/v1", "HorizontalPodAutoscaler", b""),
+            Err("the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)".into()),
+        ),
+        (b"k8s\0\xff".to_vec(), unrecognized("unexpected EOF (6b387300ff)")),
+        (b"k8s\0".to_vec(), unrecognized("empty body (6b387300)")),
+        (b"abc".to_vec(), unrecognized(&format!("{prefix} (616263)"))),
+    ] {
+        assert_eq!(read(body), error);
+    }
+}

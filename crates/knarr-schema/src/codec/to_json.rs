@@ -225,11 +225,11 @@ impl<'o> Writer<'o> {
 
     fn special(&mut self, shape: &'static Shape, message: &[u8]) -> Result<(), Malformed> {
         match shape {
-            Shape::Time | Shape::MicroTime => match scalar::seconds_and_nanos(message)? {
+            Shape::Time | Shape::MicroTime => match scalar::read_time(message, shape)? {
                 None => self.out.extend_from_slice(b"null"),
-                Some((seconds, nanos)) => {
+                Some((seconds, micros)) => {
                     self.out.push(b'"');
-                    scalar::time(self.out, seconds, (*shape == Shape::MicroTime).then_some(nanos / 1000));
+                    scalar::time(self.out, seconds, micros);
                     self.out.push(b'"');
                 }
             },
@@ -314,7 +314,7 @@ pub(super) fn is_omitted(field: &Field, wire: Wire<'_>) -> Result<bool, Malforme
         (Shape::String | Shape::Bytes | Shape::NamedList(_), Wire::Bytes(b)) => field.omit_empty && b.is_empty(),
         (Shape::Bool | Shape::Int32 | Shape::Int64, Wire::Varint(n)) => field.omit_empty && n == 0,
         (Shape::Double, Wire::Fixed64(n)) => field.omit_empty && f64::from_bits(n) == 0.0,
-        (Shape::Time | Shape::MicroTime, Wire::Bytes(b)) => field.omit_zero && scalar::seconds_and_nanos(b)?.is_none(),
+        (shape @ (Shape::Time | Shape::MicroTime), Wire::Bytes(b)) => field.omit_zero && scalar::read_time(b, shape)?.is_none(),
         _ => false,
     })
 }

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
-use knarr_core::{Map, Value};
+use jiff::Timestamp;
+use knarr_core::{Map, Value, go};
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
@@ -18,7 +19,7 @@ use super::envelope::{Envelope, MAGIC};
 use super::slots::{self, Repeated, Slot};
 use super::to_json::is_omitted;
 use super::wire::{Malformed, Reader, Wire, last_bytes, last_varint};
-use super::{DEPTH_MAX, scalar, schema_props};
+use super::{DEPTH_MAX, canonical, scalar, schema_props};
 use crate::types::{self, Field, Shape, Type};
 
 #[derive(Debug)]
@@ -47,8 +48,36 @@ impl From<Malformed> for Error {
 /// A value, shown as its JSON would be.
 pub(super) struct Node<'a> {
     source: Source<'a>,
+    place: Place,
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy)]
+struct Place {
     /// How many messages stand around it.
     depth: usize,
+    purpose: Purpose,
+}
+
+/// What a value is read for.
+#[derive(Clone, Copy, PartialEq)]
+enum Purpose {
+    /// To be shown as it lies.
+    Tree,
+    /// For a struct, whose times have an end.
+    Struct,
+    /// A client sent it: what upstream reads as it decodes is read, and brought into the form in which it is kept.
+    Input,
+}
+
+impl Place {
+    fn at_root(purpose: Purpose) -> Self {
+        Self { depth: 0, purpose }
+    }
+
+    fn below(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
 }
 
 /// Where a value comes from.
@@ -95,40 +124,53 @@ impl<'a> Source<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// A whole object.
+    /// A whole object at rest.
     ///
     /// # Errors
     /// `Malformed::Envelope` for a kind that has no message.
     pub fn object(envelope: &Envelope<'a>) -> Result<Self, Malformed> {
-        Self::enveloped(envelope, 0)
+        Self::enveloped(envelope, Place::at_root(Purpose::Tree))
+    }
+
+    /// The same for a struct.
+    ///
+    /// # Errors
+    /// As [`Self::object`].
+    pub fn for_struct(envelope: &Envelope<'a>) -> Result<Self, Malformed> {
+        Self::enveloped(envelope, Place::at_root(Purpose::Struct))
+    }
+
+    /// A whole object as a client sent it, shown with this kind and apiVersion.
+    pub fn input(t: &'static Type, message: &'a [u8], type_meta: (&'a str, &'a str)) -> Self {
+        Self { source: Source::Message(t, message, Some(type_meta)), place: Place::at_root(Purpose::Input) }
     }
 
     /// A tree.
     pub fn tree(tree: Value) -> Self {
-        Self { source: Source::Tree(tree), depth: 0 }
+        Self { source: Source::Tree(tree), place: Place::at_root(Purpose::Tree) }
     }
 
-    fn enveloped(envelope: &Envelope<'a>, depth: usize) -> Result<Self, Malformed> {
+    fn enveloped(envelope: &Envelope<'a>, place: Place) -> Result<Self, Malformed> {
         let (group, version) = envelope.group_version();
         let id = types::of_kind(group, version, envelope.kind).ok_or(Malformed::Envelope)?;
         let source = Source::Message(types::get(id), envelope.message, Some((envelope.kind, envelope.api_version)));
-        Ok(Self { source, depth })
+        Ok(Self { source, place })
     }
 
-    /// A message in one that stands at `depth`.
-    fn message(t: &'static Type, bytes: &'a [u8], depth: usize) -> Self {
-        Self { source: Source::Message(t, bytes, None), depth: depth + 1 }
+    /// A message in one that stands at `place`.
+    fn message(t: &'static Type, bytes: &'a [u8], place: Place) -> Self {
+        Self { source: Source::Message(t, bytes, None), place: place.below() }
     }
 
     fn event(self) -> Result<Event<'a>, Error> {
-        let depth = self.depth;
+        let place = self.place;
         match self.source {
             Source::Null => Ok(Event::Unit),
             Source::Text(text) => Ok(Event::Borrowed(text)),
-            Source::Zero(shape) => zero(shape, depth),
-            Source::Wire(wire, shape) => scalar_or_message(wire, shape, depth),
-            Source::Repeated(items, field) => repeated(items, field, depth),
-            Source::Message(t, bytes, type_meta) => Members::of_message(t, bytes, type_meta, depth).map(Event::Map),
+            Source::Zero(shape) => zero(shape, place),
+            Source::Wire(wire, shape) => scalar_or_message(wire, shape, place),
+            Source::Repeated(items, field) => repeated(items, field, place),
+            Source::Message(t, bytes, type_meta) => Members::of_message(t, bytes, type_meta, place).map(Event::Map),
             Source::Tree(tree) => Ok(of_tree(tree)),
         }
     }
@@ -137,7 +179,7 @@ impl<'a> Node<'a> {
         Ok(match &self.source {
             Source::Null => true,
             Source::Zero(shape) => is_null_when_zero(shape),
-            Source::Wire(wire, Shape::Time | Shape::MicroTime) => scalar::seconds_and_nanos(wire.bytes()?)?.is_none(),
+            Source::Wire(wire, shape @ (Shape::Time | Shape::MicroTime)) => scalar::read_time(wire.bytes()?, shape)?.is_none(),
             Source::Wire(wire, Shape::RawExtension | Shape::Json | Shape::FieldsV1) => matches!(last_bytes(wire.bytes()?, 1)?, b"" | b"null"),
             Source::Wire(wire, Shape::SchemaOrArray | Shape::SchemaOrStrings) => wire.bytes()?.is_empty(),
             Source::Tree(tree) => tree.is_null(),
@@ -162,19 +204,19 @@ fn is_null_when_zero(shape: &Shape) -> bool {
     )
 }
 
-fn zero<'a>(shape: &Shape, depth: usize) -> Result<Event<'a>, Error> {
+fn zero<'a>(shape: &Shape, place: Place) -> Result<Event<'a>, Error> {
     Ok(match shape {
         Shape::String => Event::Borrowed(""),
         Shape::Bool | Shape::SchemaOrBool => Event::Bool(false),
         Shape::Int32 | Shape::Int64 | Shape::Double | Shape::IntOrString => Event::I64(0),
         Shape::Quantity => Event::Borrowed("0"),
         Shape::Duration => Event::Borrowed("0s"),
-        Shape::Struct(id) => return Node::message(types::get(*id), &[], depth).event(),
+        Shape::Struct(id) => return Node::message(types::get(*id), &[], place).event(),
         _ => Event::Unit,
     })
 }
 
-fn scalar_or_message<'a>(wire: Wire<'a>, shape: &'static Shape, depth: usize) -> Result<Event<'a>, Error> {
+fn scalar_or_message<'a>(wire: Wire<'a>, shape: &'static Shape, place: Place) -> Result<Event<'a>, Error> {
     Ok(match shape {
         Shape::String => text(wire.bytes()?),
         Shape::Bytes => Event::Text(base64::engine::general_purpose::STANDARD.encode(wire.bytes()?)),
@@ -182,22 +224,20 @@ fn scalar_or_message<'a>(wire: Wire<'a>, shape: &'static Shape, depth: usize) ->
         Shape::Int32 => Event::I64(i64::from(wire.varint()? as i32)),
         Shape::Int64 => Event::I64(wire.varint()? as i64),
         Shape::Double => double(wire.double()?),
-        Shape::Struct(id) => return Node::message(types::get(*id), wire.bytes()?, depth).event(),
-        Shape::NamedList(id) => Event::Seq(Sequence { items: Items::Alias(Reader::new(wire.bytes()?), types::get(*id)), depth }),
-        _ => return special(wire.bytes()?, shape, depth),
+        Shape::Struct(id) => return Node::message(types::get(*id), wire.bytes()?, place).event(),
+        Shape::NamedList(id) => Event::Seq(Sequence { items: Items::Alias(Reader::new(wire.bytes()?), types::get(*id)), place }),
+        _ => return special(wire.bytes()?, shape, place),
     })
 }
 
-fn special<'a>(message: &'a [u8], shape: &Shape, depth: usize) -> Result<Event<'a>, Error> {
+fn special<'a>(message: &'a [u8], shape: &Shape, place: Place) -> Result<Event<'a>, Error> {
     Ok(match shape {
-        Shape::Time | Shape::MicroTime => match scalar::seconds_and_nanos(message)? {
+        Shape::Time | Shape::MicroTime => match scalar::read_time(message, shape)? {
             None => Event::Unit,
-            Some((seconds, nanos)) => {
-                let mut text = Vec::with_capacity(27);
-                scalar::time(&mut text, seconds, (*shape == Shape::MicroTime).then_some(nanos / 1000));
-                owned_text(text)
-            }
+            Some((seconds, micros)) if place.purpose == Purpose::Struct => Event::Text(scalar::time_text(within_timestamps(seconds), micros)),
+            Some((seconds, micros)) => Event::Text(scalar::time_text(seconds, micros)),
         },
+        Shape::Quantity if place.purpose == Purpose::Input => input_quantity(message)?,
         Shape::Quantity => text(Some(last_bytes(message, 1)?).filter(|q| !q.is_empty()).unwrap_or(b"0")),
         Shape::IntOrString if last_varint(message, 1)? == 1 => text(last_bytes(message, 3)?),
         Shape::IntOrString => Event::I64(i64::from(last_varint(message, 2)? as i32)),
@@ -207,13 +247,28 @@ fn special<'a>(message: &'a [u8], shape: &Shape, depth: usize) -> Result<Event<'
             owned_text(text)
         }
         Shape::SchemaOrBool if last_bytes(message, 2)?.is_empty() => Event::Bool(last_varint(message, 1)? != 0),
-        Shape::SchemaOrBool => return Node::message(schema_props(), last_bytes(message, 2)?, depth).event(),
-        Shape::SchemaOrArray | Shape::SchemaOrStrings => return schema_or_list(message, *shape == Shape::SchemaOrStrings, depth),
-        _ => return raw(last_bytes(message, 1)?, depth),
+        Shape::SchemaOrBool => return Node::message(schema_props(), last_bytes(message, 2)?, place).event(),
+        Shape::SchemaOrArray | Shape::SchemaOrStrings => return schema_or_list(message, *shape == Shape::SchemaOrStrings, place),
+        // What a client says of its managers is not refused, but counts for nothing, if it cannot be read.
+        Shape::FieldsV1 if place.purpose == Purpose::Input => return Ok(raw(last_bytes(message, 1)?, place).unwrap_or(Event::Unit)),
+        _ => return raw(last_bytes(message, 1)?, place),
     })
 }
 
-fn schema_or_list(message: &[u8], texts: bool, depth: usize) -> Result<Event<'_>, Error> {
+/// The nearest second that a `Timestamp` can hold.
+fn within_timestamps(seconds: i64) -> i64 {
+    seconds.clamp(Timestamp::MIN.as_second(), Timestamp::MAX.as_second())
+}
+
+/// A quantity is zero where there is no message at all, and is read where there is one.
+fn input_quantity<'a>(message: &[u8]) -> Result<Event<'a>, Error> {
+    if message.is_empty() {
+        return Ok(Event::Borrowed("0"));
+    }
+    canonical::quantity(&go::utf8(last_bytes(message, 1)?)).map(Event::Text).map_err(Error)
+}
+
+fn schema_or_list(message: &[u8], texts: bool, place: Place) -> Result<Event<'_>, Error> {
     let mut reader = Reader::new(message);
     let (mut schema, mut items) = (None, Vec::new());
     while let Some((number, wire)) = reader.next()? {
@@ -224,28 +279,28 @@ fn schema_or_list(message: &[u8], texts: bool, depth: usize) -> Result<Event<'_>
         }
     }
     match schema {
-        _ if !items.is_empty() => Ok(Event::Seq(Sequence { items: Items::Schemas(items.into_iter(), texts), depth })),
-        Some(schema) => Node::message(schema_props(), schema, depth).event(),
+        _ if !items.is_empty() => Ok(Event::Seq(Sequence { items: Items::Schemas(items.into_iter(), texts), place })),
+        Some(schema) => Node::message(schema_props(), schema, place).event(),
         None => Ok(Event::Unit),
     }
 }
 
-fn raw(raw: &[u8], depth: usize) -> Result<Event<'_>, Error> {
+fn raw(raw: &[u8], place: Place) -> Result<Event<'_>, Error> {
     if raw.is_empty() {
         return Ok(Event::Unit);
     }
     if raw.starts_with(MAGIC) {
-        return Node::enveloped(&Envelope::open(raw)?, depth + 1)?.event();
+        return Node::enveloped(&Envelope::open(raw)?, place.below())?.event();
     }
     super::parse_at_rest(raw).map(of_tree).map_err(Error)
 }
 
-fn repeated<'a>(items: Repeated<'a>, field: &'static Field, depth: usize) -> Result<Event<'a>, Error> {
+fn repeated<'a>(items: Repeated<'a>, field: &'static Field, place: Place) -> Result<Event<'a>, Error> {
     match &field.shape {
-        Shape::List(item) => Ok(Event::Seq(Sequence { items: Items::Repeated(items, item, field), depth })),
+        Shape::List(item) => Ok(Event::Seq(Sequence { items: Items::Repeated(items, item, field), place })),
         Shape::Map(item) => {
             let fields = Fields::Entries(slots::sorted_entries(item, items)?.into_iter(), item);
-            Ok(Event::Map(Members { fields, depth, pending: None }))
+            Ok(Event::Map(Members { fields, place, pending: None }))
         }
         _ => Err(Malformed::WireType.into()),
     }
@@ -261,13 +316,13 @@ fn of_tree<'a>(tree: Value) -> Event<'a> {
             (None, None) => Event::F64(n.as_f64().unwrap_or_default()),
         },
         Value::String(text) => Event::Text(text),
-        Value::Array(items) => Event::Seq(Sequence { items: Items::Trees(items.into_iter()), depth: 0 }),
+        Value::Array(items) => Event::Seq(Sequence { items: Items::Trees(items.into_iter()), place: Place::at_root(Purpose::Tree) }),
         Value::Object(members) => Event::Map(Members::of_tree(members)),
     }
 }
 
 fn text(bytes: &[u8]) -> Event<'_> {
-    match String::from_utf8_lossy(bytes) {
+    match go::utf8(bytes) {
         Cow::Borrowed(text) => Event::Borrowed(text),
         Cow::Owned(text) => Event::Text(text),
     }
@@ -336,7 +391,10 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    fn open(t: &'static Type, bytes: &'a [u8]) -> Result<Self, Error> {
+    fn open(t: &'static Type, bytes: &'a [u8], purpose: Purpose) -> Result<Self, Error> {
+        if purpose == Purpose::Input {
+            slots::check(t, bytes)?;
+        }
         let mut slots = vec![Slot::default(); t.fields.len()];
         let present = slots::find(t, bytes, &mut slots)?;
         Ok(Self { t, bytes, slots, present, left: present | t.masks().always })
@@ -346,7 +404,7 @@ impl<'a> Frame<'a> {
 /// The members of a map: of a message, of a map field, of a tree.
 struct Members<'a> {
     fields: Fields<'a>,
-    depth: usize,
+    place: Place,
     pending: Option<Node<'a>>,
 }
 
@@ -358,35 +416,35 @@ enum Fields<'a> {
 }
 
 impl<'a> Members<'a> {
-    fn of_message(t: &'static Type, bytes: &'a [u8], type_meta: Option<(&'a str, &'a str)>, depth: usize) -> Result<Self, Error> {
-        if depth > DEPTH_MAX {
+    fn of_message(t: &'static Type, bytes: &'a [u8], type_meta: Option<(&'a str, &'a str)>, place: Place) -> Result<Self, Error> {
+        if place.depth > DEPTH_MAX {
             return Err(Malformed::Depth.into());
         }
         let meta = type_meta.map_or([("", ""); 2], |(kind, api_version)| [("apiVersion", api_version), ("kind", kind)]);
-        Ok(Self { fields: Fields::Message(meta, vec![Frame::open(t, bytes)?]), depth, pending: None })
+        Ok(Self { fields: Fields::Message(meta, vec![Frame::open(t, bytes, place.purpose)?]), place, pending: None })
     }
 
     fn of_tree(members: Map<String, Value>) -> Self {
-        Self { fields: Fields::Tree(members.into_iter()), depth: 0, pending: None }
+        Self { fields: Fields::Tree(members.into_iter()), place: Place::at_root(Purpose::Tree), pending: None }
     }
 
     /// The next member that JSON would show.
     fn advance(&mut self) -> Result<Option<(Cow<'a, str>, Node<'a>)>, Error> {
-        let depth = self.depth;
+        let place = self.place;
         let next = match &mut self.fields {
-            Fields::Message(meta, frames) => next_field(meta, frames)?.map(|(key, source)| (Cow::Borrowed(key), source)),
+            Fields::Message(meta, frames) => next_field(meta, frames, place.purpose)?.map(|(key, source)| (Cow::Borrowed(key), source)),
             Fields::Entries(entries, item) => entries.next().map(|(key, value)| {
                 let source = value.map_or(Source::Zero(item), |wire| Source::Wire(wire, item));
-                (String::from_utf8_lossy(key), source)
+                (go::utf8(key), source)
             }),
             Fields::Tree(members) => members.next().map(|(key, value)| (Cow::Owned(key), Source::Tree(value))),
         };
-        Ok(next.map(|(key, source)| (key, Node { source, depth })))
+        Ok(next.map(|(key, source)| (key, Node { source, place })))
     }
 }
 
 /// The next field of a message that JSON would show.
-fn next_field<'a>(meta: &mut [(&'static str, &'a str); 2], frames: &mut Vec<Frame<'a>>) -> Result<Option<(&'static str, Source<'a>)>, Error> {
+fn next_field<'a>(meta: &mut [(&'static str, &'a str); 2], frames: &mut Vec<Frame<'a>>, purpose: Purpose) -> Result<Option<(&'static str, Source<'a>)>, Error> {
     for (key, value) in meta.iter_mut().rev() {
         let shown = std::mem::take(value);
         if !shown.is_empty() {
@@ -406,7 +464,7 @@ fn next_field<'a>(meta: &mut [(&'static str, &'a str); 2], frames: &mut Vec<Fram
             Shape::TypeMeta => {}
             Shape::Struct(id) if field.inline => {
                 let inner = slots::single(bytes, slot)?.map_or(Ok(&[][..]), Wire::bytes)?;
-                frames.push(Frame::open(types::get(id), inner)?);
+                frames.push(Frame::open(types::get(id), inner, purpose)?);
             }
             _ => {
                 if let Some(source) = Source::of(field, bytes, slot)? {
@@ -454,7 +512,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
 /// The items of a list: of a field, of a named list, of a tree, or of a JSON schema's `items` or `dependencies` where they are a list.
 struct Sequence<'a> {
     items: Items<'a>,
-    depth: usize,
+    place: Place,
 }
 
 enum Items<'a> {
@@ -467,12 +525,12 @@ enum Items<'a> {
 
 impl<'a> Sequence<'a> {
     fn advance(&mut self) -> Result<Option<Node<'a>>, Error> {
-        let depth = self.depth;
+        let place = self.place;
         let source = match &mut self.items {
             Items::Repeated(items, item, field) => match (items.next()?, item, field.nested_kind) {
                 (None, ..) => return Ok(None),
                 (Some(wire), Shape::Struct(id), Some(kind)) => {
-                    return Ok(Some(Node { source: Source::Message(types::get(*id), wire.bytes()?, Some(kind)), depth: depth + 1 }));
+                    return Ok(Some(Node { source: Source::Message(types::get(*id), wire.bytes()?, Some(kind)), place: place.below() }));
                 }
                 (Some(wire), item, _) => Source::Wire(wire, item),
             },
@@ -483,14 +541,14 @@ impl<'a> Sequence<'a> {
             Items::Schemas(items, texts) => match items.next() {
                 None => return Ok(None),
                 Some(bytes) if *texts => Source::Wire(Wire::Bytes(bytes), &Shape::String),
-                Some(bytes) => return Ok(Some(Node::message(schema_props(), bytes, depth))),
+                Some(bytes) => return Ok(Some(Node::message(schema_props(), bytes, place))),
             },
             Items::Trees(items) => match items.next() {
                 None => return Ok(None),
                 Some(tree) => Source::Tree(tree),
             },
         };
-        Ok(Some(Node { source, depth }))
+        Ok(Some(Node { source, place }))
     }
 }
 

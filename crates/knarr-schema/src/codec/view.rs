@@ -1,8 +1,9 @@
 //! What can be read out of an object at rest without decoding it.
 
-use knarr_core::{Encoding, GroupVersionKind, Object};
+use knarr_core::{Encoding, GroupVersionKind, Object, go};
 
 use super::envelope::{Envelope, group_version};
+use super::scalar::{read_time, time_text};
 use super::slots;
 use super::wire::{Malformed, Reader, Wire, last, last_bytes, last_varint};
 use super::{MetaView, skim};
@@ -172,15 +173,11 @@ fn scalar_text(shape: &Shape, wire: Wire<'_>) -> Result<Option<String>, Malforme
         (Shape::Bool, Wire::Varint(n)) => Some((n != 0).to_string()),
         (Shape::Int32, Wire::Varint(n)) => Some((n as i32).to_string()),
         (Shape::Int64, Wire::Varint(n)) => Some((n as i64).to_string()),
-        (Shape::String, Wire::Bytes(b)) => Some(String::from_utf8_lossy(b).into_owned()),
-        (Shape::Quantity, Wire::Bytes(b)) => Some(String::from_utf8_lossy(last_bytes(b, 1)?).into_owned()),
-        (Shape::IntOrString, Wire::Bytes(b)) if last_varint(b, 1)? == 1 => Some(String::from_utf8_lossy(last_bytes(b, 3)?).into_owned()),
+        (Shape::String, Wire::Bytes(b)) => Some(go::utf8(b).into_owned()),
+        (Shape::Quantity, Wire::Bytes(b)) => Some(go::utf8(last_bytes(b, 1)?).into_owned()),
+        (Shape::IntOrString, Wire::Bytes(b)) if last_varint(b, 1)? == 1 => Some(go::utf8(last_bytes(b, 3)?).into_owned()),
         (Shape::IntOrString, Wire::Bytes(b)) => Some((last_varint(b, 2)? as i32).to_string()),
-        (Shape::Time | Shape::MicroTime, Wire::Bytes(b)) => super::scalar::seconds_and_nanos(b)?.map(|(seconds, nanos)| {
-            let mut text = Vec::new();
-            super::scalar::time(&mut text, seconds, (*shape == Shape::MicroTime).then_some(nanos / 1000));
-            String::from_utf8_lossy(&text).into_owned()
-        }),
+        (Shape::Time | Shape::MicroTime, Wire::Bytes(b)) => read_time(b, shape)?.map(|(seconds, micros)| time_text(seconds, micros)),
         _ => None,
     })
 }

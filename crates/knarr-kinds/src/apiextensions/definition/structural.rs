@@ -56,10 +56,14 @@ fn invariants(at: &At, level: Level, e: &mut ErrorList) {
         return;
     }
     let (kind, items, properties, additional) = (at.get("type"), at.get("items"), at.get("properties"), at.get("additionalProperties"));
-    if kind.str() == "array" && !items.is_set() {
+    // A list without items is none of schemas, and no schema either.
+    let has_items = items.is_set() && items.value() != Some(&json!([]));
+    if kind.str() == "array" && !has_items {
         e.push(items.required("must be specified"));
     }
-    invariants(&items, Level::Item, e);
+    if has_items {
+        invariants(&items, Level::Item, e);
+    }
     properties.entries().for_each(|(_, property)| invariants(&property, Level::Field, e));
     if additional.is_set() {
         if level == Level::Root {

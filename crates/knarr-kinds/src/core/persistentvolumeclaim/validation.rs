@@ -244,7 +244,7 @@ pub fn warnings(claim: &Value) -> Vec<String> {
 pub fn spec_warnings(path: &str, spec: &Value) -> Vec<String> {
     let fractional = |kind: &str| {
         let amount = spec.at(&["resources", kind, "storage"]).and_then(Quantity::from_json)?;
-        (amount.millis() % 1000 != 0).then(|| format!("{path}.resources.{kind}[storage]: fractional byte value \"{amount}\" is invalid, must be an integer"))
+        (!amount.is_whole()).then(|| format!("{path}.resources.{kind}[storage]: fractional byte value \"{amount}\" is invalid, must be an integer"))
     };
     ["requests", "limits"].into_iter().filter_map(fractional).collect()
 }
