@@ -243,7 +243,7 @@ impl Kubeconfig {
 
     /// The document, as kubectl would write it.
     pub fn to_yaml(&self) -> String {
-        file::to_yaml(&serde_json::to_value(Wire::from(self)).unwrap_or_default())
+        yaml::to_string(&serde_json::to_value(Wire::from(self)).unwrap_or_default())
     }
 }
 
@@ -433,6 +433,7 @@ pub fn in_cluster(variable: impl Fn(&str) -> Option<String>) -> Result<Config, E
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const FIRST: &str = "
 apiVersion: v1
@@ -496,5 +497,11 @@ users:
         assert!(text.contains("\n- cluster:\n    certificate-authority-data: QUJD\n    server: https://10.0.0.1:6443\n  name: one\n"), "{text}");
         config.remove("knarr");
         assert_eq!(config.current_context, "");
+        // What knarr has no name for is kept as it came, be it as odd as a name that no YAML looks for before a colon.
+        let odd = json!({"command": "x", "env": [{"n".repeat(2000): null, "name": "A", "value": [["b"]]}]});
+        let user = yaml::to_string(&json!({"users": [{"name": "u", "user": {"exec": odd}}]}));
+        let config = Kubeconfig::parse(&user, None).unwrap();
+        assert_eq!(Kubeconfig::parse(&config.to_yaml(), None).unwrap(), config);
+        assert_eq!(yaml::parse(&config.to_yaml()).unwrap()["users"][0]["user"]["exec"], odd);
     }
 }

@@ -4,8 +4,6 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use knarr_core::{Value, yaml};
-
 use super::{Error, Kubeconfig};
 
 /// The files that count: the one named by a flag, else those of `KUBECONFIG`, else `~/.kube/config`.
@@ -75,71 +73,6 @@ impl Drop for Locked {
         if let Err(error) = std::fs::remove_file(&self.lock) {
             tracing::warn!(lock = %self.lock.display(), %error, "the lock of a kubeconfig stays behind");
         }
-    }
-}
-
-/// A tree as block-style YAML, keys in order. Enough for kubeconfigs; strings that YAML would take for something else are
-/// quoted as JSON, which YAML reads.
-pub(super) fn to_yaml(value: &Value) -> String {
-    let mut out = String::new();
-    block(value, 0, &mut out);
-    out
-}
-
-fn block(value: &Value, indent: usize, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            for (i, (key, value)) in map.iter().enumerate() {
-                if i > 0 || !out.ends_with("- ") {
-                    out.extend(std::iter::repeat_n(' ', indent));
-                }
-                out.push_str(&scalar(&Value::String(key.clone())));
-                out.push(':');
-                nested(value, indent, out);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                out.extend(std::iter::repeat_n(' ', indent));
-                out.push_str("- ");
-                if is_leaf(item) {
-                    out.push_str(&scalar(item));
-                    out.push('\n');
-                } else {
-                    block(item, indent + 2, out);
-                }
-            }
-        }
-        leaf => {
-            out.push_str(&scalar(leaf));
-            out.push('\n');
-        }
-    }
-}
-
-fn nested(value: &Value, indent: usize, out: &mut String) {
-    if is_leaf(value) {
-        out.push(' ');
-        out.push_str(&scalar(value));
-        out.push('\n');
-    } else {
-        out.push('\n');
-        block(value, if value.is_array() { indent } else { indent + 2 }, out);
-    }
-}
-
-fn is_leaf(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => true,
-    }
-}
-
-fn scalar(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._/@+=:".contains(&b)) && yaml::parse(text).as_ref() == Ok(value) => text.to_owned(),
-        _ => value.to_string(),
     }
 }
 
