@@ -15,6 +15,7 @@ pub mod ip;
 pub mod metrics;
 pub mod names;
 pub mod object;
+pub mod order;
 pub mod pem;
 pub mod quantity;
 pub mod regexp;

@@ -19,7 +19,7 @@ use parser::{Kind, Parser};
 
 pub use complaint::has_surrogates;
 pub use resolve::resolve;
-pub use write::{key_order, to_string};
+pub use write::{in_order, to_string};
 
 /// What a strict reader complains about beside the tree.
 #[derive(Debug, Default, PartialEq)]

@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use super::resolve::is_text;
+use crate::order;
 
 /// The document.
 pub fn to_string(value: &Value) -> String {
@@ -21,8 +22,13 @@ pub fn to_string(value: &Value) -> String {
     out
 }
 
+/// Entries in the order of their keys.
+pub fn in_order<T>(entries: Vec<T>, key: &impl Fn(&T) -> &str) -> Vec<T> {
+    order::sorted(entries, &|a, b| key_order(key(a), key(b)).is_lt())
+}
+
 /// Order of keys: numbers within them count as numbers, letters come after other characters (`keyList.Less`).
-pub fn key_order(a: &str, b: &str) -> Ordering {
+fn key_order(a: &str, b: &str) -> Ordering {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     for i in 0..a.len().min(b.len()) {
         let (ca, cb) = (a[i], b[i]);
@@ -56,9 +62,8 @@ const SIMPLE_KEY_MAX: usize = 128;
 
 /// `inline`: the first key stands on a line that has begun (after `- `).
 fn write_map(value: &Value, indent: usize, inline: bool, out: &mut String) {
-    let mut entries: Vec<(&String, &Value)> = value.as_object().into_iter().flatten().collect();
-    entries.sort_by(|(a, _), (b, _)| key_order(a, b));
-    for (i, (key, item)) in entries.into_iter().enumerate() {
+    let entries: Vec<(&String, &Value)> = value.as_object().into_iter().flatten().collect();
+    for (i, (key, item)) in in_order(entries, &|(key, _)| key.as_str()).into_iter().enumerate() {
         if i > 0 || !inline {
             indent_by(indent, out);
         }
@@ -368,9 +373,18 @@ mod tests {
 
     #[test]
     fn keys_are_in_natural_order() {
-        let mut keys = vec!["b", "a10", "a2", "a/x", "a.b", "A", "1", "10", "2"];
-        keys.sort_by(|a, b| key_order(a, b));
-        assert_eq!(keys, ["1", "2", "10", "A", "a.b", "a/x", "a2", "a10", "b"]);
+        let keys = vec!["b", "a10", "a2", "a/x", "a.b", "A", "1", "10", "2"];
+        assert_eq!(in_order(keys, &|key| key), ["1", "2", "10", "A", "a.b", "a/x", "a2", "a10", "b"]);
+    }
+
+    /// A fuzzer found these.
+    #[test]
+    fn keys_that_have_no_order_are_written_all_the_same() {
+        assert!([("77", "7u"), ("7u", "8"), ("8", "77")].iter().all(|(a, b)| key_order(a, b).is_lt()));
+        let keys = "nam: a nu nm u c e Z na m es 8 namesp7u n p nam8 namesp7758 namek namesp8 ne v namesp namesp7 namesp77 7 77 7u u7 n8".split(' ');
+        let map: serde_json::Map<String, Value> = keys.map(|key| (key.to_owned(), Value::Null)).collect();
+        let value = Value::Object(map);
+        assert_eq!(parse(&to_string(&value)), Ok(value));
     }
 
     #[test]

@@ -168,8 +168,7 @@ fn kyaml_value(value: &Value, indent: usize, out: &mut String) {
         Value::Object(map) if map.is_empty() => out.push_str("{}"),
         Value::Array(list) if list.is_empty() => out.push_str("[]"),
         Value::Object(map) => {
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_by(|(a, _), (b, _)| yaml::key_order(a, b));
+            let entries = yaml::in_order(map.iter().collect(), &|(key, _): &(&String, &Value)| key.as_str());
             out.push_str("{\n");
             for (key, item) in entries {
                 let bare =

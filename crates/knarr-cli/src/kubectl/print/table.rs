@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use knarr_core::{Value, ValueExt};
+use knarr_core::{Value, ValueExt, order};
 
 use super::jsonpath::{JsonPath, relaxed};
 use super::{go, tabs};
@@ -124,8 +124,7 @@ pub fn sort<T>(items: &mut [T], field: &str, object: impl Fn(&T) -> &Value) -> R
     if !items.is_empty() && keys.iter().all(Option::is_none) {
         return Err(format!("couldn't find any field with path {} in the list of objects", knarr_core::field::go_quote(&path)).into());
     }
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by(|a, b| compare(keys[*a].as_ref(), keys[*b].as_ref()));
+    let order = order::sorted((0..items.len()).collect(), &|a: &usize, b| compare(keys[*a].as_ref(), keys[*b].as_ref()).is_lt());
     permute(items, order);
     Ok(())
 }
@@ -192,5 +191,13 @@ mod tests {
         sort(&mut items, "{.c}", |i| i).unwrap();
         assert_eq!(names(&items), "cab");
         assert!(sort(&mut items, ".none", |i| i).is_err());
+    }
+
+    /// What reads as quantities is compared as such, and else as text: `9` before `10`, that before `5x`, and that before `9`.
+    #[test]
+    fn values_that_have_no_order_are_sorted_all_the_same() {
+        let mut rows: Vec<Value> = ["9", "10", "5x"].iter().cycle().take(60).map(|value| json!({"a": value})).collect();
+        sort(&mut rows, ".a", |row| row).unwrap();
+        assert_eq!(rows.iter().filter(|row| row["a"] == "5x").count(), 20);
     }
 }
