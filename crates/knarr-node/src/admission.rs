@@ -52,9 +52,9 @@ impl Refusal {
         Self::new(name, format!("Predicate {name} failed: {why}"))
     }
 
-    /// Whether a look at the node's newest labels might change the verdict.
-    pub fn is_about_affinity(&self) -> bool {
-        self.reason == "NodeAffinity"
+    /// Whether a look at the newest labels and taints of the node might change the verdict.
+    pub fn is_about_the_object(&self) -> bool {
+        matches!(self.reason.as_str(), "NodeAffinity" | "TaintToleration")
     }
 }
 

@@ -285,14 +285,14 @@ impl Agent {
             return (self.context.allocations.take_over(&self.context, &pod), None);
         }
         let mut verdict = self.context.allocations.admit(&self.context, &pod);
-        if verdict.as_ref().is_err_and(Refusal::is_about_affinity) {
-            // The labels that we know may be old.
+        if verdict.as_ref().is_err_and(Refusal::is_about_the_object) {
+            // The labels and taints that we know may be older than those that the scheduler went by.
             match self.context.client.all::<Node>().get(&self.context.config.node_name).await {
                 Ok(node) => {
                     self.context.node.see(&node);
                     verdict = self.context.allocations.admit(&self.context, &pod);
                 }
-                Err(error) => tracing::warn!(%error, "cannot read the node's labels"),
+                Err(error) => tracing::warn!(%error, "cannot read the node's labels and taints"),
             }
         }
         match verdict {

@@ -497,6 +497,21 @@ async fn a_pod_that_does_not_fit_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_taint_that_was_just_taken_away_keeps_no_pod_away() {
+    let world = World::started();
+    let taint = |taints: Value| {
+        world.api.change::<Node>("", "n", |n| n.spec.get_or_insert_default().taints = serde_json::from_value(taints).unwrap());
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    taint(json!([{"key": "k", "effect": "NoExecute"}]));
+    // Until the agent has looked at its Node again.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    taint(json!(null));
+    world.create(json!({"containers": [{"name": "a"}]})).await;
+    world.until_ready().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resize_is_done_in_place_or_waits_for_room() {
     let world = World::started();
     world.create(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}}}]})).await;
