@@ -102,6 +102,10 @@ async fn finalizers_without_a_path_are_taken_with_a_warning() {
     let created = cluster.post(TABS, &object).await;
     let warning = "299 - \"metadata.finalizers: \\\"resources-finalizer.argocd.argoproj.io\\\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental conflicts with other finalizer writers\"";
     assert_eq!((created.code, created.headers["warning"].to_str().unwrap()), (201, warning), "{}", created.text());
+    let patched = cluster.patch(&format!("{TABS}/a"), "application/merge-patch+json", r#"{"metadata":{"finalizers":["mine"]}}"#).await;
+    assert_eq!((patched.code, patched.headers.contains_key("warning")), (200, true), "{}", patched.text());
+    let status = cluster.put(&format!("{TABS}/a/status"), &patched.json()).await;
+    assert_eq!(status.code, 200, "{}", status.text());
 }
 
 #[tokio::test]

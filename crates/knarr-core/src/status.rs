@@ -179,10 +179,10 @@ impl Status {
     /// 422 with a cause for each field (upstream: `NewInvalid`).
     pub fn invalid(kind: &GroupVersionKind, name: &str, errors: &[field::Error]) -> Self {
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let list = match texts.as_slice() {
+        let list = match unique(&texts).as_slice() {
             [] => "<nil>".to_owned(),
             [one] => one.clone(),
-            many => format!("[{}]", unique(many).join(", ")),
+            many => format!("[{}]", many.join(", ")),
         };
         let subject = if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
         Self::new(422, Reason::Invalid, format!("{subject} {} is invalid: {list}", field::go_quote(name))).with_details(Details {

@@ -245,7 +245,6 @@ pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
         errors.extend(immutable(new.at(&[key]), old.at(&[key]), &path.child(key)));
     }
     errors.extend(common(new, &path));
-    errors.extend(finalizers(new, &path.child("finalizers")));
     errors
 }
 

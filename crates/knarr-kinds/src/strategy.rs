@@ -195,6 +195,17 @@ pub trait Strategy: Sync + Send {
         true
     }
 
+    /// The same for a write to `status`.
+    fn domain_finalizers_of_status(&self) -> bool {
+        self.domain_finalizers()
+    }
+
+    /// Whether a cause is told as often as rules find it. Most kinds are validated declaratively as well, for which upstream brings equal
+    /// causes together; the kinds of its apiextensions server are not, and ask for the metadata of an update once more.
+    fn repeats_causes(&self) -> bool {
+        false
+    }
+
     /// `metadata.name` rules; texts of upstream's `NameIsDNSSubdomain` and like.
     fn validate_name(&self, name: &str) -> Vec<String> {
         knarr_core::names::is_dns1123_subdomain(name)
@@ -275,7 +286,11 @@ impl Strategy for StatusOf {
     }
 
     fn domain_finalizers(&self) -> bool {
-        self.0.domain_finalizers()
+        self.0.domain_finalizers_of_status()
+    }
+
+    fn repeats_causes(&self) -> bool {
+        self.0.repeats_causes()
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {

@@ -197,6 +197,7 @@ fn of_kind(sample: &Sample) -> Vec<Request> {
     writes(&mut all, &body);
     content_types(&mut all, &body);
     bodies(&mut all, &body, sample.resource == HUGE_FOR);
+    metadata(&mut all, &sample.object);
     subresources(&mut all);
     deletes(&mut all);
     // Some combinations come to the same.
@@ -399,6 +400,44 @@ fn bodies(all: &mut Requests, body: &str, huge: bool) {
             let text = format!("{{\"metadata\":{{\"annotations\":{{\"a\":\"{}\"}}}}}}", "x".repeat(TOO_LARGE));
             all.push(format!("huge {method} {media}"), method, path, "dryRun=All&fieldManager=m", &[("Content-Type", media)], Some(text));
         }
+    }
+}
+
+/// What is said in `metadata`: the rules for it are not the same for all kinds, nor for a create and an update.
+fn metadata(all: &mut Requests, object: &Value) {
+    let said = [
+        json!({"finalizers": ["x"]}),
+        json!({"finalizers": ["example.com"]}),
+        json!({"finalizers": ["example.com/x", "kubernetes"]}),
+        json!({"finalizers": ["a/b/c"]}),
+        json!({"finalizers": [""]}),
+        json!({"finalizers": ["orphan", "foregroundDeletion"]}),
+        json!({"ownerReferences": [{}]}),
+        json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Event", "name": "a", "uid": "b"}]}),
+        json!({"ownerReferences": [{"apiVersion": "v", "kind": "A", "name": "a", "uid": "b", "controller": true}, {"apiVersion": "v", "kind": "A", "name": "c", "uid": "d", "controller": true}]}),
+        json!({"labels": {"a b": "c"}}),
+        json!({"labels": {"a": "b c"}}),
+        json!({"annotations": {"a b": "c"}}),
+        json!({"annotations": {"A": "c"}}),
+        json!({"generation": -1}),
+        json!({"generation": 7}),
+        json!({"deletionGracePeriodSeconds": 5}),
+        json!({"deletionTimestamp": "2020-01-01T00:00:00Z"}),
+        json!({"creationTimestamp": null}),
+        json!({"selfLink": "x"}),
+        json!({"managedFields": [{"operation": "x"}]}),
+        json!({"managedFields": [{"operation": "Update", "fieldsType": "x"}]}),
+        json!({"managedFields": []}),
+    ];
+    for (number, said) in said.iter().enumerate() {
+        let patch = json!({"metadata": said});
+        let mut whole = object.clone();
+        merge(&mut whole, &patch);
+        let fresh = whole.to_string().replace("\"matrix\"", "\"matrix2\"");
+        all.push(format!("metadata POST {number}"), "POST", "{collection}", "dryRun=All", &[], Some(fresh));
+        all.push(format!("metadata PUT {number}"), "PUT", "{item}", "dryRun=All", &[], Some(whole.to_string()));
+        let headers = &[("Content-Type", "application/merge-patch+json")];
+        all.push(format!("metadata PATCH {number}"), "PATCH", "{item}", "dryRun=All", headers, Some(patch.to_string()));
     }
 }
 

@@ -177,6 +177,10 @@ impl Strategy for CustomStrategy {
         self.generic.domain_finalizers()
     }
 
+    fn repeats_causes(&self) -> bool {
+        self.generic.repeats_causes()
+    }
+
     fn allow_create_on_update(&self) -> bool {
         self.generic.allow_create_on_update()
     }

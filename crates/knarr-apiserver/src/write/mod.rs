@@ -152,15 +152,13 @@ impl<'a> Writer<'a> {
         if errors.is_empty() {
             return Ok(());
         }
-        // As often as a rule was asked, it is told once.
-        let mut told: Vec<&knarr_core::field::Error> = Vec::new();
+        let mut told = ErrorList::new();
         errors.iter().for_each(|e| {
-            if !told.contains(&e) {
-                told.push(e)
+            if self.behaviour.repeats_causes() || !told.contains(e) {
+                told.push(e.clone());
             }
         });
-        let errors: ErrorList = told.into_iter().cloned().collect();
-        Err(Status::invalid(&self.refused_kind(object), object.str_at(&["metadata", "name"]).unwrap_or_default(), &errors))
+        Err(Status::invalid(&self.refused_kind(object), object.str_at(&["metadata", "name"]).unwrap_or_default(), &told))
     }
 
     /// The kind that an invalid object is called by. Events of both groups are one internal kind, that of the core group; a custom

@@ -6,6 +6,7 @@ use knarr_core::{
     Object, Result, Status, Value, ValueExt,
     field::{self, ErrorList, Path},
 };
+use knarr_kinds::Strategy;
 use knarr_schema::codec;
 use knarr_store::{Error, Item, Write};
 
@@ -217,16 +218,21 @@ fn prepare(writer: &Writer<'_>, new: &mut Value, old: &Value) -> Result<()> {
 }
 
 fn update_errors(writer: &Writer<'_>, cx: &knarr_kinds::Context<'_>, new: &Value, old: &Value) -> ErrorList {
-    let mut errors = knarr_kinds::validate_metadata(new, writer.ex.served.resource.namespaced, &AnyName);
-    errors.extend(knarr_kinds::validate_metadata_update(new, old));
+    let mut errors = knarr_kinds::validate_metadata(new, writer.ex.served.resource.namespaced, &AnyName(&*writer.behaviour));
+    let again = usize::from(writer.behaviour.repeats_causes());
+    (0..=again).for_each(|_| errors.extend(knarr_kinds::validate_metadata_update(new, old)));
     errors.extend(writer.behaviour.validate_update(cx, new, old));
     errors
 }
 
 /// On update a name cannot change, so its rules are only those of a path (upstream: `validatePathSegment`).
-struct AnyName;
+struct AnyName<'a>(&'a dyn Strategy);
 
-impl knarr_kinds::Strategy for AnyName {
+impl Strategy for AnyName<'_> {
+    fn domain_finalizers(&self) -> bool {
+        self.0.domain_finalizers()
+    }
+
     fn validate_name(&self, name: &str) -> Vec<String> {
         knarr_core::names::is_path_segment(name)
     }

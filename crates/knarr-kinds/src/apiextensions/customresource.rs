@@ -43,6 +43,10 @@ impl Strategy for CustomResource {
         false
     }
 
+    fn repeats_causes(&self) -> bool {
+        true
+    }
+
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         let had: BTreeSet<&str> = old.into_iter().flat_map(|o| strings(o, &["metadata", "finalizers"])).collect();
         let has: BTreeSet<&str> = strings(object, &["metadata", "finalizers"]).collect();

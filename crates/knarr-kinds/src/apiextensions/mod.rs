@@ -71,6 +71,10 @@ impl Strategy for CustomResourceDefinition {
         false
     }
 
+    fn repeats_causes(&self) -> bool {
+        true
+    }
+
     fn cells(&self, definition: &Value, _now: Timestamp) -> Cells {
         let served = definition.list_at(&["spec", "versions"]).iter().filter(|v| v.bool_at(&["served"]) == Some(true));
         let mark = |v: &Value| if v.bool_at(&["storage"]) == Some(true) { "(storage)" } else { "" };

@@ -36,6 +36,10 @@ impl Strategy for CronJob {
         pod::defaults::template(object.ensure(&TEMPLATE));
     }
 
+    fn domain_finalizers_of_status(&self) -> bool {
+        false
+    }
+
     fn prepare_for_create(&self, _cx: &Context<'_>, object: &mut Value) {
         separation::create(self.shape(), object);
         disabled::drop_template(object, None, &TEMPLATE);

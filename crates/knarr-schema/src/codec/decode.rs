@@ -17,8 +17,9 @@ use crate::types::{self, Field, Shape, Type, TypeId};
 const STRICT_ERRORS_MAX: usize = 100;
 
 /// Fields of which upstream tells an empty list or map from none at all, with the number of steps down to what has them: what is stored knows
-/// no difference, so it counts only where an empty one is refused.
-const KEPT_EMPTY: [(&str, &str, usize); 5] = [
+/// no difference, so it counts only where an empty one is refused, or resets what is stored.
+const KEPT_EMPTY: [(&str, &str, usize); 6] = [
+    (".ObjectMeta", "managedFields", 1),
     (".v2.HPAScalingRules", "policies", 3),
     (".PodSpec", "overhead", 1),
     (".ResourceSliceSpec", "sharedCounters", 1),
