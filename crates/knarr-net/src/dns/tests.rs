@@ -1,8 +1,8 @@
 //! The whole server: objects in a fake API, queries over real sockets.
 
 use std::net::UdpSocket;
-use std::time::Duration;
 
+use futures::FutureExt;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -159,9 +159,10 @@ fn a_search_list_gets_quick_negative_answers_that_may_be_kept() {
 
 #[test]
 fn without_resolvers_other_names_fail_at_once() {
-    let began = std::time::Instant::now();
-    assert_eq!(world(Vec::new()).ask_name("www.example.").metadata.response_code, ResponseCode::ServFail);
-    assert!(began.elapsed() < Duration::from_secs(1));
+    let world = world(Vec::new());
+    let Step::Wait(pending) = world.responder.begin(&query("www.example.", RecordType::A, None), Transport::Udp) else { panic!("no name of ours") };
+    let answer = world.runtime.block_on(async { world.responder.finish(pending).now_or_never() }).expect("nobody is waited for");
+    assert_eq!(Message::from_vec(&answer).unwrap().metadata.response_code, ResponseCode::ServFail);
 }
 
 #[test]
