@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An input that takes longer never comes back.
-const WALL_MAX: Duration = Duration::from_secs(60);
+/// An input that takes longer never comes back, however many others want the processors.
+const WALL_MAX: Duration = Duration::from_secs(600);
 /// How far the process may grow during one input.
 const GROWTH_MAX: u64 = 1 << 30;
 const PERIOD: Duration = Duration::from_millis(100);
