@@ -71,6 +71,48 @@ async fn creates_are_named_checked_and_tried() {
 }
 
 #[tokio::test]
+async fn an_update_of_some_kinds_judges_the_prefix_of_the_name_again() {
+    let cluster = Cluster::start().await;
+    let update = async |path: &str, object: Value| {
+        let made = cluster.post(path, &object).await;
+        assert_eq!(made.code, 201, "{}", made.json());
+        let mut object = made.json();
+        object.set(&["metadata", "generateName"], "Gen_");
+        cluster.put(&format!("{path}/a"), &object).await
+    };
+    let answer = update(MAPS, config_map("a", json!({}))).await;
+    assert_eq!(answer.code, 422);
+    assert_eq!(answer.json()["details"]["causes"][0]["field"], "metadata.generateName");
+    let answer = update("/api/v1/namespaces/default/services", service("a", json!({"ports": [{"port": 80}]}))).await;
+    assert_eq!((answer.code, answer.json().str_at(&["metadata", "generateName"])), (200, Some("Gen_")));
+}
+
+/// Upstream keeps two numbers of its internal kinds in annotations.
+#[tokio::test]
+async fn annotations_that_are_numbers_are_read_as_such() {
+    let cluster = Cluster::start().await;
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    let object =
+        |kind: &str, annotations: Value| json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "a", "annotations": annotations}, "spec": spec});
+    for (kind, annotation, why) in [
+        ("DaemonSet", "deprecated.daemonset.template.generation", ""),
+        ("Deployment", "deprecated.deployment.rollback.to", "failed to parse annotation[deprecated.deployment.rollback.to]=x as int64: "),
+    ] {
+        let path = format!("/apis/apps/v1/namespaces/default/{}s", kind.to_lowercase());
+        let why = format!("{why}strconv.ParseInt: parsing \"x\": invalid syntax");
+        let bad = object(kind, json!({annotation: "x"}));
+        refused(&cluster.post(&path, &bad).await, 400, &format!("{kind} in version \"v1\" cannot be handled as a {kind}: {why}"));
+        let made = cluster.post(&path, &object(kind, json!({annotation: "+5"}))).await;
+        assert_eq!((made.code, made.json().str_at(&["metadata", "annotations", annotation])), (201, Some("5")));
+        refused(&cluster.put(&format!("{path}/a"), &bad).await, 400, &format!("{kind} in version \"v1\" cannot be handled as a {kind}: {why}"));
+        let patch = json!({"metadata": {"annotations": {annotation: "x"}}}).to_string();
+        let merged = cluster.patch(&format!("{path}/a"), "application/merge-patch+json", &patch).await;
+        assert_eq!((merged.code, merged.json()["message"].as_str().is_some_and(|m| m.ends_with(&why))), (422, true), "{}", merged.json());
+        refused(&cluster.patch(&format!("{path}/a"), "application/strategic-merge-patch+json", &patch).await, 500, &why);
+    }
+}
+
+#[tokio::test]
 async fn finalizers_and_preconditions_hold_a_delete_back() {
     let cluster = Cluster::start().await;
     let mut held = config_map("a", json!({}));

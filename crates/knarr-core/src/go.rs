@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -34,6 +35,20 @@ pub fn syntax(value: &Value) -> String {
             format!("map[string]interface {{}}{{{}}}", entries.join(", "))
         }
     }
+}
+
+/// `strconv.ParseInt(s, 10, 64)`.
+///
+/// # Errors
+/// Go's words for what is no number or too large a one.
+pub fn parse_int(text: &str) -> Result<i64, String> {
+    text.parse::<i64>().map_err(|e| {
+        let why = match e.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        format!("strconv.ParseInt: parsing {}: {why}", go_quote(text))
+    })
 }
 
 /// `strconv.ParseBool`

@@ -43,7 +43,7 @@ mod warnings;
 
 pub use apiextensions::{approval_condition, columns::custom_cells, custom};
 pub use convert::convert;
-pub use metadata::{validate_metadata, validate_metadata_update};
+pub use metadata::{validate_metadata, validate_metadata_update, validate_prefix};
 pub use resource::admin_access;
 pub use scale::{ScalePaths, apply_scale, to_scale, validate_scale};
 pub use strategy::{Context, Graceful, Plain, Shape, StatusOf, Strategy, Warn};

@@ -55,17 +55,20 @@ pub fn finalizer(name: &str) -> Vec<String> {
 fn names(metadata: &Value, rules: &dyn Strategy, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
     let text = |key: &str| metadata.str_at(&[key]).unwrap_or_default();
-    let (name, prefix) = (text("name"), text("generateName"));
-    if !prefix.is_empty() {
-        let problems = rules.validate_generate_name(&mask_trailing_dash(prefix));
-        errors.extend(problems.into_iter().map(|p| Error::invalid(&path.child("generateName"), prefix, p)));
-    }
+    let name = text("name");
+    errors.extend(prefix(metadata, rules, path));
     if name.is_empty() {
         errors.push(Error::required(&path.child("name"), "name or generateName is required"));
     } else {
         errors.extend(rules.validate_name(name).into_iter().map(|p| Error::invalid(&path.child("name"), name, p)));
     }
     errors
+}
+
+fn prefix(metadata: &Value, rules: &dyn Strategy, path: &Path) -> ErrorList {
+    let prefix = metadata.str_at(&["generateName"]).unwrap_or_default();
+    let problems = if prefix.is_empty() { Vec::new() } else { rules.validate_generate_name(&mask_trailing_dash(prefix)) };
+    problems.into_iter().map(|p| Error::invalid(&path.child("generateName"), prefix, p)).collect()
 }
 
 /// A prefix may end in a dash, which what is appended makes good.
@@ -248,6 +251,12 @@ pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
     errors
 }
 
+/// Validates the `metadata.generateName` of an update by the rules for a create: only kinds that say so in their
+/// [`Shape`](crate::strategy::Shape) do.
+pub fn validate_prefix(object: &Value, rules: &dyn Strategy) -> ErrorList {
+    object.at(&["metadata"]).map_or_else(ErrorList::new, |metadata| prefix(metadata, rules, &Path::new("metadata")))
+}
+
 /// A field that may not change (upstream: `ValidateImmutableField`).
 pub fn immutable(new: Option<&Value>, old: Option<&Value>, path: &Path) -> ErrorList {
     if same(new, old) { ErrorList::new() } else { vec![Error::invalid(path, new.cloned().unwrap_or_default(), IMMUTABLE)] }
@@ -335,6 +344,20 @@ mod tests {
             json!({"name": "a", "namespace": "n", "finalizers": ["orphan", "foregroundDeletion"]}),
             &["metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set"],
         );
+    }
+
+    /// What upstream answered to an update of each kind with `generateName: Gen_` (`update/bad-generate-name` of the differential run).
+    #[test]
+    fn a_prefix_is_judged_again_on_updates_of_some_kinds() {
+        let again = |group: &str, resource: &str, subresource: &str| crate::strategy(group, resource, subresource).shape().judges_prefix_again;
+        assert!(again("", "configmaps", "") && again("", "pods", "") && again("networking.k8s.io", "ingresses", ""));
+        assert!(!again("", "services", "") && !again("apps", "deployments", "") && !again("", "pods", "status"));
+        let errors = |prefix: &str| {
+            let errors = validate_prefix(&json!({"metadata": {"name": "a", "generateName": prefix}}), crate::strategy("", "configmaps", ""));
+            errors.iter().map(|e| e.field.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(errors("Gen_"), ["metadata.generateName"]);
+        assert!(errors("gen-").is_empty() && errors("").is_empty());
     }
 
     #[test]

@@ -60,11 +60,21 @@ pub struct Shape {
     pub create_on_update: bool,
     /// A PUT needs a resourceVersion (upstream: not `AllowUnconditionalUpdate`).
     pub needs_resource_version: bool,
+    /// An update is refused for a `metadata.generateName` that could not be created. For the other kinds it only has to fit into a path
+    /// (upstream: whether `ValidateUpdate` asks `ValidateObjectMeta` for the new object, too).
+    pub judges_prefix_again: bool,
 }
 
 impl Shape {
     /// Metadata and data, nothing that the server sets.
-    pub const PLAIN: Self = Self { generation: false, status: false, status_keeps_metadata: false, create_on_update: false, needs_resource_version: false };
+    pub const PLAIN: Self = Self {
+        generation: false,
+        status: false,
+        status_keeps_metadata: false,
+        create_on_update: false,
+        needs_resource_version: false,
+        judges_prefix_again: false,
+    };
 
     #[must_use]
     pub const fn generation(mut self) -> Self {
@@ -96,6 +106,12 @@ impl Shape {
         self.needs_resource_version = true;
         self
     }
+
+    #[must_use]
+    pub const fn judges_prefix_again(mut self) -> Self {
+        self.judges_prefix_again = true;
+        self
+    }
 }
 
 /// The behaviour of one resource, or of one subresource of it (`status`, `ephemeralcontainers`, …).
@@ -106,6 +122,14 @@ impl Shape {
 pub trait Strategy: Sync + Send {
     fn shape(&self) -> Shape {
         Shape::PLAIN
+    }
+
+    /// What the kind reads out of texts and cannot read, in the words of upstream's conversion into its internal kind.
+    ///
+    /// # Errors
+    /// Why there is no object of the kind in it.
+    fn readable(&self, _object: &Value) -> Result<(), String> {
+        Ok(())
     }
 
     /// Defaults that the type table does not declare. Declared ones are already in. Applied twice it changes nothing more.
@@ -246,7 +270,11 @@ pub struct StatusOf(pub &'static dyn Strategy);
 
 impl Strategy for StatusOf {
     fn shape(&self) -> Shape {
-        self.0.shape()
+        Shape { judges_prefix_again: false, ..self.0.shape() }
+    }
+
+    fn readable(&self, object: &Value) -> Result<(), String> {
+        self.0.readable(object)
     }
 
     fn default(&self, object: &mut Value) {

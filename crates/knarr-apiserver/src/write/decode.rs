@@ -1,5 +1,6 @@
 //! From the body of a request to a tree of the wanted kind.
 
+use knarr_core::field::go_quote;
 use knarr_core::{GroupVersionKind, Reason, Result, Status, Value, ValueExt, yaml};
 use knarr_schema::codec::{self, FieldValidation};
 
@@ -37,6 +38,10 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
     conform(ex, &mut value)?;
+    ex.served.strategy.readable(&value).map_err(|why| {
+        let (kind, version) = (&resource.kind, go_quote(&resource.version));
+        Status::bad_request(format!("{kind} in version {version} cannot be handled as a {kind}: {why}"))
+    })?;
     defaults(ex, &mut value);
     ex.record_request(&value);
     Ok(value)
@@ -68,13 +73,27 @@ pub fn conform_applied(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// 500 without a reason, as upstream answers errors that are no `Status`.
+/// What the kind cannot read in what apply made: 500 without a reason, as upstream answers errors that are no `Status`.
+///
+/// # Errors
+/// See [`Strategy::readable`](knarr_kinds::Strategy::readable).
+pub fn readable_applied(ex: &Exchange<'_>, value: &Value) -> Result<()> {
+    let told = |why| Status::new(500, Reason::Unknown, format!("failed to convert to unversioned ({}): {why}", place(ex, value)));
+    ex.served.strategy.readable(value).map_err(told)
+}
+
+/// The same for what is no value of its type.
 fn unconvertible(ex: &Exchange<'_>, value: &Value, why: &Status) -> Status {
-    let meta = |key: &str| value.str_at(&["metadata", key]).unwrap_or_default();
     let (gvk, why) = (&ex.served.gvk, why.message.split_once(": ").map_or(why.message.as_str(), |(_, why)| why));
-    let place = format!("{}/{}; {gvk}", meta("namespace"), meta("name"));
+    let place = place(ex, value);
     let text = format!("failed to convert new object ({place}) to proper version: unable to convert unstructured object to {gvk}: {why}");
     Status::new(500, Reason::Unknown, text)
+}
+
+/// An object as errors of conversions name it.
+fn place(ex: &Exchange<'_>, value: &Value) -> String {
+    let meta = |key: &str| value.str_at(&["metadata", key]).unwrap_or_default();
+    format!("{}/{}; {}", meta("namespace"), meta("name"), ex.served.gvk)
 }
 
 /// The same for what plugins made of an object, of which the client is told nothing.

@@ -2,7 +2,7 @@
 //! when the swap was lost.
 
 use knarr_core::{
-    GroupVersionKind, Map, Result, Status, Value, ValueExt,
+    GroupVersionKind, Map, Reason, Result, Status, Value, ValueExt,
     api::PatchType,
     field::{self, Path},
     yaml,
@@ -198,7 +198,7 @@ impl Change for Patch {
             (_, None) => return Err(writer.not_found(&ex.call.info.name)),
             (_, Some(live)) => {
                 let body = self.sent.body()?;
-                let mut new = checked(ex, &self.client_side(ex, live, body)?, &self.sent.complaints, || self.shown(live, body))?;
+                let mut new = self.checked(ex, &self.client_side(ex, live, body)?, || self.shown(live, body))?;
                 writer.track(Some(live), &mut new);
                 new
             }
@@ -235,6 +235,31 @@ impl Patch {
         (self.patch_type == PatchType::Merge).then(|| patches::merge_patch_text(&codec::encode_json(live), body))
     }
 
+    /// Reads the patched object as if it had been sent: unknown fields go, types are checked. What a strict decoder said of the patch is
+    /// told with what it says of the object.
+    fn checked(&self, ex: &Exchange<'_>, patched: &Value, shown: impl Fn() -> Option<Vec<u8>>) -> Result<Value> {
+        let shown = || shown().unwrap_or_else(|| codec::encode_json(patched));
+        let complaints = &self.sent.complaints;
+        let validation = decode::field_validation(ex);
+        let refused = validation == FieldValidation::Strict && !complaints.is_empty();
+        let decoded = codec::decode_value(&ex.served.resource, patched, if refused { FieldValidation::Warn } else { validation });
+        let decoded = decoded.map_err(|e| unreadable(&e, &shown()))?;
+        let told: Vec<String> = complaints.iter().cloned().chain(decoded.warnings).collect();
+        if refused {
+            return Err(invalid_patch(&format!("strict decoding error: {}", told.join(", ")), &shown()));
+        }
+        ex.warn_all(told);
+        let mut value = decoded.value;
+        decode::conform(ex, &mut value)?;
+        ex.served.strategy.readable(&value).map_err(|why| match self.patch_type {
+            // Upstream lets it through as it is.
+            PatchType::StrategicMerge => Status::new(500, Reason::Unknown, why),
+            _ => invalid_patch(&why, &shown()),
+        })?;
+        decode::defaults(ex, &mut value);
+        Ok(value)
+    }
+
     /// Apply fills in what the schema declares first, so that map keys with defaults are found.
     fn server_side(&self, writer: &Writer<'_>, live: Option<&Value>) -> Result<Value> {
         let ex = writer.ex;
@@ -249,28 +274,10 @@ impl Patch {
         new.set(&["kind"], ex.served.gvk.kind.as_str());
         new.set(&["apiVersion"], ex.served.gvk.api_version());
         decode::conform_applied(ex, &mut new)?;
+        decode::readable_applied(ex, &new)?;
         decode::defaults(ex, &mut new);
         Ok(new)
     }
-}
-
-/// Reads the patched object as if it had been sent: unknown fields go, types are checked. What a strict decoder said of the patch is
-/// told with what it says of the object.
-fn checked(ex: &Exchange<'_>, patched: &Value, complaints: &[String], shown: impl Fn() -> Option<Vec<u8>>) -> Result<Value> {
-    let shown = || shown().unwrap_or_else(|| codec::encode_json(patched));
-    let validation = decode::field_validation(ex);
-    let refused = validation == FieldValidation::Strict && !complaints.is_empty();
-    let decoded = codec::decode_value(&ex.served.resource, patched, if refused { FieldValidation::Warn } else { validation });
-    let decoded = decoded.map_err(|e| unreadable(&e, &shown()))?;
-    let told: Vec<String> = complaints.iter().cloned().chain(decoded.warnings).collect();
-    if refused {
-        return Err(invalid_patch(&format!("strict decoding error: {}", told.join(", ")), &shown()));
-    }
-    ex.warn_all(told);
-    let mut value = decoded.value;
-    decode::conform(ex, &mut value)?;
-    decode::defaults(ex, &mut value);
-    Ok(value)
 }
 
 /// A patch makes something that cannot be read.

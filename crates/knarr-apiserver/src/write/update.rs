@@ -221,6 +221,9 @@ fn update_errors(writer: &Writer<'_>, cx: &knarr_kinds::Context<'_>, new: &Value
     let mut errors = knarr_kinds::validate_metadata(new, writer.ex.served.resource.namespaced, &AnyName(&*writer.behaviour));
     let again = usize::from(writer.behaviour.repeats_causes());
     (0..=again).for_each(|_| errors.extend(knarr_kinds::validate_metadata_update(new, old)));
+    if writer.behaviour.shape().judges_prefix_again {
+        errors.extend(knarr_kinds::validate_prefix(new, &*writer.behaviour));
+    }
     errors.extend(writer.behaviour.validate_update(cx, new, old));
     errors
 }

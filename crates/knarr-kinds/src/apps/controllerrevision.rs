@@ -6,11 +6,15 @@ use knarr_core::{GroupVersion, Value, ValueExt};
 
 use crate::at;
 use crate::cells::{Cells, NONE, age, name, number, text};
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, Shape, Strategy};
 
 pub struct ControllerRevision;
 
 impl Strategy for ControllerRevision {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, revision: &Value) -> ErrorList {
         at::check(revision, |root, e| {
             root.get("revision").nonnegative(e);

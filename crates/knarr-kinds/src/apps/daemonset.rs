@@ -3,7 +3,7 @@
 use crate::cells::{Cells, age, containers, labels, name, number, selector};
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
-use knarr_core::{Value, ValueExt};
+use knarr_core::{Value, ValueExt, go};
 
 use super::validation;
 use crate::at::{self, At};
@@ -22,6 +22,10 @@ pub struct DaemonSet;
 impl Strategy for DaemonSet {
     fn shape(&self) -> Shape {
         Shape::PLAIN.generation().status()
+    }
+
+    fn readable(&self, object: &Value) -> Result<(), String> {
+        object.str_at(&["metadata", "annotations", TEMPLATE_GENERATION]).map_or(Ok(()), |number| go::parse_int(number).map(drop))
     }
 
     fn default(&self, object: &mut Value) {

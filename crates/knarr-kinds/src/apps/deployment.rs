@@ -3,7 +3,7 @@
 use crate::cells::{Cells, age, containers, name, number, selector_text};
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
-use knarr_core::{Value, ValueExt};
+use knarr_core::{Value, ValueExt, go};
 
 use super::validation;
 use crate::at::{self, At};
@@ -13,6 +13,9 @@ use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::{default_if_zero, default_to};
 use crate::{disabled, pod};
 
+/// Where `apps/v1` keeps the revision that internal versions call `rollbackTo`.
+const ROLLBACK_TO: [&str; 3] = ["metadata", "annotations", "deprecated.deployment.rollback.to"];
+
 pub struct Deployment;
 
 impl Strategy for Deployment {
@@ -20,7 +23,15 @@ impl Strategy for Deployment {
         Shape::PLAIN.generation().status()
     }
 
+    fn readable(&self, deployment: &Value) -> Result<(), String> {
+        rollback_to(deployment).map(drop)
+    }
+
     fn default(&self, deployment: &mut Value) {
+        // The revision is a number in the internal kind, and is written as one.
+        if let Ok(Some(revision)) = rollback_to(deployment) {
+            deployment.set(&ROLLBACK_TO, revision.to_string());
+        }
         let spec = deployment.ensure(&["spec"]);
         default_to(spec, "replicas", 1);
         default_to(spec, "revisionHistoryLimit", 10);
@@ -95,6 +106,13 @@ impl Strategy for Deployment {
 
 const COUNTS: [&str; 8] =
     ["observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas", "collisionCount"];
+
+/// The revision that an old client asks to be rolled back to.
+fn rollback_to(deployment: &Value) -> Result<Option<i64>, String> {
+    let Some(revision) = deployment.str_at(&ROLLBACK_TO).filter(|r| !r.is_empty()) else { return Ok(None) };
+    let problem = |why| format!("failed to parse annotation[{}]={revision} as int64: {why}", ROLLBACK_TO[2]);
+    go::parse_int(revision).map(Some).map_err(problem)
+}
 
 fn validate(spec: &At, old: Option<&Value>, e: &mut ErrorList) {
     spec.get("replicas").nonnegative(e);

@@ -11,13 +11,17 @@ use super::tls;
 use crate::at::{self, At};
 use crate::rules;
 use crate::separation::keep;
-use crate::strategy::{Context, Strategy, plain_field};
+use crate::strategy::{Context, Shape, Strategy, plain_field};
 use crate::tree::{default_if_zero, entries, is_zero_at};
 
 /// Upstream: `pkg/registry/core/configmap`.
 pub struct ConfigMap;
 
 impl Strategy for ConfigMap {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
         at::check(object, |root, e| {
             let (text, binary) = (root.get("data"), root.get("binaryData"));
@@ -50,6 +54,10 @@ impl Strategy for ConfigMap {
 pub struct Secret;
 
 impl Strategy for Secret {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     /// `stringData` is for writing only: it ends up in `data`.
     fn default(&self, object: &mut Value) {
         default_if_zero(object, "type", "Opaque");

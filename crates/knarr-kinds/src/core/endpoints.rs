@@ -14,7 +14,7 @@ pub struct Endpoints;
 
 impl Strategy for Endpoints {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.create_on_update()
+        Shape::PLAIN.create_on_update().judges_prefix_again()
     }
 
     fn default(&self, object: &mut Value) {

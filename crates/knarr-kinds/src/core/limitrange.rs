@@ -18,7 +18,7 @@ pub struct LimitRange;
 
 impl Strategy for LimitRange {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.create_on_update()
+        Shape::PLAIN.create_on_update().judges_prefix_again()
     }
 
     fn default(&self, range: &mut Value) {

@@ -18,7 +18,7 @@ pub struct Namespace;
 
 impl Strategy for Namespace {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.status()
+        Shape::PLAIN.status().judges_prefix_again()
     }
 
     fn default(&self, namespace: &mut Value) {

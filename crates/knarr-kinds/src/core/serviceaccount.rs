@@ -4,7 +4,7 @@ use crate::cells::{Cells, age, name};
 use jiff::Timestamp;
 use knarr_core::{Value, ValueExt, json};
 
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::each;
 
 const ENFORCE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
@@ -12,6 +12,10 @@ const ENFORCE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
 pub struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn prepare_for_create(&self, _cx: &Context<'_>, account: &mut Value) {
         clean_secrets(account);
     }

@@ -17,7 +17,7 @@ pub struct EndpointSlice;
 
 impl Strategy for EndpointSlice {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation()
+        Shape::PLAIN.generation().judges_prefix_again()
     }
 
     fn default(&self, slice: &mut Value) {

@@ -3,6 +3,7 @@
 mod validation;
 
 use crate::cells::{Cells, NONE, age, name, number, text};
+use crate::separation;
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
@@ -14,11 +15,15 @@ pub struct FlowSchema;
 
 impl Strategy for FlowSchema {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation().status_keeps_metadata()
+        Shape::PLAIN.generation().status_keeps_metadata().judges_prefix_again()
     }
 
     fn default(&self, schema: &mut Value) {
         default_if_zero(schema.ensure(&["spec"]), "matchingPrecedence", 1000);
+    }
+
+    fn prepare_for_status_update(&self, _cx: &Context<'_>, schema: &mut Value, old: &Value) {
+        keep_all_but_status(self.shape(), schema, old);
     }
 
     /// In the order in which they are asked.
@@ -51,11 +56,17 @@ impl Strategy for FlowSchema {
     }
 }
 
+/// A write to `status` changes nothing in `metadata`, whoever wrote what (upstream: `flowSchemaStatusStrategy.PrepareForUpdate`).
+fn keep_all_but_status(shape: Shape, object: &mut Value, old: &Value) {
+    separation::status_update(shape, object, old);
+    separation::keep_at(object, old, &["metadata", "generateName"]);
+}
+
 pub struct PriorityLevelConfiguration;
 
 impl Strategy for PriorityLevelConfiguration {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation().status_keeps_metadata()
+        Shape::PLAIN.generation().status_keeps_metadata().judges_prefix_again()
     }
 
     fn default(&self, level: &mut Value) {
@@ -72,6 +83,10 @@ impl Strategy for PriorityLevelConfiguration {
                 default_if_zero(queuing, "queueLengthLimit", 50);
             });
         });
+    }
+
+    fn prepare_for_status_update(&self, _cx: &Context<'_>, level: &mut Value, old: &Value) {
+        keep_all_but_status(self.shape(), level, old);
     }
 
     fn validate_create(&self, _cx: &Context<'_>, level: &Value) -> ErrorList {

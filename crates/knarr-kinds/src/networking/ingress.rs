@@ -15,7 +15,7 @@ pub struct Ingress;
 
 impl Strategy for Ingress {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation().status()
+        Shape::PLAIN.generation().status().judges_prefix_again()
     }
 
     fn validate_create(&self, _cx: &Context<'_>, ingress: &Value) -> ErrorList {
@@ -65,7 +65,7 @@ pub struct IngressClass;
 
 impl Strategy for IngressClass {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation()
+        Shape::PLAIN.generation().judges_prefix_again()
     }
 
     fn default(&self, object: &mut Value) {

@@ -35,6 +35,10 @@ impl Strategy for ServiceCidr {
 pub struct IpAddress;
 
 impl Strategy for IpAddress {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
         at::check(object, |root, e| validation::ip_address(root, None, e))
     }

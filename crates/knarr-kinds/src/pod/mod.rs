@@ -33,7 +33,7 @@ pub struct Pod;
 
 impl Strategy for Pod {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.generation().status()
+        Shape::PLAIN.generation().status().judges_prefix_again()
     }
 
     fn default(&self, object: &mut Value) {

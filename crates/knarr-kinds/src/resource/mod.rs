@@ -20,7 +20,7 @@ pub struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.status_keeps_metadata()
+        Shape::PLAIN.status_keeps_metadata().judges_prefix_again()
     }
 
     fn default(&self, claim: &mut Value) {
@@ -70,6 +70,10 @@ fn drop_deallocated_devices(claim: &mut Value, old: &Value) {
 pub struct ResourceClaimTemplate;
 
 impl Strategy for ResourceClaimTemplate {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn default(&self, template: &mut Value) {
         default_claim_spec(template, &["spec", "spec"]);
     }

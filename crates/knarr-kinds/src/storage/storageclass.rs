@@ -8,12 +8,16 @@ use knarr_core::field::ErrorList;
 use knarr_core::{Value, ValueExt};
 
 use super::validation;
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, Shape, Strategy};
 use crate::tree::default_to;
 
 pub struct StorageClass;
 
 impl Strategy for StorageClass {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn default(&self, class: &mut Value) {
         default_to(class, "reclaimPolicy", "Delete");
         default_to(class, "volumeBindingMode", "Immediate");
@@ -54,6 +58,10 @@ fn is_default(class: &Value) -> bool {
 pub struct VolumeAttributesClass;
 
 impl Strategy for VolumeAttributesClass {
+    fn shape(&self) -> Shape {
+        Shape::PLAIN.judges_prefix_again()
+    }
+
     fn validate_create(&self, _cx: &Context<'_>, class: &Value) -> ErrorList {
         validation::volume_attributes_class(class)
     }

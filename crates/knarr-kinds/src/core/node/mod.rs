@@ -19,7 +19,7 @@ pub struct Node;
 
 impl Strategy for Node {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.status()
+        Shape::PLAIN.status().judges_prefix_again()
     }
 
     fn default(&self, node: &mut Value) {

@@ -18,7 +18,7 @@ const TRANSITION: [&str; 2] = ["status", "lastPhaseTransitionTime"];
 
 impl Strategy for PersistentVolume {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.status()
+        Shape::PLAIN.status().judges_prefix_again()
     }
 
     fn default(&self, volume: &mut Value) {

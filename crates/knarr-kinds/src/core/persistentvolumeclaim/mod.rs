@@ -17,7 +17,7 @@ pub struct PersistentVolumeClaim;
 
 impl Strategy for PersistentVolumeClaim {
     fn shape(&self) -> Shape {
-        Shape::PLAIN.status()
+        Shape::PLAIN.status().judges_prefix_again()
     }
 
     fn default(&self, claim: &mut Value) {
