@@ -108,6 +108,10 @@ async fn annotations_that_are_numbers_are_read_as_such() {
         let patch = json!({"metadata": {"annotations": {annotation: "x"}}}).to_string();
         let merged = cluster.patch(&format!("{path}/a"), "application/merge-patch+json", &patch).await;
         assert_eq!((merged.code, merged.json()["message"].as_str().is_some_and(|m| m.ends_with(&why))), (422, true), "{}", merged.json());
+        let mut status = made.json();
+        status.set(&["metadata", "annotations", annotation], "6");
+        let kept = cluster.put(&format!("{path}/a/status"), &status).await;
+        assert_eq!((kept.code, kept.json().str_at(&["metadata", "annotations", annotation])), (200, Some("5")), "a status says nothing of it");
         refused(&cluster.patch(&format!("{path}/a"), "application/strategic-merge-patch+json", &patch).await, 500, &why);
     }
 }

@@ -73,12 +73,12 @@ pub fn conform_applied(ex: &Exchange<'_>, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// What the kind cannot read in what apply made: 500 without a reason, as upstream answers errors that are no `Status`.
+/// What the kind cannot read in what apply made of `applied`: 500 without a reason, as upstream answers errors that are no `Status`.
 ///
 /// # Errors
 /// See [`Strategy::readable`](knarr_kinds::Strategy::readable).
-pub fn readable_applied(ex: &Exchange<'_>, value: &Value) -> Result<()> {
-    let told = |why| Status::new(500, Reason::Unknown, format!("failed to convert to unversioned ({}): {why}", place(ex, value)));
+pub fn readable_applied(ex: &Exchange<'_>, value: &Value, applied: &Value) -> Result<()> {
+    let told = |why| Status::new(500, Reason::Unknown, format!("failed to convert to unversioned ({}): {why}", place(ex, applied)));
     ex.served.strategy.readable(value).map_err(told)
 }
 

@@ -274,7 +274,7 @@ impl Patch {
         new.set(&["kind"], ex.served.gvk.kind.as_str());
         new.set(&["apiVersion"], ex.served.gvk.api_version());
         decode::conform_applied(ex, &mut new)?;
-        decode::readable_applied(ex, &new)?;
+        decode::readable_applied(ex, &new, self.sent.body()?)?;
         decode::defaults(ex, &mut new);
         Ok(new)
     }

@@ -3,7 +3,7 @@
 use crate::cells::{Cells, age, containers, name, number, selector_text};
 use jiff::Timestamp;
 use knarr_core::field::ErrorList;
-use knarr_core::{Value, ValueExt, go};
+use knarr_core::{Map, Value, ValueExt, go};
 
 use super::validation;
 use crate::at::{self, At};
@@ -62,6 +62,11 @@ impl Strategy for Deployment {
     fn prepare_for_status_update(&self, _cx: &Context<'_>, object: &mut Value, old: &Value) {
         separation::status_update(self.shape(), object, old);
         keep_at(object, old, &["metadata", "labels"]);
+        // It is part of the internal kind's spec.
+        keep_at(object, old, &ROLLBACK_TO);
+        if object.at(&["metadata", "annotations"]).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            object.remove(&["metadata", "annotations"]);
+        }
     }
 
     fn validate_create(&self, _cx: &Context<'_>, object: &Value) -> ErrorList {
