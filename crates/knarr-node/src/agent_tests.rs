@@ -259,8 +259,7 @@ async fn volumes_are_made_before_and_followed_while_containers_run() {
                 {"name": "t", "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}]}}],
             "containers": [{"name": "a", "volumeMounts": [mount("v"), mount("e"), mount("t")]}]}))
         .await;
-    world.until("mounting", |_| !world.events_of("FailedMount").is_empty() || !world.api.log().is_empty()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.until("refused", |_| !world.events_of("FailedMount").is_empty()).await;
     assert_eq!(world.events_of("FailedMount")[0], "Warning FailedMount MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found");
     assert!(!world.calls().contains("create a"));
     world.config_map("m", "k", "one");
