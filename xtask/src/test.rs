@@ -1,9 +1,14 @@
 //! `cargo xtask test`: installs what the tests need and passes them all: unit, in-process server, and end-to-end with real
 //! containers, and official specs. Without root it says so and fails; nothing is skipped silently.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{conformance, demo, envtest, lint, tools};
+
+/// The slowest program of tests takes four minutes; continuous integration has 90 for everything.
+const TEST_PROGRAM_SECONDS_MAX: u32 = 1200;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -33,22 +38,22 @@ pub fn run(options: &Options) -> Result<()> {
         ("KNARR_TOOLS_IMAGE", tools_image),
         ("KNARR_TOUR", tour),
     ];
-    tools::step("unit, in-process and end-to-end tests", || {
-        tools::run(tools::cargo()?.args(["test", "--workspace", "--no-fail-fast"]).envs(programs.iter().map(|(name, path)| (name, path))))
-    })?;
+    tools::step("unit, in-process and end-to-end tests", || tools::run(cargo_test()?.envs(programs.iter().map(|(name, path)| (name, path)))))?;
     tools::step("the API server's tests on etcd", || {
         // Of the whole workspace, as before: with the package alone, features differ and everything is compiled once more.
         let names = test_names("crates/knarr-apiserver/tests")?;
         let tests = names.iter().flat_map(|name| ["--test", name]);
-        tools::run(
-            tools::cargo()?
-                .args(["test", "--workspace", "--no-fail-fast"])
-                .args(tests)
-                .envs(programs.iter().map(|(name, path)| (name, path)))
-                .env("KNARR_TEST_STORE", "etcd"),
-        )
+        tools::run(cargo_test()?.args(tests).envs(programs.iter().map(|(name, path)| (name, path))).env("KNARR_TEST_STORE", "etcd"))
     })?;
     tools::step("official specs", conformance::run_in_ci)
+}
+
+/// `cargo test` of the workspace. A program of tests that hangs is ended, so that the others pass and the log says which test it was.
+fn cargo_test() -> Result<Command> {
+    let mut cargo = tools::cargo()?;
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--config"]);
+    cargo.arg(format!("target.'cfg(unix)'.runner=['timeout', '--signal=ABRT', '--kill-after=10', '{TEST_PROGRAM_SECONDS_MAX}']"));
+    Ok(cargo)
 }
 
 /// The integration tests in a folder.

@@ -142,7 +142,7 @@ pub struct Opened(Vec<server::Sockets>);
 pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &CancellationToken) -> Result<(), Error> {
     let server = Server::new(config, informers, env)?;
     add_addresses(&config.addresses)?;
-    let opened = server.open(std::thread::available_parallelism().map_or(1, usize::from).min(SOCKETS_MAX))?;
+    let opened = server.open(sockets_of_a_server())?;
     let stop = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -153,6 +153,11 @@ pub fn start(config: &Config, informers: &SharedInformers, env: Env, stop: &Canc
         }
     });
     Ok(())
+}
+
+/// For each address.
+fn sockets_of_a_server() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(SOCKETS_MAX)
 }
 
 fn add_addresses(addresses: &[IpAddr]) -> Result<(), Error> {
