@@ -171,16 +171,19 @@ impl Deref for PodInfo {
 
 impl Project for PodInfo {
     fn project(object: &Object) -> Result<Self> {
-        knarr_client::read::typed(object).map(Self::new)
+        Self::project_at(&knarr_client::read::key(object), object)
+    }
+
+    fn project_at(key: &Key, object: &Object) -> Result<Self> {
+        knarr_client::read::typed(object).map(|pod| Self::new(key.clone(), pod))
     }
 }
 
 impl PodInfo {
-    pub(crate) fn new(pod: Pod) -> Self {
+    pub(crate) fn new(key: Key, pod: Pod) -> Self {
         let (meta, status) = (pod.metadata, pod.status);
         let Some(spec) = &pod.spec else { return Self::default() };
         let labels = LABELS.share(meta.labels);
-        let key = Key::new(&meta.namespace, &meta.name);
         Self {
             demands: DEMANDS.share(Demands::new(spec, key.namespace(), &labels)),
             key,
@@ -395,7 +398,8 @@ pub mod testing {
 
     /// A pod out of JSON; `metadata` and `spec` as given.
     pub fn pod(value: serde_json::Value) -> PodInfo {
-        PodInfo::new(serde_json::from_value(value).expect("a pod"))
+        let pod: Pod = serde_json::from_value(value).expect("a pod");
+        PodInfo::new(Key::new(&pod.metadata.namespace, &pod.metadata.name), pod)
     }
 }
 

@@ -20,13 +20,27 @@ const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(300);
 /// In which order pods came.
 type Order = u64;
 
+/// Milliseconds since the queue began: of thousands of pods that wait, each keeps its time twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
+
+impl Moment {
+    const fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(wait.as_millis() as u64))
+    }
+
+    const fn before(self, wait: Duration) -> Self {
+        Self(self.0.saturating_sub(wait.as_millis() as u64))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Ready,
     /// Until then, whatever happens.
-    Backoff(Instant),
+    Backoff(Moment),
     /// Until something happens, at the latest then.
-    Unschedulable(Instant),
+    Unschedulable(Moment),
     /// Taken out to be decided.
     Deciding {
         moved: bool,
@@ -46,17 +60,23 @@ struct Inner {
     /// Higher priority first, then who came first.
     ready: BTreeSet<(Reverse<i64>, Order)>,
     /// Who waits, by the time when the wait is over.
-    due: BTreeSet<(Instant, Order)>,
+    due: BTreeSet<(Moment, Order)>,
     /// Who is tried again, or takes note, when something changes: few of many.
     attentive: BTreeSet<Order>,
     last: Order,
 }
 
 /// The queue. Cheap to share.
-#[derive(Default)]
 pub struct Queue {
+    began: Instant,
     inner: Mutex<Inner>,
     changed: Notify,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { began: Instant::now(), inner: Mutex::default(), changed: Notify::default() }
+    }
 }
 
 fn backoff(attempts: u32) -> Duration {
@@ -94,7 +114,7 @@ impl Inner {
     }
 
     /// Moves those whose time has come; gives the next time.
-    fn wake(&mut self, now: Instant) -> Option<Instant> {
+    fn wake(&mut self, now: Moment) -> Option<Moment> {
         loop {
             let (at, order) = *self.due.first()?;
             if at > now {
@@ -107,6 +127,10 @@ impl Inner {
 }
 
 impl Queue {
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Enters a pod, or takes note that it changed: a changed pod that waits is tried again.
     pub fn put(&self, pod: Arc<PodInfo>) {
         let mut inner = self.inner.lock();
@@ -149,7 +173,7 @@ impl Queue {
             let notified = self.changed.notified();
             let next = {
                 let mut inner = self.inner.lock();
-                let next = inner.wake(Instant::now());
+                let next = inner.wake(self.now());
                 if let Some((_, order)) = inner.ready.first().copied() {
                     inner.move_to(order, Place::Deciding { moved: false });
                     if let Some(waiting) = inner.pods.get_mut(&order) {
@@ -160,7 +184,7 @@ impl Queue {
                 next
             };
             match next {
-                Some(at) => tokio::select! { () = notified => {}, () = tokio::time::sleep_until(at) => {} },
+                Some(at) => tokio::select! { () = notified => {}, () = tokio::time::sleep_until(self.began + Duration::from_millis(at.0)) => {} },
                 None => notified.await,
             }
         }
@@ -177,12 +201,13 @@ impl Queue {
     }
 
     fn give_back(&self, uid: &str, retry: bool) {
-        let now = Instant::now();
+        let now = self.now();
         let mut inner = self.inner.lock();
         if let Some(order) = inner.by_uid.get(uid).copied() {
             inner.change(order, |waiting| {
                 let moved = matches!(waiting.place, Place::Deciding { moved: true });
-                waiting.place = if moved || retry { Place::Backoff(now + backoff(waiting.attempts)) } else { Place::Unschedulable(now + UNSCHEDULABLE_MAX) };
+                waiting.place =
+                    if moved || retry { Place::Backoff(now.after(backoff(waiting.attempts))) } else { Place::Unschedulable(now.after(UNSCHEDULABLE_MAX)) };
             });
         }
         drop(inner);
@@ -191,7 +216,7 @@ impl Queue {
 
     /// Something changed that may help: everybody who waits for a change is tried again, as soon as its backoff is over.
     pub fn something_changed(&self, may_help: impl Fn(&PodInfo) -> bool) {
-        let now = Instant::now();
+        let now = self.now();
         let mut inner = self.inner.lock();
         let Inner { pods, attentive, .. } = &mut *inner;
         let mut moved = Vec::new();
@@ -199,8 +224,7 @@ impl Queue {
             let Some(w) = pods.get_mut(order) else { continue };
             match &mut w.place {
                 Place::Unschedulable(until) if may_help(&w.pod) => {
-                    let failed_at = until.checked_sub(UNSCHEDULABLE_MAX).unwrap_or(now);
-                    let until = failed_at + backoff(w.attempts);
+                    let until = until.before(UNSCHEDULABLE_MAX).after(backoff(w.attempts));
                     moved.push((*order, if until <= now { Place::Ready } else { Place::Backoff(until) }));
                 }
                 Place::Deciding { moved } => *moved = true,

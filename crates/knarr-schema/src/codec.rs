@@ -108,6 +108,11 @@ pub fn unrecognized(kind: &str, why: &str, body: &[u8]) -> Status {
     body::unrecognized(kind, why, body)
 }
 
+/// What is said of an object that claims to be of a kind and version, and cannot be read as the kind that is wanted.
+pub fn not_handled(kind: &str, version: &str, wanted: &str, why: &str) -> Status {
+    body::not_handled(kind, version, wanted, why)
+}
+
 /// Brings a tree of a resource's kind into the form that [`decode_json`] gives, as upstream does with what a patch made.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The bytes of an object in the cache: whole as long as it is current, and packed against the version that followed when it
-//! is history. Of a changed status there is little that the next version does not have, too.
+//! is history. Of a changed status there is little that the next version does not have, too. Events are packed while they are
+//! current, against one like them: they are many, alike, and hardly ever read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -23,11 +24,11 @@ enum Form {
 }
 
 struct Packed {
-    /// The version that followed.
-    next: Arc<Item>,
+    /// The version that followed, or an object like this one.
+    model: Arc<Item>,
     /// Length of the whole.
     len: usize,
-    /// What `next` does not have (an LZ4 block, whose dictionary are the bytes of `next`).
+    /// What `model` does not have (an LZ4 block, whose dictionary are the bytes of `model`).
     rest: Box<[u8]>,
 }
 
@@ -67,17 +68,28 @@ impl Body {
         }
     }
 
-    /// Keeps what `next` does not have, if that is less. One thread at a time packs, and each version once.
-    pub fn pack(&self, next: &Arc<Item>) {
+    /// Keeps what `model` does not have, if that is less, and tells whether it is. One thread at a time packs, and each body once. A model is whole
+    /// when it becomes one, so that none needs what needs it.
+    pub fn pack(&self, model: &Arc<Item>) -> bool {
         let chain = self.needed_by.load(Relaxed) + 1;
-        let bytes = self.bytes();
+        let (Some(bytes), Some(known)) = (self.whole(), model.body().whole()) else { return false };
         if chain > CHAIN_MAX || bytes.len() > REACH {
-            return;
+            return false;
         }
-        let rest = compress_with_dict(&bytes, &next.body().bytes());
-        if rest.len() + size_of::<Packed>() < bytes.len() {
-            next.body().needed_by.fetch_max(chain, Relaxed);
-            *self.form.write() = Form::Packed(Box::new(Packed { next: next.clone(), len: bytes.len(), rest: rest.into() }));
+        let rest = compress_with_dict(&bytes, &known);
+        let is_less = rest.len() + size_of::<Packed>() < bytes.len();
+        if is_less {
+            model.body().needed_by.fetch_max(chain, Relaxed);
+            *self.form.write() = Form::Packed(Box::new(Packed { model: model.clone(), len: bytes.len(), rest: rest.into() }));
+        }
+        is_less
+    }
+
+    /// The bytes, if they are not packed.
+    fn whole(&self) -> Option<Bytes> {
+        match &*self.form.read() {
+            Form::Whole(bytes) => Some(bytes.clone()),
+            Form::Packed(_) => None,
         }
     }
 }
@@ -86,7 +98,7 @@ impl Packed {
     /// # Panics
     /// Never: nothing else was packed, and both parts are immutable.
     fn whole(&self) -> Bytes {
-        decompress_with_dict(&self.rest, self.len, &self.next.body().bytes()).expect("packed by this process").into()
+        decompress_with_dict(&self.rest, self.len, &self.model.body().bytes()).expect("packed by this process").into()
     }
 }
 

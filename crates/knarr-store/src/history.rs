@@ -10,11 +10,11 @@
 //! concern. A lane holds pointers into the ring and is cut where the ring is cut.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Release},
 };
+use std::sync::{Arc, LazyLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub const SUPERSEDED_BYTES_MAX: usize = 32 << 20;
 pub const WHOLE_BYTES_MAX: usize = 4 << 20;
 /// How many versions are packed for one that is added: more than one, so that packing catches up.
 const PACKED_AT_ONCE: usize = 2;
+/// How many objects are packed against one that is like them.
+const MODEL_USES_MAX: usize = 64;
 /// How many changes are kept whatever they weigh, so that a few large objects leave a usable history.
 pub const CHANGES_MIN: usize = 64;
 /// For how many of the newest changes encoded frames are kept.
@@ -55,20 +57,58 @@ pub struct Change {
     pub item: Arc<Item>,
     /// The object before the write.
     pub previous: Option<Arc<Item>>,
-    at: Instant,
+    at: Moment,
     frames: Mutex<Frames>,
 }
 
-/// Encoded watch events of one change. `None` once the change is old: then they are made anew for each who is that late.
-type Frames = Option<Vec<(u64, Bytes)>>;
+/// Of each of thousands of changes there is one in memory: 64 bytes with the counts of their `Arc`.
+const _: () = assert!(size_of::<Change>() <= 48);
+
+/// Encoded watch events of one change. `Forgotten` once the change is old: then they are made anew for each who is that late.
+enum Frames {
+    Kept(Option<Box<Frame>>),
+    Forgotten,
+}
+
+/// One of them, and the others: there are seldom more than two.
+struct Frame {
+    form: u64,
+    bytes: Bytes,
+    other: Option<Box<Frame>>,
+}
+
+/// When a change was, in tenths of a second from a time before this process began, rounded up.
+#[derive(Clone, Copy)]
+struct Moment(u32);
+
+impl Moment {
+    const TENTH: Duration = Duration::from_millis(100);
+
+    fn origin() -> std::time::Instant {
+        static ORIGIN: LazyLock<std::time::Instant> = LazyLock::new(|| {
+            let now = std::time::Instant::now();
+            now.checked_sub(2 * WINDOW).unwrap_or(now)
+        });
+        *ORIGIN
+    }
+
+    fn of(at: Instant) -> Self {
+        let tenths = at.into_std().saturating_duration_since(Self::origin()).as_millis().div_ceil(Self::TENTH.as_millis());
+        Self(u32::try_from(tenths).unwrap_or(u32::MAX))
+    }
+
+    fn instant(self) -> Instant {
+        (Self::origin() + Self::TENTH * self.0).into()
+    }
+}
 
 impl Change {
     pub(crate) fn new(kind: ChangeKind, item: Arc<Item>, previous: Option<Arc<Item>>) -> Self {
-        Self { kind, item, previous, at: Instant::now(), frames: Mutex::new(Some(Vec::new())) }
+        Self { kind, item, previous, at: Moment::of(Instant::now()), frames: Mutex::new(Frames::Kept(None)) }
     }
 
     pub(crate) fn with_age(mut self, age: Duration) -> Self {
-        self.at = self.at.checked_sub(age).unwrap_or(self.at);
+        self.at = Instant::now().checked_sub(age).map_or(self.at, Moment::of);
         self
     }
 
@@ -84,12 +124,13 @@ impl Change {
     /// must say everything the bytes depend on (event type, version, content type).
     pub fn frame(&self, form: u64, make: impl FnOnce() -> Bytes) -> Bytes {
         let mut frames = self.frames.lock();
-        let Some(frames) = frames.as_mut() else { return make() };
-        if let Some((_, bytes)) = frames.iter().find(|(f, _)| *f == form) {
-            return bytes.clone();
+        let Frames::Kept(first) = &mut *frames else { return make() };
+        let known = std::iter::successors(first.as_deref(), |f| f.other.as_deref()).find(|f| f.form == form);
+        if let Some(known) = known {
+            return known.bytes.clone();
         }
         let bytes = make();
-        frames.push((form, bytes.clone()));
+        *first = Some(Box::new(Frame { form, bytes: bytes.clone(), other: first.take() }));
         bytes
     }
 
@@ -192,6 +233,12 @@ impl Wakers {
     }
 }
 
+/// An object that others are packed against. It is kept in memory as long as they are.
+struct Model {
+    item: Arc<Item>,
+    uses: usize,
+}
+
 /// The history of one resource.
 pub(crate) struct History {
     all: Lane,
@@ -204,6 +251,7 @@ pub(crate) struct History {
     superseded_bytes: usize,
     /// The number of the first change in `all` whose previous version was not packed yet.
     unpacked: u64,
+    model: Option<Model>,
     limits: Limits,
 }
 
@@ -249,7 +297,17 @@ impl Cursor {
 
 impl History {
     pub fn new(oldest: u64, limits: Limits) -> Self {
-        Self { all: Lane::default(), lanes: Vec::new(), places: HashMap::new(), free: Vec::new(), oldest, superseded_bytes: 0, unpacked: 0, limits }
+        Self {
+            all: Lane::default(),
+            lanes: Vec::new(),
+            places: HashMap::new(),
+            free: Vec::new(),
+            oldest,
+            superseded_bytes: 0,
+            unpacked: 0,
+            model: None,
+            limits,
+        }
     }
 
     /// The lowest revision after which every change is known.
@@ -275,6 +333,9 @@ impl History {
     /// Adds a change and takes the wakers of those whom it may concern.
     pub fn push(&mut self, change: Arc<Change>, woken: &mut Vec<Waker>) {
         self.superseded_bytes += change.superseded_bytes();
+        if let Some(previous) = &change.previous {
+            previous.supersede();
+        }
         self.all.push(&change);
         self.all.waiting.take_into(woken);
         if !self.places.is_empty() {
@@ -285,7 +346,7 @@ impl History {
                 }
             });
         }
-        self.forget_frame();
+        self.let_age();
         self.pack();
         self.trim_size();
     }
@@ -307,9 +368,26 @@ impl History {
         }
     }
 
-    fn forget_frame(&mut self) {
-        if let Some(index) = self.all.changes.len().checked_sub(FRAMES_MAX + 1) {
-            *self.all.changes[index].frames.lock() = None;
+    /// One change is no longer among the newest.
+    fn let_age(&mut self) {
+        let Some(index) = self.all.changes.len().checked_sub(FRAMES_MAX + 1) else { return };
+        let change = &self.all.changes[index];
+        *change.frames.lock() = Frames::Forgotten;
+        if change.kind != ChangeKind::Deleted && change.item.expires_ms().is_some() {
+            let item = change.item.clone();
+            self.rest(item);
+        }
+    }
+
+    /// Packs a current object that nobody is likely to read again, against one like it. Objects that expire are such: events.
+    fn rest(&mut self, item: Arc<Item>) {
+        if let Some(model) = &mut self.model
+            && model.uses < MODEL_USES_MAX
+            && item.rest(&model.item)
+        {
+            model.uses += 1;
+        } else {
+            self.model = Some(Model { item, uses: 0 });
         }
     }
 
@@ -334,13 +412,13 @@ impl History {
 
     /// Drops what is older than the window. Gives the time at which the next change will be.
     pub fn trim_age(&mut self, now: Instant) -> Option<Instant> {
-        while self.all.changes.front().is_some_and(|c| c.at + self.limits.window <= now) {
+        while self.all.changes.front().is_some_and(|c| c.at.instant() + self.limits.window <= now) {
             self.drop_first();
         }
         let oldest = self.oldest;
         self.all.cut(oldest);
         self.cut_lanes();
-        self.all.changes.front().map(|c| c.at + self.limits.window)
+        self.all.changes.front().map(|c| c.at.instant() + self.limits.window)
     }
 
     fn cut_lanes(&mut self) {

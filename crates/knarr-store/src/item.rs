@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, BuildHasherDefault};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use knarr_core::selector::{LabelSelector, Operator};
 use knarr_core::{Encoding, Object};
@@ -18,6 +18,7 @@ use knarr_schema::codec;
 /// An object, as it was at one revision. Never changes.
 pub struct Item {
     encoding: Encoding,
+    superseded: AtomicBool,
     revision: u64,
     body: Body,
     /// `namespace/name`.
@@ -30,6 +31,9 @@ pub struct Item {
     label_bits: AtomicU64,
 }
 
+/// With the counts of its `Arc` 128 bytes, a size of the heap.
+const _: () = assert!(size_of::<Item>() <= 112);
+
 impl Item {
     /// An object that is no part of the store.
     pub fn unstored(name: &str, object: Object) -> Self {
@@ -38,7 +42,16 @@ impl Item {
 
     pub(crate) fn new(path: &str, object: Object, indexed: Option<Arc<str>>, expires_ms: u64) -> Self {
         let Object { encoding, resource_version: revision, bytes } = object;
-        Self { encoding, revision, body: Body::new(bytes), path: path.into(), indexed, expires_ms, label_bits: AtomicU64::new(0) }
+        Self {
+            encoding,
+            superseded: AtomicBool::new(false),
+            revision,
+            body: Body::new(bytes),
+            path: path.into(),
+            indexed,
+            expires_ms,
+            label_bits: AtomicU64::new(0),
+        }
     }
 
     /// The same place with the object in another form.
@@ -87,6 +100,17 @@ impl Item {
     /// Keeps only what `next`, the version that followed, does not have.
     pub(crate) fn pack(&self, next: &Arc<Self>) {
         self.body.pack(next);
+    }
+
+    /// Keeps only what `model` does not have, and tells whether it does. Of an object that is no longer current, which is counted as it is, nothing
+    /// changes.
+    pub(crate) fn rest(&self, model: &Arc<Self>) -> bool {
+        !self.superseded.load(Relaxed) && self.body.pack(model)
+    }
+
+    /// It is no longer current.
+    pub(crate) fn supersede(&self) {
+        self.superseded.store(true, Relaxed);
     }
 
     /// The value of the resource's indexed field (`spec.nodeName` of pods), empty when it has none.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use knarr_core::{
-    Result, Status, Value, ValueExt,
+    Result, Value, ValueExt,
     field::{self, Error, ErrorList, ErrorType, Path},
 };
 use knarr_kinds::{
@@ -117,10 +117,7 @@ impl CustomStrategy {
     /// # Errors
     /// As for [`Self::conform`].
     pub fn conform_applied(&self, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
-        let refuse = |why: &str| {
-            let (kind, version) = (&self.resource.kind, field::go_quote(&self.resource.version));
-            Status::bad_request(format!("{kind} in version {version} cannot be handled as a {kind}: {why}"))
-        };
+        let refuse = |why: &str| codec::not_handled(&self.resource.kind, &self.resource.version, &self.resource.kind, why);
         let mut unknown: Vec<String> = Vec::new();
         if let (Some(type_id), Some(metadata)) = (*OBJECT_META, object.at(&["metadata"]).cloned()) {
             let conformed = codec::conform(type_id, &metadata).map_err(|why| refuse(&why))?;

@@ -1,6 +1,5 @@
 //! From the body of a request to a tree of the wanted kind.
 
-use knarr_core::field::go_quote;
 use knarr_core::{GroupVersionKind, Reason, Result, Status, Value, ValueExt, yaml};
 use knarr_schema::codec::{self, FieldValidation};
 
@@ -38,10 +37,7 @@ pub fn object(ex: &Exchange<'_>) -> Result<Value> {
     ex.warn_all(decoded.warnings);
     let mut value = decoded.value;
     conform(ex, &mut value)?;
-    ex.served.strategy.readable(&value).map_err(|why| {
-        let (kind, version) = (&resource.kind, go_quote(&resource.version));
-        Status::bad_request(format!("{kind} in version {version} cannot be handled as a {kind}: {why}"))
-    })?;
+    ex.served.strategy.readable(&value).map_err(|why| codec::not_handled(&resource.kind, &resource.version, &resource.kind, &why))?;
     defaults(ex, &mut value);
     ex.record_request(&value);
     Ok(value)

@@ -17,6 +17,14 @@ pub trait Project: Send + Sync + Sized + 'static {
     /// # Errors
     /// The object cannot be read. It is then logged and left out.
     fn project(object: &Object) -> Result<Self>;
+
+    /// The same for a consumer that keeps the object's key, too, and can share it.
+    ///
+    /// # Errors
+    /// As [`Self::project`].
+    fn project_at(_: &Key, object: &Object) -> Result<Self> {
+        Self::project(object)
+    }
 }
 
 impl Project for () {
@@ -29,6 +37,10 @@ impl Project for () {
 impl<P: Project> Project for Arc<P> {
     fn project(object: &Object) -> Result<Self> {
         P::project(object).map(Self::new)
+    }
+
+    fn project_at(key: &Key, object: &Object) -> Result<Self> {
+        P::project_at(key, object).map(Self::new)
     }
 }
 
@@ -244,7 +256,7 @@ impl<P: Project> Store<P> {
 
 fn item<P: Project>(object: Object) -> Option<Arc<Item<P>>> {
     let key = read::key(&object);
-    match P::project(&object) {
+    match P::project_at(&key, &object) {
         Ok(view) => Some(Arc::new(Item { key, object, view })),
         Err(error) => {
             tracing::error!(?key, %error, "an object could not be read and is left out");

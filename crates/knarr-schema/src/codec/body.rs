@@ -65,7 +65,12 @@ pub(super) fn strict_text(errors: &[String]) -> String {
 }
 
 fn refused(given: &GroupVersionKind, wanted: Wanted<'_>, why: &str) -> Status {
-    Status::bad_request(format!("{} in version {} cannot be handled as a {}: {why}", given.kind, go_quote(&given.version), wanted.kind.kind))
+    not_handled(&given.kind, &given.version, &wanted.kind.kind, why)
+}
+
+/// See [`super::not_handled`].
+pub(super) fn not_handled(kind: &str, version: &str, wanted: &str, why: &str) -> Status {
+    Status::bad_request(format!("{kind} in version {} cannot be handled as a {wanted}: {why}", go_quote(version)))
 }
 
 /// See [`super::unrecognized`].

@@ -161,6 +161,42 @@ async fn packed_history_tells_the_same_and_takes_less() {
     assert_eq!((kept(&packed), kept(&whole)), (0, 0));
 }
 
+/// Objects that are alike, some of which are written again or deleted, soon or late.
+async fn note(s: &Storage, ttl: Option<Duration>) {
+    let object = |n: usize, count: usize| {
+        let told: String = (0..40).map(|word| format!("word {word}, ")).collect();
+        bytes(json!({"metadata": {"name": format!("e{n}")}, "note": format!("{told}{n}"), "count": count}))
+    };
+    for n in 0..1000 {
+        s.create(&pods(), &key(&format!("default/e{n}")), object(n, 1), ttl).await.unwrap();
+        for earlier in [n, n.saturating_sub(400)] {
+            let path = key(&format!("default/e{earlier}"));
+            let expected = s.get_now(&pods(), &path).map(|there| there.revision());
+            match (earlier % 50, expected) {
+                (7, Some(expected)) => drop(s.update(&pods(), &path, object(earlier, 2), expected, ttl).await.unwrap()),
+                (8, Some(expected)) => drop(s.delete(&pods(), &path, expected).await.unwrap()),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_expire_are_packed_while_they_are_current_and_read_the_same() {
+    let limits = Limits { whole_bytes_max: 10_000, ..Limits::default() };
+    let (resting, awake) = (storage_with(limits), storage_with(limits));
+    let hour = Duration::from_secs(3600);
+    note(&resting, Some(hour)).await;
+    note(&awake, None).await;
+    assert_eq!(told(&resting), told(&awake));
+    let kept = |s: &Storage| s.snapshot(&pods()).iter(None, None).map(|i| i.weight()).sum::<usize>();
+    assert!(kept(&resting) * 3 < kept(&awake) * 2, "{} of {}", kept(&resting), kept(&awake));
+    tokio::time::sleep(Duration::from_secs(320)).await;
+    assert_eq!(resting.resource(&pods()).history.lock().superseded_bytes(), 0);
+    tokio::time::sleep(hour).await;
+    assert_eq!((kept(&resting), kept(&awake) > 0), (0, true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bookmark_tells_the_newest_revision_only_to_those_who_have_seen_everything() {
     let s = storage();
