@@ -138,6 +138,7 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
     measured.value("idle memory (PSS of all processes), MB", all.iter().filter_map(|pid| pss_kb(*pid)).sum::<f64>() / 1024.0);
     if !options.no_pods {
         podbench(bin, kubeconfig, measured)?;
+        await_rest(&all);
     }
     if options.apart {
         move_apart(pids)?;
@@ -145,6 +146,19 @@ fn measure(bin: &Path, kubeconfig: &Path, pids: &[String], options: &Options, me
     apibench(bin, kubeconfig, pids, options, &mut measured.api)?;
     stored_pods(bin, kubeconfig, pids, options, measured)?;
     schedule(bin, kubeconfig, pids, options, &mut measured.api)
+}
+
+/// Waits until what is left to do of earlier work, such as taking down thirty pods, is done, and is not counted as part of the next.
+fn await_rest(pids: &[u32]) {
+    const REST_TICKS_MAX: u64 = TICKS_PER_SECOND as u64 / 10;
+    const TRIES: usize = 30;
+    for _ in 0..TRIES {
+        let before = cpu_ticks(pids);
+        std::thread::sleep(Duration::from_secs(1));
+        if cpu_ticks(pids).saturating_sub(before) <= REST_TICKS_MAX {
+            return;
+        }
+    }
 }
 
 /// Has pods placed by the scheduler, durably and through the API. Comes last: the nodes stay, and nobody says that they are ready.
