@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use support::{
     Answer, Cluster,
     outside::{FakeIssuer, Outside, Signer},
+    until,
 };
 
 const WHO: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -184,9 +185,7 @@ async fn an_issuer_that_was_away_is_asked_again() {
     let token = signer.sign(&claims(&issuer, &json!({})));
     assert_eq!(who(&cluster, &token).await, Err(401));
     away.store(0, Relaxed);
-    while who(&cluster, &token).await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    until("the token is known", async || who(&cluster, &token).await.is_ok()).await;
 }
 
 #[tokio::test]

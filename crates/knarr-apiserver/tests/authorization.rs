@@ -13,7 +13,7 @@ use std::{
 use knarr_apiserver::authz::{Authorizer, config::Configuration, feed, node::NodeAuthorizer, rbac::Rbac};
 use knarr_apiserver::bootstrap;
 use knarr_core::{Value, json};
-use support::{Answer, Cluster, outside::Outside};
+use support::{Answer, Cluster, outside::Outside, until};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -86,9 +86,7 @@ impl Setup {
         let role = json!({"kind": "ClusterRole", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}, "rules": rules});
         assert_eq!(self.cluster.put(&format!("{RBAC}/clusterroles/{name}"), &role).await.code, 200);
         assert_eq!(self.cluster.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.code, 201);
-        while self.get("probe", &format!("/granted/{name}")).await.code == 403 {
-            tokio::task::yield_now().await;
-        }
+        until("the rules hold", async || self.get("probe", &format!("/granted/{name}")).await.code != 403).await;
     }
 }
 

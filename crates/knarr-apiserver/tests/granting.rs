@@ -7,7 +7,7 @@ use std::sync::Arc;
 use knarr_apiserver::authz::{Union, feed, node::NodeAuthorizer, rbac::Rbac};
 use knarr_apiserver::{admission, bootstrap, stored::Stored};
 use knarr_core::{Value, ValueExt, json};
-use support::{Answer, Cluster};
+use support::{Answer, Cluster, until};
 
 const CLUSTER: &str = "/apis/rbac.authorization.k8s.io/v1";
 const NAMESPACE: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
@@ -40,9 +40,8 @@ async fn as_jane(cluster: &Cluster, method: &str, path: &str, body: &Value) -> A
 async fn jane_may(cluster: &Cluster, rules: Value) {
     assert_eq!(cluster.post(&format!("{NAMESPACE}/roles"), &role("Role", "janes", rules)).await.code, 201);
     assert_eq!(cluster.post(&format!("{NAMESPACE}/rolebindings"), &binding("janes", ("Role", "janes"), "jane")).await.code, 201);
-    while as_jane(cluster, "GET", &format!("{NAMESPACE}/roles/janes"), &Value::Null).await.code == 403 {
-        tokio::task::yield_now().await;
-    }
+    let path = format!("{NAMESPACE}/roles/janes");
+    until("jane may read", async || as_jane(cluster, "GET", &path, &Value::Null).await.code != 403).await;
 }
 
 fn pods(verbs: &[&str]) -> Value {

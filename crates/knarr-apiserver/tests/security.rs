@@ -21,7 +21,7 @@ use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use support::{Cluster, config_map, cpu, outside::Outside};
+use support::{Cluster, config_map, cpu, outside::Outside, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -164,9 +164,7 @@ async fn with_rbac(cluster: &Cluster) {
     let binding = json!({"kind": "RoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "all"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "all"}, "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]});
     assert_eq!(cluster.post(&format!("{RBAC}/namespaces/default/rolebindings"), &binding).await.code, 201);
-    while cluster.send("GET", CONFIG_MAPS, &[("x-user", "jane")], "").await.code == 403 {
-        tokio::task::yield_now().await;
-    }
+    until("jane may read", async || cluster.send("GET", CONFIG_MAPS, &[("x-user", "jane")], "").await.code != 403).await;
 }
 
 /// CVE-2019-11247, CVE-2022-3162.

@@ -34,6 +34,19 @@ impl Authenticator for Everybody {
     }
 }
 
+/// Asks again and again until it is so.
+///
+/// # Panics
+/// When it does not become so, even on a machine that is busy.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let begun = std::time::Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
 pub struct Cluster {
     pub server: Server,
     pub storage: Arc<Storage>,
