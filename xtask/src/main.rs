@@ -37,6 +37,9 @@ enum Command {
     Fresh(fresh::Options),
     /// Run knarr and upstream in one go and print the ratios
     Bench(bench::Options),
+    /// Answer the driver of the bench with what was recorded (the bench starts it)
+    #[command(hide = true)]
+    NullServer(bench::null::Options),
     /// Run official Kubernetes specs against a knarr cluster
     Conformance(conformance::Options),
     /// Ask the real kube-apiserver and knarr's the same, and print what differs
@@ -63,6 +66,7 @@ fn main() -> Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Fresh(options) => fresh::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::NullServer(options) => bench::null::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Differential(options) => differential::run(&options),
         Command::Envtest(options) => envtest::run(&options),
