@@ -2,7 +2,7 @@
 //! (`apibench -record`). The rate at which the driver gets on with it is the driver's own ceiling on this machine.
 //!
 //! What it takes itself is what no server can do without: TLS, HTTP/2 and the bytes; all frames of a turn go out together. It is built as what is
-//! released is: what it takes beside the driver is taken from the driver.
+//! released is: what it takes beside the driver is taken from the driver. It shares no code with the server that it is a measure for.
 
 use std::collections::HashMap;
 use std::io;
@@ -171,8 +171,10 @@ pub fn run(options: &Options) -> Result<()> {
             let (stream, _) = listener.accept().await?;
             let (acceptor, null) = (acceptor.clone(), null.clone());
             tokio::spawn(async move {
-                // The driver has gone: it closes its connections without a word.
-                let _ = serve(stream, &acceptor, null).await;
+                if let Err(error) = serve(stream, &acceptor, null).await {
+                    // Also when the driver goes, which closes its connections without a word.
+                    eprintln!("the server that does nothing: a connection ended: {error:#}");
+                }
             });
         }
     })
